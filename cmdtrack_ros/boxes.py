@@ -1,0 +1,107 @@
+"""Boxes and crops.
+
+A box is ``x, y, w, h`` in pixels of the RGB image, float, origin at the top-left corner of the image;
+a pixel's area reaches from its index to its index + 1. A crop is a square window of the image resampled
+to ``size`` x ``size`` pixels; boxes inside a crop are in pixels of that crop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MIN_BOX_SIDE = 2.0
+"""Smallest side, in pixels, that a tracked box may shrink to."""
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes ``(..., 4)`` xywh -> ``(...)`` float64; a row with NaN or no area scores 0."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        overlap = np.clip(high - low, 0.0, None).prod(-1)
+        union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - overlap
+        score = overlap / union
+    valid = np.isfinite(score) & (a[..., 2:] > 0).all(-1) & (b[..., 2:] > 0).all(-1)
+    return np.where(valid, score, 0.0)
+
+
+def clip_box(box: np.ndarray, width: int, height: int, min_size: float = MIN_BOX_SIDE) -> np.ndarray:
+    """The part of ``box`` (4,) xywh inside a ``width`` x ``height`` image, at least ``min_size`` px on each side."""
+    low = np.clip(box[:2], 0.0, [max(width - min_size, 0.0), max(height - min_size, 0.0)])
+    high = np.clip(np.asarray(box[:2]) + box[2:], low + min_size, [max(width, min_size), max(height, min_size)])
+    return np.concatenate([low, high - low])
+
+
+def visible_fraction(box: np.ndarray, width: int, height: int) -> float:
+    """Share of the area of ``box`` (4,) xywh that lies inside the image, 0 for a box without area."""
+    if not np.isfinite(box).all() or min(box[2:]) <= 0:
+        return 0.0
+    low = np.maximum(box[:2], 0.0)
+    high = np.minimum(np.asarray(box[:2]) + box[2:], [width, height])
+    return float(np.clip(high - low, 0.0, None).prod() / np.prod(box[2:]))
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square window of an image: centre and side in image pixels, resampled to ``size`` x ``size``."""
+
+    center_x: float
+    center_y: float
+    side: float
+    size: int
+
+    @classmethod
+    def around(cls, box: np.ndarray, factor: float, size: int) -> Crop:
+        """Window of side ``factor * sqrt(w * h)`` image pixels around the centre of ``box`` (4,) xywh."""
+        x, y, w, h = (float(v) for v in box)
+        side = max(factor * float(np.sqrt(max(w, 1.0) * max(h, 1.0))), 8.0)
+        return cls(x + w / 2, y + h / 2, side, size)
+
+    @property
+    def scale(self) -> float:
+        """Crop pixels per image pixel."""
+        return self.size / self.side
+
+    @property
+    def origin(self) -> np.ndarray:
+        """Image coordinates (2,) of the window's top-left corner."""
+        return np.array([self.center_x - self.side / 2, self.center_y - self.side / 2])
+
+    def cut(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
+        """The window of ``image`` HxWx3 uint8 as ``size x size x 3`` uint8; outside of the image is ``fill``."""
+        # A pixel's centre lies at index + 0.5, hence the half-pixel terms.
+        x0, y0 = self.origin
+        matrix = np.array([[self.scale, 0, (0.5 - x0) * self.scale - 0.5],
+                           [0, self.scale, (0.5 - y0) * self.scale - 0.5]])
+        if self.scale < 0.5:
+            return self._cut_shrunk(image, fill)
+        return cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR,
+                              borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+
+    def _cut_shrunk(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
+        # Bilinear sampling aliases below half size; averaging over areas does not.
+        x0, y0 = np.round(self.origin).astype(int)
+        side = max(int(round(self.side)), 1)
+        height, width = image.shape[:2]
+        left, top = max(-x0, 0), max(-y0, 0)
+        right, bottom = max(x0 + side - width, 0), max(y0 + side - height, 0)
+        if left + right >= side or top + bottom >= side:
+            return np.full((self.size, self.size, 3), fill, np.uint8)
+        part = image[y0 + top:y0 + side - bottom, x0 + left:x0 + side - right]
+        if left or top or right or bottom:
+            part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_CONSTANT, value=fill)
+        return cv2.resize(part, (self.size, self.size), interpolation=cv2.INTER_AREA)
+
+    def to_crop(self, box: np.ndarray) -> np.ndarray:
+        """Box (..., 4) in image pixels -> the same box in crop pixels."""
+        box = np.asarray(box, np.float64)
+        return np.concatenate([(box[..., :2] - self.origin) * self.scale, box[..., 2:] * self.scale], -1)
+
+    def to_image(self, box: np.ndarray) -> np.ndarray:
+        """Box (..., 4) in crop pixels -> the same box in image pixels."""
+        box = np.asarray(box, np.float64)
+        return np.concatenate([box[..., :2] / self.scale + self.origin, box[..., 2:] / self.scale], -1)
