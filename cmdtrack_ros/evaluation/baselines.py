@@ -1,0 +1,230 @@
+"""Every tracker that can be evaluated, behind one interface: ``init(rgb, aux, box)`` and ``update(rgb, aux)``.
+
+A tracker is named ``NAME`` or ``NAME@STREAM``: ``ours`` (both streams), ``ours@rgb``, ``ours@aux``, ``csrt``,
+``csrt@aux`` ... OpenCV's trackers look at one stream, RGB unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
+from cmdtrack_ros.modalities import AuxEncoder, Modality
+
+BOTH, RGB, AUX = "both", "rgb", "aux"
+STREAMS = (BOTH, RGB, AUX)
+
+
+class Answer(Protocol):
+    """What ``update`` returns; ``cmdtrack_ros.tracking.Track`` is one."""
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) float64 xywh, pixels of the RGB image."""
+
+    @property
+    def score(self) -> float:
+        """Confidence that the target is there, 0..1."""
+
+
+class EvaluatedTracker(Protocol):
+    """What the protocols drive; images as in :class:`cmdtrack_ros.tracking.Tracker`."""
+
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> object: ...
+
+    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Answer: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A box (4,) float64 xywh in pixels of the RGB image, and its confidence 0..1."""
+
+    box: np.ndarray
+    score: float
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """Which tracker, on which stream, with which weights.
+
+    Attributes:
+        name: ``ours`` or a key of :data:`OPENCV_TRACKERS`.
+        stream: ``both`` (``ours`` only), ``rgb`` or ``aux``.
+        weights: files of the tracker's networks; for ``ours`` empty = the shipped weights.
+        device: where ``ours`` runs: auto, cpu or cuda.
+    """
+
+    name: str
+    stream: str = BOTH
+    weights: tuple[Path, ...] = ()
+    device: str = "cpu"
+
+    @property
+    def label(self) -> str:
+        """The name used for folders and tables: ``NAME`` or ``NAME@STREAM``."""
+        default = BOTH if self.name == "ours" else RGB
+        return self.name if self.stream == default else f"{self.name}@{self.stream}"
+
+
+def parse_spec(text: str, nano: Path | None = None, vit: Path | None = None, ours: Path | None = None,
+               device: str = "cpu") -> TrackerSpec:
+    """``NAME[@STREAM]`` -> TrackerSpec.
+
+    Args:
+        nano: folder with NanoTrack's ``*backbone*.onnx`` and ``*head*.onnx``; needed by ``nano``.
+        vit: ONNX file; needed by ``vit``.
+        ours: weights of this package's tracker, None = the shipped ones.
+
+    Raises:
+        ConfigError: unknown name or stream, or weights that were not given.
+        WeightsError: weights that are not there.
+    """
+    name, _, stream = text.partition("@")
+    if name != "ours" and name not in OPENCV_TRACKERS:
+        raise ConfigError(f"tracker '{text}': expected one of ours, {', '.join(OPENCV_TRACKERS)}, "
+                          "each with @rgb or @aux if wanted")
+    stream = stream or (BOTH if name == "ours" else RGB)
+    if stream not in STREAMS or (stream == BOTH and name != "ours"):
+        raise ConfigError(f"tracker '{text}': expected stream rgb or aux, got '{stream}'")
+    weights = {"nano": lambda: nano_files(nano), "vit": lambda: vit_file(vit)}.get(
+        name, lambda: (ours,) if name == "ours" and ours else ())()
+    return TrackerSpec(name, stream, weights, device if name == "ours" else "cpu")
+
+
+def nano_files(folder: Path | None) -> tuple[Path, Path]:
+    """The backbone and head files of NanoTrack in ``folder``; ConfigError or WeightsError when they are not there."""
+    if folder is None:
+        raise ConfigError("tracker 'nano' needs the folder of its two ONNX files (--nano-weights)")
+    found = [sorted(Path(folder).glob(f"*{part}*.onnx")) for part in ("backbone", "head")]
+    if any(len(files) != 1 for files in found):
+        raise WeightsError(f"{folder}: expected one *backbone*.onnx and one *head*.onnx, "
+                           f"found {[f.name for files in found for f in files] or 'none'}")
+    return found[0][0], found[1][0]
+
+
+def vit_file(path: Path | None) -> tuple[Path]:
+    """The ONNX file of the ViT tracker; ConfigError or WeightsError when it is not there."""
+    if path is None:
+        raise ConfigError("tracker 'vit' needs its ONNX file (--vit-weights)")
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: no such file, expected the ONNX file of OpenCV's ViT tracker")
+    return (Path(path),)
+
+
+def make_tracker(spec: TrackerSpec, modality: Modality | str) -> EvaluatedTracker:
+    """A tracker of ``spec`` for sequences whose second stream is of ``modality`` (RGB = there is none).
+
+    Raises:
+        DataError: the tracker looks at the second stream and there is none.
+        WeightsError: weights that cannot be used.
+    """
+    modality = Modality(modality)
+    if spec.stream == AUX and modality is Modality.RGB:
+        raise DataError(f"tracker '{spec.label}' needs a second stream and the sequence has RGB only")
+    if spec.name != "ours":
+        return OpenCVTracker(spec, modality)
+    # Torch takes seconds to import and the OpenCV baselines do without it.
+    from cmdtrack_ros.tracking import load_tracker
+
+    tracker = load_tracker(spec.weights[0] if spec.weights else None, modality=modality, device=spec.device,
+                           threads=1)
+    return tracker if spec.stream == BOTH else SingleStream(tracker, spec.stream)
+
+
+class SingleStream:
+    """This package's tracker with one of its streams withheld."""
+
+    def __init__(self, tracker: EvaluatedTracker, stream: str) -> None:
+        self._tracker, self._stream = tracker, stream
+
+    def _select(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return (rgb, None) if self._stream == RGB else (None, aux)
+
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> object:
+        return self._tracker.init(*self._select(rgb, aux), box)
+
+    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Answer:
+        return self._tracker.update(*self._select(rgb, aux))
+
+
+class OpenCVTracker:
+    """One of OpenCV's trackers on one stream; the second stream is drawn as the network of ``ours`` sees it.
+
+    A tracker that reports no target keeps its last box with confidence 0; those without a confidence of their
+    own report 1 otherwise.
+    """
+
+    def __init__(self, spec: TrackerSpec, modality: Modality) -> None:
+        self._spec = spec
+        self._encoder = AuxEncoder(modality) if spec.stream == AUX else None
+        self._tracker = None
+        self._box = np.full(4, np.nan)
+
+    def _picture(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> np.ndarray | None:
+        image = rgb if self._encoder is None else aux
+        if image is None:
+            return None
+        picture = image if self._encoder is None else self._encoder(image)
+        return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> None:
+        """Start on ``box``, which OpenCV rounds to whole pixels (MOSSE: keeps)."""
+        if self._encoder is not None:
+            self._encoder.reset()
+        picture = self._picture(rgb, aux)
+        if picture is None:
+            raise ImageError(f"tracker '{self._spec.label}': the first frame has no {self._spec.stream} image")
+        self._box = np.asarray(box, np.float64)
+        self._tracker = OPENCV_TRACKERS[self._spec.name](self._spec.weights)
+        rectangle = inside(self._box, picture.shape[1], picture.shape[0])
+        try:
+            self._tracker.init(picture, rectangle)
+        except cv2.error as error:
+            raise ImageError(f"tracker '{self._spec.label}' cannot start on box {self._box.tolist()}: {error}") from error
+
+    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Prediction:
+        picture = self._picture(rgb, aux)
+        if picture is None:
+            return Prediction(self._box, 0.0)
+        found, box = self._tracker.update(picture)
+        if not found:
+            return Prediction(self._box, 0.0)
+        self._box = np.asarray(box, np.float64)
+        score = self._tracker.getTrackingScore() if hasattr(self._tracker, "getTrackingScore") else 1.0
+        return Prediction(self._box, float(np.clip(score, 0.0, 1.0)))
+
+
+def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
+    """``box`` (4,) xywh rounded and cut to the image: OpenCV's trackers abort on a rectangle that leaves it."""
+    left, top = (int(np.clip(round(v), 0, limit - 2)) for v, limit in zip(box[:2], (width, height)))
+    right = int(np.clip(round(box[0] + box[2]), left + 2, width))
+    bottom = int(np.clip(round(box[1] + box[3]), top + 2, height))
+    return left, top, right - left, bottom - top
+
+
+def _nano(weights: tuple[Path, ...]) -> object:
+    parameters = cv2.TrackerNano_Params()
+    parameters.backbone, parameters.neckhead = (str(path) for path in weights)
+    return cv2.TrackerNano_create(parameters)
+
+
+def _vit(weights: tuple[Path, ...]) -> object:
+    parameters = cv2.TrackerVit_Params()
+    parameters.net = str(weights[0])
+    return cv2.TrackerVit_create(parameters)
+
+
+OPENCV_TRACKERS: dict[str, Callable[[tuple[Path, ...]], object]] = {
+    "csrt": lambda weights: cv2.TrackerCSRT_create(),
+    "kcf": lambda weights: cv2.TrackerKCF_create(),
+    "mil": lambda weights: cv2.TrackerMIL_create(),
+    "mosse": lambda weights: cv2.legacy.TrackerMOSSE_create(),
+    "nano": _nano,
+    "vit": _vit,
+}
