@@ -1,0 +1,264 @@
+"""sensor_msgs images <-> NumPy arrays. Works on messages of rclpy and of rosbags alike; imports no rclpy.
+
+The layout of the bytes (`step`, `is_bigendian`, sizes) is read here, colours are converted by cv_bridge where it
+works, else by rosbags-image. The formats of `compressedDepth` are those of image_transport_plugins.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import re
+import struct
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from cmdtrack_ros.errors import ImageError
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {"8U": np.uint8, "8S": np.int8, "16U": np.uint16, "16S": np.int16, "32S": np.int32, "32F": np.float32,
+          "64F": np.float64}
+_GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?")
+_COLOURS = {"rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "rgba8": (np.uint8, 4), "bgra8": (np.uint8, 4),
+            "rgb16": (np.uint16, 3), "bgr16": (np.uint16, 3), "rgba16": (np.uint16, 4), "bgra16": (np.uint16, 4),
+            "uyvy": (np.uint8, 2), "yuv422": (np.uint8, 2), "yuyv": (np.uint8, 2), "yuv422_yuy2": (np.uint8, 2),
+            "nv12": (np.uint8, 1), "nv21": (np.uint8, 1)}
+_COLOURS |= {f"bayer_{order}{bits}": (dtype, 1) for order in ("rggb", "bggr", "gbrg", "grbg")
+             for bits, dtype in ((8, np.uint8), (16, np.uint16))}
+_GREY = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
+# Generic names say nothing of the meaning; as a colour stream they are read the way OpenCV would.
+_AS_COLOUR = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
+_MAX_PIXELS = 1 << 28  # a damaged header must not make us ask for the machine's whole memory
+
+ENCODINGS = (*_GREY, *_COLOURS, "8UC1", "16UC1", "32FC1")
+
+
+def to_rgb(message: Any) -> np.ndarray:
+    """A colour camera's Image or CompressedImage -> HxWx3 uint8 RGB (grey becomes three equal channels).
+
+    Raises:
+        ImageError: unknown encoding, impossible sizes, too little data, or data that does not decode.
+    """
+    if hasattr(message, "format"):
+        return _decode_picture(message, cv2.IMREAD_COLOR)
+    encoding = _AS_COLOUR.get(message.encoding, message.encoding)
+    if encoding not in _GREY and encoding not in _COLOURS:
+        raise ImageError(f"colour image: expected one of {', '.join((*_GREY, *_COLOURS))}, got {encoding!r}")
+    return _convert(_pixels(message), encoding)
+
+
+def to_sensor(message: Any) -> np.ndarray:
+    """An auxiliary camera's Image or CompressedImage -> the sensor's own array.
+
+    Returns:
+        HxW uint8, uint16 (counts, millimetres) or float32 (metres, degrees), or HxWx3 uint8 RGB where the camera
+        sends colours.
+
+    Raises:
+        ImageError: as for `to_rgb`.
+    """
+    if hasattr(message, "format"):
+        if "compressedDepth" in message.format:
+            return _decode_depth(message)
+        return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    if message.encoding in _COLOURS or message.encoding in ("8UC3", "8UC4"):
+        return to_rgb(message)
+    pixels = _pixels(message)
+    if pixels.ndim == 3 or pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise ImageError(f"auxiliary image: expected one of {', '.join(ENCODINGS)}, got {message.encoding!r}")
+    return pixels
+
+
+def fill_image(message: Any, pixels: np.ndarray, encoding: str) -> Any:
+    """Fill a sensor_msgs/Image (all but its header) from HxW or HxWxC; returns the message."""
+    pixels = np.ascontiguousarray(pixels)
+    message.height, message.width = pixels.shape[:2]
+    message.encoding = encoding
+    message.is_bigendian = sys.byteorder == "big"
+    message.step = pixels.strides[0]
+    data = array.array("B")  # the one type that rclpy takes over without looking at every byte
+    data.frombytes(pixels.data.cast("B"))
+    message.data = data
+    return message
+
+
+def _layout(encoding: str) -> tuple[np.dtype, int]:
+    """Type of one sample and samples per pixel."""
+    if encoding in _COLOURS or encoding in _GREY:
+        dtype, channels = (_COLOURS | _GREY)[encoding]
+        return np.dtype(dtype), channels
+    match = _GENERIC.fullmatch(encoding)
+    if not match:
+        raise ImageError(f"image: expected an encoding such as {', '.join(ENCODINGS)}, got {encoding!r}")
+    return np.dtype(_TYPES[match[1]]), int(match[2] or 1)
+
+
+def _pixels(message: Any) -> np.ndarray:
+    """HxW or HxWxC in the machine's byte order, from a message with any `step`; a view where possible."""
+    height, width, step, encoding = message.height, message.width, message.step, message.encoding
+    dtype, channels = _layout(encoding)
+    if height == 0 or width == 0:
+        raise ImageError(f"{encoding} image: expected at least one pixel, got {width}x{height}")
+    if height * width > _MAX_PIXELS:
+        raise ImageError(f"{encoding} image: {width}x{height} pixels is beyond any camera; damaged header?")
+    rows = height * 3 // 2 if encoding in ("nv12", "nv21") else height  # the colour plane follows the grey one
+    row_bytes = width * channels * dtype.itemsize
+    if step < row_bytes:
+        raise ImageError(f"{encoding} image {width}x{height}: expected step >= {row_bytes}, got {step}")
+    data = np.frombuffer(message.data, np.uint8)
+    needed = step * (rows - 1) + row_bytes
+    if data.size < needed:
+        raise ImageError(f"{encoding} image {width}x{height}, step {step}: expected {step * rows} bytes of data, "
+                         f"got {data.size}")
+    shape = (rows, row_bytes)
+    lines = np.lib.stride_tricks.as_strided(data, shape, (step, 1), writeable=False)
+    samples = np.ascontiguousarray(lines).view(dtype)
+    if dtype.itemsize > 1 and bool(message.is_bigendian) != (sys.byteorder == "big"):
+        samples = samples.byteswap()
+    return samples if channels == 1 else samples.reshape(rows, width, channels)
+
+
+def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
+    if encoding == "rgb8":
+        return pixels
+    if encoding in ("uyvy", "yuv422", "yuyv", "yuv422_yuy2") and pixels.shape[1] % 2:
+        raise ImageError(f"{encoding} image: expected an even width, got {pixels.shape[1]}")
+    if encoding in ("nv12", "nv21") and (pixels.shape[0] % 3 or pixels.shape[1] % 2):
+        raise ImageError(f"{encoding} image: expected an even width and height, got {pixels.shape[1]} x "
+                         f"{pixels.shape[0] * 2 // 3}")
+    packed = SimpleNamespace(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
+                             is_bigendian=int(sys.byteorder == "big"), step=pixels.strides[0], data=pixels)
+    try:
+        return np.ascontiguousarray(_converter()(packed))
+    except Exception as error:  # cv2.error, CvBridgeError and rosbags' own have no common base
+        raise ImageError(f"{encoding} image {packed.width}x{packed.height}: cannot convert to rgb8: {error}") from error
+
+
+_chosen: Callable[[Any], np.ndarray] | None = None
+
+
+def _converter() -> Callable[[Any], np.ndarray]:
+    global _chosen
+    if _chosen is None:
+        _chosen = _choose_converter()
+    return _chosen
+
+
+def _choose_converter() -> Callable[[Any], np.ndarray]:
+    """cv_bridge if a probe image comes through it right, else rosbags-image."""
+    try:
+        from cv_bridge import CvBridge
+
+        bridge = CvBridge()
+
+        def convert(message: Any) -> np.ndarray:
+            return bridge.imgmsg_to_cv2(message, "rgb8")
+
+        probe = SimpleNamespace(height=1, width=1, encoding="bgr8", is_bigendian=0, step=3, data=b"\x01\x02\x03")
+        if convert(probe).ravel().tolist() == [3, 2, 1]:
+            return convert
+        logger.warning("cv_bridge converts wrongly here; using rosbags-image")
+    except ImportError:
+        logger.info("cv_bridge is not installed; using rosbags-image")
+    except Exception as error:  # its compiled part raises others than ImportError beside NumPy 2
+        logger.warning("cv_bridge does not work here (%s); using rosbags-image", error)
+    try:
+        from rosbags.image import image_to_cvimage
+    except ImportError as error:
+        raise ImageError("no image converter: install cv_bridge (apt: ros-$ROS_DISTRO-cv-bridge) or rosbags-image "
+                         "(pip)") from error
+    return lambda message: image_to_cvimage(message, "rgb8")
+
+
+def _decode_picture(message: Any, flags: int) -> np.ndarray:
+    """JPEG or PNG (any that OpenCV reads) -> HxW or HxWx3 RGB."""
+    data = np.frombuffer(message.data, np.uint8)
+    picture = _decode(data, flags, f"compressed image ({message.format!r})")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
+
+
+def _decode(data: np.ndarray, flags: int, what: str) -> np.ndarray:
+    try:
+        picture = cv2.imdecode(data, flags) if data.size else None
+    except cv2.error as error:
+        raise ImageError(f"{what}: {data.size} bytes do not decode: {error}") from error
+    if picture is None:
+        raise ImageError(f"{what}: {data.size} bytes do not decode as JPEG or PNG")
+    return picture
+
+
+def _decode_depth(message: Any) -> np.ndarray:
+    """compressedDepth: 12 bytes of header (int32, 2 float32), then PNG or RVL -> HxW uint16 mm or float32 m.
+
+    Depth in metres is stored as its inverse: Z = A / (stored - B), 0 = no reading (NaN).
+    """
+    what = f"compressed depth image ({message.format!r})"
+    data = np.frombuffer(message.data, np.uint8)
+    encoding = message.format.split(";")[0].strip()
+    if encoding not in ("16UC1", "mono16", "32FC1"):
+        raise ImageError(f"{what}: expected 16UC1 or 32FC1, got {encoding!r}")
+    if data.size <= 12:
+        raise ImageError(f"{what}: expected a 12-byte header and an image, got {data.size} bytes")
+    _, quant_a, quant_b = struct.unpack("<iff", data[:12].tobytes())
+    if message.format.rstrip().endswith("rvl"):
+        stored = _decode_rvl(data[12:], what)
+    else:
+        stored = _decode(data[12:], cv2.IMREAD_UNCHANGED, what)
+    if stored.dtype != np.uint16 or stored.ndim != 2:
+        raise ImageError(f"{what}: expected one 16-bit channel, got {stored.dtype} of shape {stored.shape}")
+    if encoding != "32FC1":
+        return stored
+    with np.errstate(divide="ignore", invalid="ignore"):
+        metres = quant_a / (stored.astype(np.float32) - quant_b)
+    return np.where(stored == 0, np.nan, metres).astype(np.float32)
+
+
+def _decode_rvl(data: np.ndarray, what: str) -> np.ndarray:
+    """RVL (Wilson, "Fast Lossless Depth Image Compression", ISS 2017): runs of zeros and of differences,
+    each number in 4-bit pieces of which the top bit says that more follow."""
+    if data.size < 8:
+        raise ImageError(f"{what}: expected 8 bytes of RVL sizes, got {data.size}")
+    width, height = struct.unpack("<ii", data[:8].tobytes())
+    if width <= 0 or height <= 0 or width * height > _MAX_PIXELS:
+        raise ImageError(f"{what}: RVL sizes {width}x{height} are impossible")
+    numbers = _rvl_numbers(data[8:])
+    out = np.zeros(width * height, np.uint16)
+    filled, at, previous = 0, 0, 0
+    while filled < out.size:
+        if at + 1 >= numbers.size:
+            raise ImageError(f"{what}: RVL data ends after {filled} of {out.size} pixels")
+        zeros, nonzeros = int(numbers[at]), int(numbers[at + 1])
+        coded = numbers[at + 2 : at + 2 + nonzeros]
+        filled += zeros
+        if coded.size < nonzeros or filled + nonzeros > out.size:
+            raise ImageError(f"{what}: RVL data does not fit {width}x{height} pixels")
+        if nonzeros:
+            deltas = (coded >> 1) ^ -(coded & 1)
+            values = previous + np.cumsum(deltas)
+            out[filled : filled + nonzeros] = values
+            previous = int(values[-1])
+        filled += nonzeros
+        at += 2 + nonzeros
+    return out.reshape(height, width)
+
+
+def _rvl_numbers(data: np.ndarray) -> np.ndarray:
+    """All variable-length numbers of an RVL stream, int64: 3 bits a nibble, low bits first."""
+    # Words are 32-bit little-endian with the first nibble on top.
+    words = np.concatenate([data, np.zeros(-data.size % 4, np.uint8)]).reshape(-1, 4)[:, ::-1]
+    nibbles = np.empty((words.size, 2), np.uint8)
+    nibbles[:, 0], nibbles[:, 1] = words.ravel() >> 4, words.ravel() & 15
+    nibbles = nibbles.ravel()
+    ends = np.flatnonzero(nibbles < 8)
+    if ends.size == 0:
+        return np.zeros(0, np.int64)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    within = np.arange(ends[-1] + 1) - np.repeat(starts, ends - starts + 1)
+    pieces = (nibbles[: ends[-1] + 1] & 7).astype(np.int64) << np.minimum(3 * within, 60)
+    return np.add.reduceat(pieces, starts)
