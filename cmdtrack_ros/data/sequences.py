@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,6 +19,7 @@ from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
 
 DEFAULT_FPS = 30.0
+RowForm = Literal["xywh", "corners", "xywh+4", "polygon"]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 
 
@@ -34,7 +37,7 @@ class Frame:
     stamp: float
 
 
-class Sequence:
+class Sequence(ABC):
     """A target followed through two streams. Nothing is decoded before `frame(i)`.
 
     name: unique within its data set. modality: kind of the aux stream; RGB when there is none.
@@ -59,9 +62,17 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.stamps)
 
+    @abstractmethod
+    def rgb(self, index: int) -> np.ndarray | None:
+        """Colour image of frame `index` (HxWx3 uint8 RGB), None without one; DataError names what does not decode."""
+
+    @abstractmethod
+    def aux(self, index: int) -> np.ndarray | None:
+        """Second image of frame `index` as the sensor gave it, None without one."""
+
     def frame(self, index: int) -> Frame:
-        """Decode frame `index`; DataError names the file that does not decode."""
-        raise NotImplementedError(f"{type(self).__name__} must implement frame()")
+        """Both images of frame `index`."""
+        return Frame(self.rgb(index), self.aux(index), float(self.stamps[index]))
 
 
 class FolderSequence(Sequence):
@@ -74,10 +85,11 @@ class FolderSequence(Sequence):
         self.rgb_files = rgb_files
         self.aux_files = aux_files
 
-    def frame(self, index: int) -> Frame:
-        rgb = read_rgb(self.rgb_files[index]) if self.rgb_files else None
-        aux = read_aux(self.aux_files[index], self.modality) if self.aux_files else None
-        return Frame(rgb, aux, float(self.stamps[index]))
+    def rgb(self, index: int) -> np.ndarray | None:
+        return read_rgb(self.rgb_files[index]) if self.rgb_files else None
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return read_aux(self.aux_files[index], self.modality) if self.aux_files else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,7 @@ class Layout:
     aux: str | None
     annotations: tuple[str, ...]
     aux_annotation: str | None = None
-    corners: bool = False  # rows are x1 y1 x2 y2
+    row: RowForm = "xywh"
     present_file: str | None = None  # one number a frame, 1 = target present
     label_step: int = 1  # every how many frames the benchmark labels
     rgb_stem: str = ""  # ending of the image names, where only that tells two layouts apart
@@ -114,8 +126,8 @@ LAYOUTS: dict[str, Layout] = {
         # RGBT234 before LasHeR: same folders and files, told apart by the image names (00001v.jpg).
         Layout("rgbt234", Modality.THERMAL, "visible", "infrared", ("visible.txt",), "infrared.txt", rgb_stem="v"),
         Layout("lasher", Modality.THERMAL, "visible", "infrared", ("init.txt", "visible.txt")),
-        Layout("gtot", Modality.THERMAL, "v", "i", ("groundTruth_v.txt",), "groundTruth_i.txt", corners=True),
-        Layout("vtuav", Modality.THERMAL, "rgb", "ir", ("rgb.txt",), "ir.txt", label_step=10),
+        Layout("gtot", Modality.THERMAL, "v", "i", ("groundTruth_v.txt",), "groundTruth_i.txt", row="corners"),
+        Layout("vtuav", Modality.THERMAL, "rgb", "ir", ("rgb.txt",), "ir.txt", row="xywh+4", label_step=10),
         Layout("depthtrack", Modality.DEPTH, "color", "depth", ("groundtruth.txt",)),
         Layout("visevent", Modality.EVENT, "vis_imgs", "event_imgs", ("groundtruth.txt",),
                present_file="absent_label.txt"),
@@ -202,13 +214,14 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(files, key=natural_key)
 
 
-def read_boxes(path: Path, corners: bool = False) -> np.ndarray:
+def read_boxes(path: Path, row: RowForm = "xywh") -> np.ndarray:
     """Annotation file as (n, 4) float64 x, y, w, h; numbers may be separated by commas, tabs or spaces.
 
-    Rows of eight numbers are polygons and become their upright bounding box. Rows with NaN, or without
-    an area, say that the target is absent and come back as NaN.
+    row: "xywh"; "corners" = x1 y1 x2 y2; "xywh+4" = four more numbers may follow and are not read;
+    "polygon" = xywh, or eight numbers of a quadrilateral, which becomes its upright bounding box.
+    Rows with NaN, or without an area, say that the target is absent and come back as NaN.
     """
-    rows = [_box_row(path, i, line, corners) for i, line in enumerate(_lines(path), 1)]
+    rows = [_box_row(path, i, line, row) for i, line in enumerate(_lines(path), 1)]
     if not rows:
         raise DataError(f"{path}: expected one box a line, the file is empty")
     boxes = np.array(rows, np.float64)
@@ -216,14 +229,17 @@ def read_boxes(path: Path, corners: bool = False) -> np.ndarray:
     return boxes
 
 
-def _box_row(path: Path, number: int, line: str, corners: bool) -> list[float]:
+def _box_row(path: Path, number: int, line: str, row: RowForm) -> list[float]:
     values = _numbers(path, number, line)
-    if len(values) == 8:
+    if len(values) == 8 and row == "polygon":
         x, y = values[0::2], values[1::2]
         return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+    if len(values) == 8 and row == "xywh+4":
+        return values[:4]
     if len(values) != 4:
-        raise DataError(f"{path}, line {number}: expected 4 numbers (or an 8-number polygon), got {line[:60]!r}")
-    return [values[0], values[1], values[2] - values[0], values[3] - values[1]] if corners else values
+        expected = "4 or 8 numbers" if row in ("polygon", "xywh+4") else "4 numbers"
+        raise DataError(f"{path}, line {number}: expected {expected}, got {line[:60]!r}")
+    return [values[0], values[1], values[2] - values[0], values[3] - values[1]] if row == "corners" else values
 
 
 def _numbers(path: Path, number: int, line: str) -> list[float]:
@@ -298,11 +314,11 @@ def _load_folder(path: Path, layout: Layout) -> FolderSequence:
     if only is not None and not aux:
         rgb, aux, modality = [], rgb, only
     count = _check_counts(path, rgb, aux)
-    boxes, labelled = _expand(annotation, read_boxes(annotation, layout.corners), rgb or aux, layout.label_step)
+    boxes, labelled = _expand(annotation, read_boxes(annotation, layout.row), rgb or aux, layout.label_step)
     aux_boxes = None
     if layout.aux_annotation is not None and (path / layout.aux_annotation).is_file():
         file = path / layout.aux_annotation
-        aux_boxes, _ = _expand(file, read_boxes(file, layout.corners), rgb, layout.label_step)
+        aux_boxes, _ = _expand(file, read_boxes(file, layout.row), rgb, layout.label_step)
     if layout.present_file is not None and (path / layout.present_file).is_file():
         boxes[_column(path / layout.present_file, count) == 0] = np.nan
     return FolderSequence(path, layout.name, rgb, aux, modality, boxes, _stamps(path, meta, count),
@@ -320,7 +336,7 @@ def _load_vot(path: Path) -> FolderSequence:
     aux = _channel(path, channels[aux_name]) if aux_name else []
     count = _check_counts(path, rgb, aux)
     file = path / "groundtruth.txt"
-    boxes, labelled = _expand(file, read_boxes(file), rgb or aux, 1)
+    boxes, labelled = _expand(file, read_boxes(file, "polygon"), rgb or aux, 1)
     anchors = path / "anchor.value"
     meta = {"fps": keys["fps"], **_read_meta(path)} if "fps" in keys else _read_meta(path)
     return FolderSequence(path, VOT, rgb, aux, VOT_CHANNELS[aux_name] if aux_name else Modality.RGB, boxes,
