@@ -13,10 +13,14 @@ What a network sees is the stack of one frame interval: each pixel shows the pol
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 import cv2
 import numpy as np
 
-from cmdtrack_ros.errors import ImageError
+from cmdtrack_ros.data.sequences import Sequence
+from cmdtrack_ros.errors import DataError, ImageError
+from cmdtrack_ros.modalities import Modality
 
 POSITIVE = (255, 0, 0)
 NEGATIVE = (0, 0, 255)
@@ -61,14 +65,36 @@ def simulate_events(previous_rgb: np.ndarray, current_rgb: np.ndarray, *, thresh
     return _COLOURS[np.sign(counts) + 1]
 
 
+class EventSequence(Sequence):
+    """A colour sequence with the events simulated between each frame and the one before as its second stream.
+
+    Frame 0 has no frame before it, hence no events but noise. Frame i draws from its own generator
+    (`seed`, i), so that any order of access gives the same pictures.
+    """
+
+    def __init__(self, source: Sequence, threshold: float = 0.25, seed: int = 0) -> None:
+        if source.rgb(0) is None:
+            raise DataError(f"{source.name}: events are simulated from colour frames, it has none")
+        super().__init__(source.name, Modality.EVENT, source.boxes, source.stamps, labelled=source.labelled)
+        self.source = source
+        self.threshold = threshold
+        self.seed = seed
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return self.source.rgb(index)
+
+    def aux(self, index: int) -> np.ndarray | None:
+        rng = np.random.default_rng((self.seed, index))
+        before = self.source.rgb(max(index - 1, 0))
+        return simulate_events(before, self.source.rgb(index), threshold=self.threshold, rng=rng)
+
+
 def _gray(image: np.ndarray) -> np.ndarray:
     return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
 def _normal_quantiles(count: int) -> np.ndarray:
     """`count` equally likely values of a standard normal, clipped by their finite number (about +-2.7)."""
-    from statistics import NormalDist
-
     return np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)])
 
 
