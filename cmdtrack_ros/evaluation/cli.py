@@ -1,0 +1,75 @@
+"""The verbs ``evaluate``, ``score`` and ``report`` of the ``cmdtrack`` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cmdtrack_ros.evaluation.protocols import Protocol
+
+Dataset = Annotated[list[Path], typer.Argument(help="Sequence folders, or folders of sequences.")]
+LayoutOption = Annotated[str, typer.Option(help="Layout of the data set, or auto to recognise it.")]
+ProtocolOption = Annotated[Protocol, typer.Option(help="How trackers are driven; auto = as the benchmark does.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's verbs to ``app``."""
+    app.command()(evaluate)
+    app.command()(score)
+
+
+def evaluate(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder for results, summary.json and report.html. "
+                                              "Finished sequences in it are not run again.")],
+    tracker: Annotated[list[str], typer.Option(
+        help="ours, csrt, kcf, mil, mosse, nano or vit, each with @rgb or @aux for one stream. Repeat for several; "
+             "summary.json's `mean` is the first one's.")] = ["ours"],
+    weights: Annotated[Optional[Path], typer.Option(help="Weights of `ours`; the shipped ones by default.")] = None,
+    nano_weights: Annotated[Optional[Path], typer.Option(help="Folder of NanoTrack's two ONNX files.")] = None,
+    vit_weights: Annotated[Optional[Path], typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
+    device: Annotated[str, typer.Option(help="Where `ours` runs: cpu, cuda or auto.")] = "cpu",
+    layout: LayoutOption = "auto",
+    protocol: ProtocolOption = Protocol.AUTO,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; each computes on one thread.")] = 1,
+) -> None:
+    """Run trackers over a data set, score them as its benchmark does, and write a report."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.baselines import parse_spec
+
+    specs = [parse_spec(text, nano_weights, vit_weights, weights, device) for text in dict.fromkeys(tracker)]
+    scores = runner.evaluate(dataset, specs, output, layout=layout, protocol=protocol, jobs=jobs)
+    _finish(scores, output / runner.SUMMARY)
+
+
+def score(
+    results: Annotated[Path, typer.Argument(help="A tracker's folder of result files, or a folder of such folders.")],
+    dataset: Dataset,
+    output: Annotated[Optional[Path], typer.Option(help="Where to write summary.json; "
+                                                        "beside the results by default.")] = None,
+    layout: LayoutOption = "auto",
+    protocol: ProtocolOption = Protocol.AUTO,
+) -> None:
+    """Score result files that any program wrote, without running a tracker."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.scoring import score_folder
+
+    entries, broken = runner.open_dataset(dataset, layout, protocol)
+    scores = score_folder(results, [(entry.sequence, entry.protocol) for entry in entries], broken)
+    file = (output or results) / runner.SUMMARY
+    runner.write_summary(file, scores)
+    _finish(scores, file)
+
+
+def _finish(scores: list, summary: Path) -> None:
+    from cmdtrack_ros.evaluation.scoring import text_table
+
+    typer.echo(text_table(scores))
+    typer.echo(f"summary: {summary}")
+    failed = [f"{score.tracker} on {name}: {reason}" for score in scores for name, reason in score.failures.items()]
+    for line in failed:
+        typer.echo(f"FAILED {line}", err=True)
+    if failed:
+        raise typer.Exit(1)
