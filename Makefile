@@ -1,0 +1,30 @@
+# Every target does its own set-up. Needs only Python 3.10 to 3.13 with pip, a C++ compiler, CMake and make.
+#   make demo                     track a face in a video that a package carries, and leave out/demo/
+#   make demo SEQUENCE=path       the same with any sequence folder
+#   make test                     all tests;  make test ARGS="-k pairing -x"  passes options on to pytest
+#   make setup PYTHON=python3.12  only the set-up, with a Python of your choice
+PYTHON ?= python3
+SEQUENCE ?=
+ARGS ?=
+
+# A sourced apt ROS 2 must not leak its modules into the virtual environment.
+unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
+
+.PHONY: help setup demo test clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '2,5s/^# *//p' Makefile
+	@echo "make clean                    remove what was built and written, .venv included"
+
+setup:
+	@$(PYTHON) scripts/setup_env.py
+
+demo: setup
+	.venv/bin/cmdtrack demo --output out/demo $(if $(SEQUENCE),--sequence "$(SEQUENCE)")
+
+test: setup
+	.venv/bin/python -m pytest $(ARGS)
+
+clean:
+	rm -rf .venv build install log out *.egg-info

