@@ -79,14 +79,19 @@ class EventSequence(Sequence):
         self.source = source
         self.threshold = threshold
         self.seed = seed
+        self._recent: dict[int, np.ndarray] = {}
 
     def rgb(self, index: int) -> np.ndarray | None:
-        return self.source.rgb(index)
+        # Two frames are kept: a video that has to step back for the frame before would start over each time.
+        if index not in self._recent:
+            image = self.source.rgb(index)
+            self._recent = {**dict(list(self._recent.items())[-1:]), index: image}
+        return self._recent[index]
 
     def aux(self, index: int) -> np.ndarray | None:
+        before, now = self.rgb(max(index - 1, 0)), self.rgb(index)
         rng = np.random.default_rng((self.seed, index))
-        before = self.source.rgb(max(index - 1, 0))
-        return simulate_events(before, self.source.rgb(index), threshold=self.threshold, rng=rng)
+        return simulate_events(before, now, threshold=self.threshold, rng=rng)
 
 
 def _gray(image: np.ndarray) -> np.ndarray:

@@ -38,11 +38,16 @@ Restamp = Literal["keep", "now"]
 
 @dataclass(frozen=True)
 class PlayReport:
-    """messages: how many were published; seconds: how long it took; late_ms: the largest lag behind schedule."""
+    """What was done.
+
+    messages: how many were published. seconds: how long that took. late_ms: the largest lag behind schedule.
+    stamp_offset_ns: what was added to the stamps of the last pass (at rate 1), 0 where they were kept.
+    """
 
     messages: int
     seconds: float
     late_ms: float
+    stamp_offset_ns: int
 
 
 def play(path: str | Path, *, rate: float = 1.0, loop: bool = False, clock: bool = False,
@@ -82,6 +87,7 @@ class _Player:
         self._first_ns = bag.start_ns
         self._publishers = self._advertise(bag, topics)
         self._with_header = {t for t in self._publishers if bag.has_header(bag.types[t])}
+        self._offset_ns = 0
         self._clock = node.create_publisher(Clock, "/clock", 10) if clock else None
 
     def _advertise(self, bag: Bag, topics: list[str] | None) -> dict[str, Publisher]:
@@ -120,18 +126,19 @@ class _Player:
                 publisher.wait_for_all_acked(Duration(seconds=5.0))
         except (KeyboardInterrupt, ExternalShutdownException):
             logger.info("stopped")
-        return PlayReport(count, time.monotonic() - began, late * 1e3)
+        return PlayReport(count, time.monotonic() - began, late * 1e3, self._offset_ns)
 
     def _play_once(self) -> tuple[int, float]:
         """Messages published, and the largest lag behind schedule in seconds."""
         count, late = 0, 0.0
         messages = _read_ahead(self._path, list(self._publishers))
         start, start_ns = time.monotonic(), time.time_ns()
+        self._offset_ns = start_ns - self._first_ns if self._restamp == "now" else 0
         for message in messages:
             due = (message.time_ns - self._first_ns) / 1e9 / self._rate
             self._sleep_until(start, due)
             late = max(late, time.monotonic() - start - due)
-            self._publishers[message.topic].publish(self._stamped(message, start_ns))
+            self._publishers[message.topic].publish(self._stamped(message))
             count += 1
         return count, late
 
@@ -151,11 +158,11 @@ class _Player:
         message.clock.sec, message.clock.nanosec = now // 10**9, now % 10**9
         self._clock.publish(message)
 
-    def _stamped(self, message: RawMessage, start_ns: int) -> bytes:
+    def _stamped(self, message: RawMessage) -> bytes:
         if self._restamp == "keep" or message.topic not in self._with_header:
             return message.data
-        recorded = header_stamp(message.data) - self._first_ns
-        return with_stamp(message.data, start_ns + round(recorded / self._rate))
+        since_first = header_stamp(message.data) - self._first_ns
+        return with_stamp(message.data, self._first_ns + self._offset_ns + round(since_first / self._rate))
 
 
 def _message_class(kind: str) -> Any:

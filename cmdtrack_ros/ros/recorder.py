@@ -1,0 +1,118 @@
+"""Collects what a running tracker node publishes, from another process."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from cmdtrack_ros.msg import TrackState
+
+STATES = {TrackState.STATE_IDLE: "IDLE", TrackState.STATE_TRACKING: "TRACKING",
+          TrackState.STATE_UNCERTAIN: "UNCERTAIN", TrackState.STATE_LOST: "LOST"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One TrackState. stamp_ns: of the image; box: (4,) xywh px; gap, latency, processing: seconds (gap NaN = unpaired)."""
+
+    stamp_ns: int
+    state: str
+    box: np.ndarray
+    score: float
+    weight_rgb: float
+    weight_aux: float
+    has_aux: bool
+    gap: float
+    latency: float
+    processing: float
+
+
+class TrackRecorder:
+    """A node that keeps every result of the tracker `name`, and its newest diagnostics; spins in a thread of its own.
+
+    Use it as a context manager.
+    """
+
+    def __init__(self, name: str = "tracker") -> None:
+        self.results: list[Result] = []
+        self.diagnostics: dict[str, str] = {}
+        self._name = name
+        self._own_context = not rclpy.ok()
+        if self._own_context:
+            rclpy.init()
+        self._node = rclpy.create_node("track_recorder")
+        qos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
+        self._node.create_subscription(TrackState, f"/{name}/track", self._on_track, qos)
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
+        self._state = self._node.create_client(GetState, f"/{name}/get_state")
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name="track_recorder", daemon=True)
+
+    def __enter__(self) -> TrackRecorder:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self._node.destroy_node()
+        if self._own_context:
+            rclpy.try_shutdown()
+
+    def wait_active(self, topics: list[str], timeout: float, alive: Callable[[], bool]) -> bool:
+        """Wait until the node is active, listens to `topics` and is heard here; False when it ends or time is up."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end and alive():
+            if (all(self._node.count_subscribers(topic) for topic in topics)
+                    and self._node.count_publishers(f"/{self._name}/track") and self._is_active()):
+                return True
+            time.sleep(0.1)
+        return False
+
+    def wait_quiet(self, seconds: float, timeout: float) -> None:
+        """Wait until no result came for `seconds`."""
+        end, count, since = time.monotonic() + timeout, -1, time.monotonic()
+        while time.monotonic() < end and time.monotonic() - since < seconds:
+            if len(self.results) != count:
+                count, since = len(self.results), time.monotonic()
+            time.sleep(0.05)
+
+    def _is_active(self) -> bool:
+        if not self._state.service_is_ready():
+            return False
+        answer = self._state.call_async(GetState.Request())
+        end = time.monotonic() + 1.0
+        while not answer.done() and time.monotonic() < end:
+            time.sleep(0.01)
+        return answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    def _on_track(self, m: TrackState) -> None:
+        stamp = m.header.stamp.sec * 10**9 + m.header.stamp.nanosec
+        self.results.append(Result(stamp, STATES[m.state], np.array([m.x, m.y, m.width, m.height]), m.score,
+                                   m.weight_rgb, m.weight_aux, m.has_aux,
+                                   m.pair_gap if m.has_aux else math.nan, m.latency, m.processing_time))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if self._name in status.name or self._name in status.hardware_id:
+                self.diagnostics.update({pair.key: pair.value for pair in status.values})
