@@ -105,3 +105,8 @@ class Crop:
         """Box (..., 4) in crop pixels -> the same box in image pixels."""
         box = np.asarray(box, np.float64)
         return np.concatenate([box[..., :2] / self.scale + self.origin, box[..., 2:] / self.scale], -1)
+
+
+def mean_colour(image: np.ndarray) -> tuple[int, int, int]:
+    """What a crop shows outside of its image: the image's mean colour, from every eighth pixel."""
+    return tuple(int(v) for v in image[::8, ::8].reshape(-1, 3).mean(0))

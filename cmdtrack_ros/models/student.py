@@ -1,0 +1,77 @@
+"""The student: the compact network that runs on the robot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+
+from cmdtrack_ros.models.backbone import EfficientNetLite
+from cmdtrack_ros.models.fusion import GatedFusion, Neck, Relation, TemplateEncoder, TemplateFeatures
+from cmdtrack_ros.models.head import CenterHead, HeadOutput
+
+STRIDE = 16
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Shape of a student; travels in its weights file.
+
+    Attributes:
+        backbone: EfficientNet-Lite variant.
+        channels: width of neck, fusion and head.
+        template_size, search_size: sides of the square crops, pixels, multiples of 16.
+        template_factor, search_factor: crop side over sqrt(w * h) of the target's box.
+    """
+
+    backbone: str = "lite0"
+    channels: int = 128
+    template_size: int = 128
+    search_size: int = 256
+    template_factor: float = 2.0
+    search_factor: float = 4.0
+
+    def to_dict(self) -> dict:
+        """The configuration as plain values, for JSON."""
+        return asdict(self)
+
+
+class Student(nn.Module):
+    """Shared backbone for all modalities, relation to the template per modality, gated fusion, centre head.
+
+    Pictures of B samples with M modalities each come as one batch of B * M, sample by sample.
+    """
+
+    def __init__(self, config: StudentConfig = StudentConfig()) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = EfficientNetLite(config.backbone)
+        self.neck = Neck(self.backbone.channels8, self.backbone.channels16, config.channels)
+        self.template_encoder = TemplateEncoder(config.channels)
+        self.relation = Relation(config.channels, (config.template_size // STRIDE) ** 2)
+        self.fusion = GatedFusion(config.channels)
+        self.head = CenterHead(config.channels)
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) float 0..255 -> neck features (N, C, H/16, W/16)."""
+        maps = self.backbone(pictures)
+        return self.neck(maps.stride8, maps.stride16)
+
+    def encode_template(self, pictures: Tensor, box: Tensor) -> TemplateFeatures:
+        """Template pictures (N, 3, T, T) float 0..255 and boxes in them (N, 4), xywh as fractions of T."""
+        return self.template_encoder(self.features(pictures), box)
+
+    def forward(self, pictures: Tensor, template: TemplateFeatures, present: Tensor) -> tuple[HeadOutput, Tensor]:
+        """Find the target in search regions.
+
+        Args:
+            pictures: (B * M, 3, S, S) float 0..255; black where a modality is absent.
+            template: features of B * M templates.
+            present: (B, M) float, 1 where the modality is there, at least one per sample.
+
+        Returns:
+            the head's output for B samples, and the weight of each modality per cell (B, M, S/16, S/16).
+        """
+        relations = self.relation(self.features(pictures), template)
+        fused, weights = self.fusion(relations.unflatten(0, tuple(present.shape)), present)
+        return self.head(fused), weights

@@ -1,0 +1,77 @@
+"""Weights files: safetensors with the model's configuration and history in the metadata; never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from cmdtrack_ros.errors import WeightsError
+from cmdtrack_ros.models.student import Student, StudentConfig
+
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
+"""The weights that come with the package."""
+
+_MODEL = "cmdtrack_student"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from: ``recipe`` (name and settings), ``data`` (names and terms), ``scores`` (measured)."""
+
+    recipe: dict
+    data: dict
+    scores: dict
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:
+    """Write weights and metadata; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"model": _MODEL, "config": json.dumps(student.config.to_dict()), "recipe": json.dumps(provenance.recipe),
+                "data": json.dumps(provenance.data), "scores": json.dumps(provenance.scores)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:
+    """Read a student for inference (evaluation mode, on the CPU).
+
+    Args:
+        path: a file by :func:`save_student`; None = the shipped weights.
+        sha256: if given, the file must have this hash.
+
+    Raises:
+        WeightsError: missing or damaged file, another hash, another model, or tensors that do not fit.
+    """
+    path = SHIPPED if path is None else Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
+    if sha256 and (found := sha256_of(path)) != sha256.lower():
+        raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
+    if metadata.get("model") != _MODEL:
+        raise WeightsError(f"weights {path}: expected model {_MODEL}, got {metadata.get('model', 'no model name')}")
+    try:
+        student = Student(StudentConfig(**json.loads(metadata["config"])))
+        student.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"weights {path}: configuration and tensors do not fit this version's model: {error}") from error
+    history = {name: json.loads(metadata.get(name, "{}")) for name in ("recipe", "data", "scores")}
+    return student.eval(), Provenance(**history)

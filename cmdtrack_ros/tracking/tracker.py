@@ -1,0 +1,244 @@
+"""One target, followed from frame to frame."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmdtrack_ros.boxes import Crop, clip_box, mean_colour, visible_fraction
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
+from cmdtrack_ros.models.weights import load_student
+from cmdtrack_ros.tracking.engine import Engine, Response, cells, make_engine
+from cmdtrack_ros.tracking.states import StateConfig, StateMachine, TargetState
+
+RGB, AUX = 0, 1
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """How responses become boxes.
+
+    Attributes:
+        window: pull towards the last position, 0 = none, 1 = a full Hanning window on the score.
+        size_smoothing: share of the last size kept, 0 = take the network's size as it is.
+        late_template: score from which a stream that was absent at the start gets its template from the current box.
+        state: thresholds of TRACKING, UNCERTAIN and LOST.
+    """
+
+    window: float = 0.5
+    size_smoothing: float = 0.3
+    late_template: float = 0.7
+    state: StateConfig = StateConfig()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.window <= 1 or not 0 <= self.size_smoothing < 1:
+            raise ConfigError(f"window ({self.window}) must be in [0, 1], size_smoothing ({self.size_smoothing}) in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Track:
+    """The target after one frame.
+
+    Attributes:
+        box: (4,) float64 xywh, pixels of the RGB image; the last known one while LOST.
+        score: 0..1, how sure the network is.
+        state: see :class:`TargetState`.
+        weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
+        times_ms: milliseconds of "encode", "crop", "network", "decode" and "total".
+    """
+
+    box: np.ndarray
+    score: float
+    state: TargetState
+    weight_rgb: float
+    weight_aux: float
+    times_ms: dict[str, float] = field(default_factory=dict)
+
+
+class _Stopwatch:
+    """Milliseconds of named steps."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.times: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.times[name] = (time.perf_counter() - start) * 1e3
+
+    def stop(self) -> dict[str, float]:
+        return {**self.times, "total": (time.perf_counter() - self._start) * 1e3}
+
+
+class Tracker:
+    """Follows one target: ``init`` on a box, then ``update`` with every frame."""
+
+    def __init__(self, engine: Engine, modality: Modality | str, encoding: AuxEncoding = AuxEncoding(),
+                 config: TrackerConfig = TrackerConfig()) -> None:
+        self.engine, self.config = engine, config
+        self.modality = Modality(modality)
+        self._encoder = AuxEncoder(self.modality, encoding)
+        self._machine = StateMachine(config.state)
+        window = np.hanning(cells(engine.config) + 2)[1:-1]
+        self._window = 1 - config.window + config.window * np.outer(window, window)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the target; the state becomes IDLE."""
+        self._machine.reset()
+        self._encoder.reset()
+        self._templates: list[Any | None] = [None, None]
+        self._box = np.zeros(4)
+        self._scan = 0
+
+    @property
+    def state(self) -> TargetState:
+        """The state after the last frame."""
+        return self._machine.state
+
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
+        """Take the target from a box.
+
+        Args:
+            rgb: HxWx3 uint8 RGB, or None.
+            aux: the sensor's own array, HxW or HxWx3, registered to the RGB image, or None.
+            box: (4,) xywh, pixels of the RGB image; the part outside of the image is cut off.
+
+        Raises:
+            ImageError: no image, two images of different size, or one of an unusable type.
+            ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of the image.
+        """
+        clock = _Stopwatch()
+        self.reset()
+        with clock.step("encode"):
+            pictures = self._pictures(rgb, aux)
+        height, width = _size(pictures)
+        box = np.asarray(box, np.float64)
+        _check_box(box, width, height)
+        self._box = clip_box(box, width, height)
+        with clock.step("network"):
+            for stream in _present(pictures):
+                self._templates[stream] = self._template(pictures[stream])
+        self._machine.start()
+        streams = len(_present(pictures))
+        weights = [float(picture is not None) / streams for picture in pictures]
+        return Track(self._box.copy(), 1.0, self.state, *weights, clock.stop())
+
+    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
+        """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
+
+        A stream may be None in any frame: tracking goes on with the other.
+
+        Raises:
+            CmdtrackError: before :meth:`init`.
+        """
+        if self.state == TargetState.IDLE:
+            raise CmdtrackError("update before init: the tracker has no target yet")
+        clock = _Stopwatch()
+        with clock.step("encode"):
+            pictures = self._pictures(rgb, aux)
+        streams = [stream for stream in _present(pictures) if self._templates[stream] is not None]
+        if not streams:
+            # Only a stream that never had a template is left: nothing to compare with.
+            return Track(self._box.copy(), 0.0, self._machine.update(0.0), 0.0, 0.0, clock.stop())
+        crop = self._search_crop(*_size(pictures))
+        with clock.step("crop"):
+            cuts = [crop.cut(pictures[stream], mean_colour(pictures[stream])) for stream in streams]
+        with clock.step("network"):
+            response = self.engine.search(cuts, [self._templates[stream] for stream in streams])
+        with clock.step("decode"):
+            score, weights = self._decode(response, crop, *_size(pictures))
+        weight = dict(zip(streams, weights))
+        self._add_late_templates(pictures, score)
+        return Track(self._box.copy(), score, self.state, weight.get(RGB, 0.0), weight.get(AUX, 0.0), clock.stop())
+
+    def _pictures(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
+        if rgb is None and aux is None:
+            raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
+        if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
+            raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
+        if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
+            raise ImageError(f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
+                             f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)")
+        return [rgb, None if aux is None else self._encoder(aux)]
+
+    def _template(self, picture: np.ndarray) -> Any:
+        config = self.engine.config
+        crop = Crop.around(self._box, config.template_factor, config.template_size)
+        box = crop.to_crop(self._box) / config.template_size
+        return self.engine.encode_template(crop.cut(picture, mean_colour(picture)), box)
+
+    def _add_late_templates(self, pictures: list[np.ndarray | None], score: float) -> None:
+        if self.state == TargetState.TRACKING and score >= self.config.late_template:
+            for stream in _present(pictures):
+                if self._templates[stream] is None:
+                    self._templates[stream] = self._template(pictures[stream])
+
+    def _search_crop(self, height: int, width: int) -> Crop:
+        config = self.engine.config
+        crop = Crop.around(self._box, config.search_factor, config.search_size)
+        if self.state != TargetState.LOST:
+            return crop
+        # Every other frame looks at the last place, the others walk over the image tile by tile.
+        self._scan += 1
+        if self._scan % 2:
+            return crop
+        columns, rows = (max(math.ceil(side / (crop.side * 0.6)), 1) for side in (width, height))
+        row, column = divmod(self._scan // 2 % (rows * columns), columns)
+        return Crop((column + 0.5) * width / columns, (row + 0.5) * height / rows, crop.side, crop.size)
+
+    def _decode(self, response: Response, crop: Crop, height: int, width: int) -> tuple[float, np.ndarray]:
+        """Move the box to the best cell; returns its score and the modalities' weights there."""
+        # While lost, the last place says nothing about where the target is within the region.
+        lost = self.state == TargetState.LOST
+        ranked = response.score if lost else response.score * self._window
+        row, column = np.unravel_index(int(ranked.argmax()), ranked.shape)
+        score = float(response.score[row, column])
+        center_x, center_y, w, h = response.box[:, row, column] * crop.size
+        found = crop.to_image(np.array([center_x - w / 2, center_y - h / 2, w, h]))
+        state = self._machine.update(score)
+        needed = self.config.state.found if lost else self.config.state.doubtful
+        if score >= needed:
+            self._move(found, keep=0.0 if lost else self.config.size_smoothing, width=width, height=height)
+            if lost and state == TargetState.LOST:
+                # Look at the same place again before believing it.
+                self._scan = 0
+        return score, response.weights[:, row, column].astype(float)
+
+    def _move(self, found: np.ndarray, keep: float, width: int, height: int) -> None:
+        center = found[:2] + found[2:] / 2
+        size = keep * self._box[2:] + (1 - keep) * found[2:]
+        self._box = clip_box(np.concatenate([center - size / 2, size]), width, height)
+
+
+def _present(pictures: list[np.ndarray | None]) -> list[int]:
+    return [stream for stream, picture in enumerate(pictures) if picture is not None]
+
+
+def _size(pictures: list[np.ndarray | None]) -> tuple[int, int]:
+    return pictures[_present(pictures)[0]].shape[:2]
+
+
+def _check_box(box: np.ndarray, width: int, height: int) -> None:
+    if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) < 2:
+        raise ConfigError(f"target box: expected four finite numbers x, y, w, h with w and h of at least 2 px, got {box.tolist()}")
+    if (inside := visible_fraction(box, width, height)) < 0.25:
+        raise ConfigError(f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, expected 25 % or more")
+
+
+def load_tracker(weights: str | Path | None = None, *, modality: Modality | str, device: str = "auto", threads: int = 0,
+                 sha256: str | None = None, encoding: AuxEncoding = AuxEncoding(),
+                 config: TrackerConfig = TrackerConfig()) -> Tracker:
+    """A tracker from a weights file (None = the shipped one); WeightsError and ConfigError as their parts say."""
+    student, _ = load_student(weights, sha256)
+    return Tracker(make_engine(student, device, threads), modality, encoding, config)

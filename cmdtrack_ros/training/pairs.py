@@ -1,0 +1,362 @@
+"""Training pairs: a template and a search region of the same target, both modalities, with everything random seeded.
+
+Sample ``i`` of a :class:`PairDataset` depends on ``(seed, i)`` alone, so a run that resumes at sample ``i`` sees
+what an uninterrupted run would have seen.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from cmdtrack_ros.boxes import Crop, mean_colour, visible_fraction
+from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.data.events import simulate_events
+from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, read_rgb
+from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.modalities import AuxEncoder, Modality
+from cmdtrack_ros.training import augment
+
+Rng = np.random.Generator
+
+
+@dataclass(frozen=True)
+class View:
+    """One moment: network pictures HxWx3 uint8 of each stream (None = absent) and the target's box, px, xywh."""
+
+    rgb: np.ndarray | None
+    aux: np.ndarray | None
+    box: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Template and search view; ``same`` is False when the search view shows another target (or none)."""
+
+    template: View
+    search: View
+    same: bool = True
+
+
+class PairSource(Protocol):
+    """Where pairs come from."""
+
+    def sample(self, rng: Rng) -> Pair:
+        """Draw one pair of the same target."""
+
+
+class _Cache:
+    """Keeps the newest ``limit`` results of a costly loader."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict = OrderedDict()
+
+    def get(self, key, load: Callable):
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            self._kept[key] = load()
+            if len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+class SequenceSource:
+    """Pairs from annotated sequences, up to ``max_gap`` frames apart.
+
+    A sequence with RGB alone gets a second stream: events simulated from neighbouring frames.
+    """
+
+    def __init__(self, sequences: list[Sequence], max_gap: int = 100, cache: int = 6000) -> None:
+        if not sequences:
+            raise DataError("a sequence source needs at least one sequence, got none")
+        self.sequences = sequences
+        self.max_gap = max_gap
+        self._visible = [_visible_frames(sequence) for sequence in sequences]
+        # Long sequences say more, but not in proportion: their frames are alike.
+        share = np.sqrt([len(visible) for visible in self._visible])
+        self._share = share / share.sum()
+        self._cache = _Cache(cache)
+
+    def sample(self, rng: Rng) -> Pair:
+        index = int(rng.choice(len(self.sequences), p=self._share))
+        visible = self._visible[index]
+        first = int(rng.choice(visible))
+        near = visible[np.abs(visible - first) <= self.max_gap]
+        second = int(rng.choice(near))
+        threshold = float(rng.uniform(0.08, 0.3))
+        return Pair(self._view(index, first, threshold), self._view(index, second, threshold))
+
+    def _view(self, index: int, frame: int, threshold: float) -> View:
+        sequence = self.sequences[index]
+        rgb, aux = self._cache.get((index, frame), lambda: _pictures(sequence, frame))
+        if aux is None:
+            before, _ = self._cache.get((index, max(frame - 1, 0)), lambda: _pictures(sequence, max(frame - 1, 0)))
+            aux = simulate_events(before, rgb, threshold=threshold)
+        return View(rgb, aux, sequence.boxes[frame])
+
+
+def _visible_frames(sequence: Sequence) -> np.ndarray:
+    boxes = sequence.boxes
+    visible = np.flatnonzero(np.isfinite(boxes).all(1) & (np.nan_to_num(boxes[:, 2:]) >= 4).all(1))
+    if len(visible) < 2:
+        raise DataError(f"sequence {sequence.name}: expected at least two frames with a box, got {len(visible)}")
+    return visible
+
+
+def _pictures(sequence: Sequence, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    frame = sequence.frame(index)
+    aux = None if frame.aux is None else AuxEncoder(sequence.modality)(frame.aux)
+    return frame.rgb, aux
+
+
+class StillSource:
+    """Pairs from registered still pictures: an object-like region under synthetic motion.
+
+    Args:
+        files: (RGB file, infrared file or None) per still; without infrared, events are simulated from the motion.
+    """
+
+    def __init__(self, files: list[tuple[Path, Path | None]], cache: int = 2000) -> None:
+        if not files:
+            raise DataError("a still source needs at least one picture, got none")
+        self.files = files
+        self._cache = _Cache(cache)
+
+    def sample(self, rng: Rng) -> Pair:
+        rgb_file, aux_file = self.files[int(rng.integers(len(self.files)))]
+        rgb = self._cache.get(rgb_file, lambda: read_rgb(rgb_file))
+        aux = None if aux_file is None else self._cache.get(aux_file, lambda: read_rgb(aux_file))
+        proposals = aux if aux is not None and rng.random() < 0.6 else rgb
+        box = propose_box(proposals, rng)
+        template = View(rgb, aux, box)
+        search = _moved(template, rng)
+        if aux is None:
+            # The picture as it was a frame ago, for both views.
+            threshold = float(rng.uniform(0.08, 0.3))
+            template = replace(template, aux=simulate_events(_nudged(rgb, rng), rgb, threshold=threshold))
+            search = replace(search, aux=simulate_events(_nudged(search.rgb, rng), search.rgb, threshold=threshold))
+        return Pair(template, search)
+
+
+def find_stills(folder: Path) -> list[tuple[Path, Path | None]]:
+    """Stills below ``folder``: ``*/{visible,infrared}/NAME`` pairs, or single pictures without infrared."""
+    pairs = [(rgb, rgb.parent.parent / "infrared" / rgb.name) for rgb in sorted(folder.glob("*/visible/*"))]
+    missing = [aux for _, aux in pairs if not aux.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]}: no such file, expected the infrared picture of the same name as in visible/")
+    if pairs:
+        return pairs
+    return [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
+    """An object-like box (4,) xywh px: the bounds of a segment of a graph segmentation (Felzenszwalb, 2004)."""
+    height, width = image.shape[:2]
+    scale = 160 / max(height, width)
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(0.6, float(rng.uniform(100, 500)), 30)
+    labels = segmenter.processImage(small)
+    boxes = _segment_bounds(labels) / scale
+    area = boxes[:, 2] * boxes[:, 3] / (width * height)
+    aspect = boxes[:, 2] / boxes[:, 3]
+    fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
+    if fit.any():
+        return boxes[fit][int(rng.integers(fit.sum()))]
+    size = np.exp(rng.uniform(np.log(0.1), np.log(0.5), 2)) * [width, height]
+    return np.concatenate([rng.uniform(0, 1, 2) * ([width, height] - size), size])
+
+
+def _segment_bounds(labels: np.ndarray) -> np.ndarray:
+    """Bounding boxes (n, 4) xywh of the labels of a HxW int image."""
+    rows, columns = np.indices(labels.shape)
+    count = int(labels.max()) + 1
+    bounds = np.empty((count, 4), np.float64)
+    for axis, index in ((0, columns), (1, rows)):
+        low, high = np.full(count, 1 << 30), np.full(count, -1)
+        np.minimum.at(low, labels.ravel(), index.ravel())
+        np.maximum.at(high, labels.ravel(), index.ravel())
+        bounds[:, axis], bounds[:, axis + 2] = low, high - low + 1
+    return bounds[bounds[:, 2] > 0]
+
+
+def _moved(view: View, rng: Rng) -> View:
+    """The view after a random affine motion of the camera about the target."""
+    height, width = view.rgb.shape[:2]
+    x, y, w, h = view.box
+    center = np.array([x + w / 2, y + h / 2])
+    angle, shear = rng.normal(0, 0.1), rng.normal(0, 0.05)
+    stretch = np.exp(rng.normal(0, 0.1, 2))
+    linear = np.array([[np.cos(angle), -np.sin(angle) + shear], [np.sin(angle), np.cos(angle)]]) * stretch
+    matrix = np.concatenate([linear, (center - linear @ center)[:, None]], 1)
+    warp = lambda image: cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)  # noqa: E731
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]) @ linear.T + matrix[:, 2]
+    # The corners of a turned box overstate it; halfway between their bounds and the stretched box fits objects.
+    spread = np.ptp(corners, axis=0)
+    size = (spread + np.abs(np.diag(linear)) * [w, h]) / 2
+    return View(warp(view.rgb), None if view.aux is None else warp(view.aux), np.concatenate([center - size / 2, size]))
+
+
+def _nudged(image: np.ndarray, rng: Rng) -> np.ndarray:
+    """The picture shifted by up to 3 px, as a moving camera saw it one frame earlier."""
+    shift_x, shift_y = rng.uniform(-3, 3, 2)
+    matrix = np.array([[1, 0, shift_x], [0, 1, shift_y]])
+    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """How a pair becomes a sample. Crop sizes and factors are the network's, see ``StudentConfig``.
+
+    Attributes:
+        shift: largest displacement of the search region from the target, in units of sqrt(w * h) of its box.
+        zoom: standard deviation of the logarithm of the search region's scale.
+        jitter: standard deviation of the template box's error, as a fraction of its sides.
+        misalignment: largest shift between RGB and aux, in crop pixels.
+        negatives, degraded, occluded: shares of samples without the target, with one useless stream, and
+            with a patch over part of the target.
+    """
+
+    template_size: int = 128
+    search_size: int = 256
+    template_factor: float = 2.0
+    search_factor: float = 4.0
+    shift: float = 1.4
+    zoom: float = 0.18
+    jitter: float = 0.04
+    misalignment: float = 4.0
+    negatives: float = 0.1
+    degraded: float = 0.2
+    occluded: float = 0.15
+
+
+class PairDataset(Dataset):
+    """Samples ``first`` .. ``last`` (exclusive) of an endless, seeded stream.
+
+    Each is a dict: ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in fractions of T, ``search`` (2, 3, S, S)
+    uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float (RGB, aux), ``positive`` () float.
+    """
+
+    def __init__(self, sources: list[tuple[PairSource, float]], config: PairConfig, seed: int, first: int, last: int) -> None:
+        shares = np.array([share for _, share in sources], np.float64)
+        self.sources = [source for source, _ in sources]
+        self.shares = shares / shares.sum()
+        self.config, self.seed, self.first, self.last = config, seed, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng((self.seed, self.first + index))
+        pair = self._draw(rng)
+        if rng.random() < self.config.negatives:
+            # Another target's surroundings: the network must say that the target is not there.
+            pair = replace(pair, search=self._draw(rng).search, same=False)
+        return make_sample(pair, self.config, rng)
+
+    def _draw(self, rng: Rng) -> Pair:
+        return self.sources[int(rng.choice(len(self.sources), p=self.shares))].sample(rng)
+
+
+def make_sample(pair: Pair, config: PairConfig, rng: Rng) -> dict[str, torch.Tensor]:
+    """Cut, augment and stack a pair; see :class:`PairDataset` for the result."""
+    present = [all(getattr(view, name) is not None for view in (pair.template, pair.search)) for name in ("rgb", "aux")]
+    if not any(present):
+        # A negative drawn from a source with other streams: show it through the stream the template has.
+        picture = pair.search.rgb if pair.search.rgb is not None else pair.search.aux
+        pair = replace(pair, search=View(picture, picture, pair.search.box))
+        present = [pair.template.rgb is not None, pair.template.aux is not None]
+    template_box = _jittered(pair.template.box, config.jitter, rng)
+    template_crop = Crop.around(template_box, config.template_factor, config.template_size)
+    search_crop = _search_crop(pair.search.box, config, rng)
+    box = search_crop.to_crop(pair.search.box)
+    template = _cut(pair.template, template_crop, present)
+    search = _cut(pair.search, search_crop, present)
+    search[1] = _misaligned(search[1], config.misalignment, rng)
+    if rng.random() < config.occluded:
+        _occlude(search, box, rng)
+    for pictures in (template, search):
+        for stream, picture in enumerate(pictures):
+            if present[stream]:
+                pictures[stream] = augment.photometric(picture, rng, colour=stream == 0)
+    if all(present) and rng.random() < config.degraded:
+        stream = int(rng.integers(2))
+        search[stream] = augment.degrade(search[stream], rng)
+    template_fraction = template_crop.to_crop(template_box) / config.template_size
+    fraction = box / config.search_size
+    if rng.random() < 0.5:
+        template, template_fraction = _flipped(template, template_fraction)
+        search, fraction = _flipped(search, fraction)
+    inside = visible_fraction(fraction, 1, 1) > 0.3
+    return {"template": _stack(template), "template_box": torch.from_numpy(template_fraction).float(),
+            "search": _stack(search), "box": torch.from_numpy(fraction).float(),
+            "present": torch.tensor(present, dtype=torch.float32),
+            "positive": torch.tensor(float(pair.same and inside))}
+
+
+def _search_crop(box: np.ndarray, config: PairConfig, rng: Rng) -> Crop:
+    crop = Crop.around(box, config.search_factor, config.search_size)
+    reach = np.sqrt(box[2] * box[3]) * config.shift
+    # Mostly near, as between two frames; sometimes far, as after a loss.
+    shift = rng.uniform(-reach, reach, 2) * (1.0 if rng.random() < 0.5 else 0.4)
+    return replace(crop, center_x=crop.center_x + shift[0], center_y=crop.center_y + shift[1],
+                   side=crop.side * float(np.exp(rng.normal(0, config.zoom))))
+
+
+def _jittered(box: np.ndarray, share: float, rng: Rng) -> np.ndarray:
+    error = rng.normal(0, share, 4)
+    size = box[2:] * np.exp(error[2:])
+    center = box[:2] + box[2:] / 2 + box[2:] * error[:2]
+    return np.concatenate([center - size / 2, size])
+
+
+def _cut(view: View, crop: Crop, present: list[bool]) -> list[np.ndarray]:
+    empty = np.zeros((crop.size, crop.size, 3), np.uint8)
+    return [crop.cut(image, mean_colour(image)) if there else empty
+            for image, there in zip((view.rgb, view.aux), present)]
+
+
+def _misaligned(picture: np.ndarray, reach: float, rng: Rng) -> np.ndarray:
+    shift = rng.uniform(-reach, reach, 2)
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
+    return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+
+
+def _occlude(pictures: list[np.ndarray], box: np.ndarray, rng: Rng) -> None:
+    """Cover up to half of the target with a patch from elsewhere in the same pictures, in place."""
+    size = pictures[0].shape[0]
+    w, h = np.maximum((box[2:] * rng.uniform(0.25, 0.7, 2)).astype(int), 2)
+    x, y = (box[:2] + rng.uniform(-0.2, 0.8, 2) * box[2:]).astype(int)
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, size), min(y + h, size)
+    if right <= left or bottom <= top:
+        return
+    source_x = int(rng.integers(0, size - (right - left) + 1))
+    source_y = int(rng.integers(0, size - (bottom - top) + 1))
+    for picture in pictures:
+        patch = picture[source_y:source_y + bottom - top, source_x:source_x + right - left].copy()
+        picture[top:bottom, left:right] = patch
+
+
+def _flipped(pictures: list[np.ndarray], box: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    mirrored = box.copy()
+    mirrored[0] = 1 - box[0] - box[2]
+    return [picture[:, ::-1] for picture in pictures], mirrored
+
+
+def _stack(pictures: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
+
+
+def batches(dataset: PairDataset, size: int, workers: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of ``size`` samples in order, prepared by ``workers`` processes (0 = this one)."""
+    return iter(torch.utils.data.DataLoader(dataset, size, shuffle=False, num_workers=workers, drop_last=True,
+                                            persistent_workers=False, prefetch_factor=4 if workers else None))
