@@ -127,6 +127,25 @@ def test_a_silent_stream_costs_no_waiting_and_is_taken_up_again() -> None:
     assert pairer.add_rgb(at + 33 * MS, "rgb", at + 42 * MS)[0].aux == "back"
 
 
+@pytest.mark.parametrize("clock", [True, False])
+def test_while_rgb_is_silent_aux_goes_on_alone(clock: bool) -> None:
+    frames = [START + i * 33 * MS for i in range(120)]
+    order = [(s + 1, name, s) for i, s in enumerate(frames) for name in ("aux", "rgb") if name == "aux"
+             or not 40 <= i < 100]
+    pairer = NearestPairer(0.03)
+    pairs = play(pairer, order, clock)
+    alone = [p.stamp for p in pairs if p.rgb is None]
+    assert alone == frames[40 + 30:101], "a second of silence, then every image until RGB is back"
+    assert [p.stamp for p in pairs] == frames[:40] + frames[70:], "each moment comes out once"
+    assert pairer.counters.aux_alone == 31
+
+
+def test_after_a_pause_of_both_streams_the_first_aux_is_not_alone() -> None:
+    stamps = [START + (i * 33 + (i // 20) * 3000) * MS for i in range(60)]
+    pairs = play(NearestPairer(0.03), [(s, name, s) for s in stamps for name in ("aux", "rgb")])
+    assert [(p.rgb, p.aux) for p in pairs] == [(s, s) for s in stamps]
+
+
 def test_known_rhythm_spares_the_wait_for_the_next_aux() -> None:
     pairer = NearestPairer(0.03, aux_timeout=1.0)
     for i in range(12):

@@ -11,6 +11,8 @@ How long an RGB image waits for its partner. It goes out as soon as one of these
 2. the next auxiliary image cannot be nearer, judged by the shortest interval lately seen in that stream;
 3. it has waited for `aux_timeout`;
 4. the auxiliary stream has been silent for `SILENT_NS` (the stream is taken up again when it returns).
+
+When RGB has been silent for `SILENT_NS` while auxiliary images keep coming, these come out alone until it returns.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from cmdtrack_ros.errors import ConfigError
 
 RESTART_NS = 500_000_000  # a stamp this far behind the newest is a restarted recording, not a late message
 SILENT_NS = 1_000_000_000
+_AUX_BEFORE_ALONE = 3  # after a pause of both streams, the one that returns first is not alone
 _INTERVALS_NEEDED = 8
 _INTERVALS_KEPT = 16
 _INTERVAL_MARGIN = 0.8  # the next interval may be this much shorter than the shortest one lately seen
@@ -36,9 +39,13 @@ logger = logging.getLogger(__name__)
 
 
 class Pair(NamedTuple):
-    """One RGB item with its partner; `stamp` (ns) is the RGB stamp, `gap` (s) aux minus RGB after `aux_offset`."""
+    """One RGB item with its partner, or either alone.
 
-    rgb: Any
+    `stamp` (ns) is the RGB stamp, or the aux stamp where RGB is silent; `gap` (s) is aux minus RGB after
+    `aux_offset`, NaN for one alone.
+    """
+
+    rgb: Any | None
     aux: Any | None
     stamp: int
     gap: float
@@ -48,6 +55,7 @@ class Pair(NamedTuple):
 class PairCounters:
     """Messages since the start: received, put out, and lost.
 
+    aux_alone: auxiliary images put out while RGB was silent.
     late: came after its moment had gone out (raise `aux_timeout`), or repeats a stamp.
     evicted: auxiliary images pushed out of a full queue while still usable (raise `queue_size`).
     restarts: times the stamps jumped back.
@@ -57,6 +65,7 @@ class PairCounters:
     aux: int = 0
     paired: int = 0
     unpaired: int = 0
+    aux_alone: int = 0
     late: int = 0
     evicted: int = 0
     restarts: int = 0
@@ -111,6 +120,8 @@ class NearestPairer:
         self._last_out: int | None = None
         self._newest_rgb: int | None = None
         self._aux_heard: int | None = None
+        self._rgb_heard: int | None = None
+        self._aux_since_rgb = 0
         self._forget_aux()
 
     @property
@@ -121,15 +132,17 @@ class NearestPairer:
     def add_rgb(self, stamp_ns: int, item: Any, now_ns: int | None = None) -> list[Pair]:
         """Take one RGB image; returns the pairs it completes, oldest first."""
         self.counters.rgb += 1
+        self._aux_since_rgb = 0
         out: list[Pair] = []
         if self._newest_rgb is not None and stamp_ns < self._newest_rgb - RESTART_NS:
             out = self._restart(stamp_ns)
+        self._newest_rgb = max(stamp_ns, self._newest_rgb) if self._newest_rgb is not None else stamp_ns
+        now = self._now(now_ns)
+        self._rgb_heard = now
         known = any(entry.stamp == stamp_ns for entry in self._pending)
         if known or (self._last_out is not None and stamp_ns <= self._last_out):
             self.counters.late += 1
             return out
-        self._newest_rgb = max(stamp_ns, self._newest_rgb) if self._newest_rgb is not None else stamp_ns
-        now = self._now(now_ns)
         if self._aux_heard is None:
             self._aux_heard = now
         insort(self._pending, self._entry(stamp_ns, item, now))
@@ -141,6 +154,7 @@ class NearestPairer:
     def add_aux(self, stamp_ns: int, item: Any, now_ns: int | None = None) -> list[Pair]:
         """Take one auxiliary image; returns the pairs it completes, oldest first."""
         self.counters.aux += 1
+        self._aux_since_rgb += 1
         stamp = stamp_ns + self._offset
         out: list[Pair] = []
         if self._newest_aux is not None and stamp < self._newest_aux - RESTART_NS:
@@ -150,6 +164,7 @@ class NearestPairer:
         self._note_interval(stamp)
         now = self._now(now_ns)
         self._aux_heard = now
+        rgb_silent = self._rgb_silent(now)
         if self._too_late(stamp) or any(entry.stamp == stamp for entry in self._aux):
             self.counters.late += 1
         else:
@@ -158,6 +173,8 @@ class NearestPairer:
         while len(self._aux) > self._queue_size:
             self._aux.pop(0)
             self.counters.evicted += 1
+        if rgb_silent and not self._pending:
+            out += self._emit_aux(stamp, item)
         return out
 
     def flush(self, now_ns: int | None = None) -> list[Pair]:
@@ -204,6 +221,20 @@ class NearestPairer:
         if self._last_out is None:
             return False
         return self._last_out - RESTART_NS <= stamp < self._last_out - self._slop
+
+    def _rgb_silent(self, now: int) -> bool:
+        if self._rgb_heard is None or self._aux_since_rgb < _AUX_BEFORE_ALONE:
+            return False
+        return now - self._rgb_heard >= SILENT_NS
+
+    def _emit_aux(self, stamp: int, item: Any) -> list[Pair]:
+        if self._last_out is not None and self._last_out - RESTART_NS <= stamp <= self._last_out:
+            return []
+        if self._last_out is not None and stamp < self._last_out:
+            self.counters.restarts += 1
+        self._last_out = stamp
+        self.counters.aux_alone += 1
+        return [Pair(None, item, stamp, float("nan"))]
 
     def _nearest(self, stamp: int) -> _Entry | None:
         """The nearest auxiliary image within the slop; the earlier one of two equally near."""
@@ -258,7 +289,7 @@ def stamp_ns(message: Any) -> int:
 class NearestPairFilter:
     """`NearestPairer` with the protocol of message_filters; thread-safe.
 
-    Callbacks get `(rgb_message, aux_message or None, *args)`, one call at a time and in stamp order, with no lock
+    Callbacks get `(rgb_message or None, aux_message or None, *args)`, one call at a time and in stamp order, with no lock
     held. One that raises is logged, and the others are still called.
 
     Args:

@@ -1,0 +1,85 @@
+"""The node's health as diagnostic_msgs; diagnostic_updater is a C++ and apt matter, the message is not."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+REPEAT_AFTER = 5.0  # s between two messages about the same fault
+
+
+class Latencies:
+    """The last results' times in s, for percentiles and the output rate. Filled by one thread, read by another."""
+
+    def __init__(self, kept: int = 300) -> None:
+        self._entries: deque[tuple[float, float, float]] = deque(maxlen=kept)
+
+    def add(self, latency: float, processing: float) -> None:
+        self._entries.append((time.monotonic(), latency, processing))
+
+    def values(self) -> dict[str, str]:
+        entries = np.array(list(self._entries)).reshape(-1, 3)
+        if not len(entries):
+            return {}
+        recent = entries[entries[:, 0] > time.monotonic() - 5.0, 0]
+        rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
+        values = {"output rate (Hz)": f"{rate:.1f}"}
+        for name, column in (("latency", 1), ("processing", 2)):
+            for percent in (50, 95, 99):
+                values[f"{name} p{percent} (ms)"] = f"{np.percentile(entries[:, column], percent) * 1e3:.1f}"
+        return values
+
+
+class Reports:
+    """Tells the operator of each kind of fault once, and again only after `REPEAT_AFTER` seconds.
+
+    Args:
+        log: takes the message.
+        counted: say how many faults of the kind went untold in between.
+    """
+
+    def __init__(self, log: Callable[[str], Any], *, counted: bool = True) -> None:
+        self._log = log
+        self._counted = counted
+        self._told: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, kind: str, text: str) -> None:
+        at, withheld = self._told.get(kind, (-REPEAT_AFTER, 0))
+        now = time.monotonic()
+        if now - at < REPEAT_AFTER:
+            self._told[kind] = (at, withheld + 1)
+            return
+        self._told[kind] = (now, 0)
+        more = f" ({withheld} more since the last message)" if withheld and self._counted else ""
+        self._log(f"{kind}: {text}{more}")
+
+    def latest(self, within: float = REPEAT_AFTER) -> list[str]:
+        """Kinds of fault told lately."""
+        now = time.monotonic()
+        return [kind for kind, (at, _) in list(self._told.items()) if now - at < within]
+
+
+def gpu_memory() -> dict[str, str]:
+    """Memory that the network holds on a GPU; nothing where none is in use."""
+    torch = sys.modules.get("torch")  # not imported for this: a CPU engine may run without it
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.memory_allocated():
+        return {}
+    return {"GPU memory (MiB)": f"{torch.cuda.memory_allocated() / 2**20:.0f}"}
+
+
+def diagnostic_array(stamp: Any, name: str, hardware: str, problems: list[str], summary: str,
+                     values: Mapping[str, Any]) -> DiagnosticArray:
+    """One status: OK with `summary`, or a warning that lists the problems."""
+    status = DiagnosticStatus(name=name, hardware_id=hardware,
+                              level=DiagnosticStatus.WARN if problems else DiagnosticStatus.OK,
+                              message="; ".join(problems) if problems else summary,
+                              values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+    array = DiagnosticArray(status=[status])
+    array.header.stamp = stamp
+    return array

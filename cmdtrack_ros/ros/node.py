@@ -1,0 +1,328 @@
+"""The tracker node: pairs two image streams, follows one target, publishes its box.
+
+Callbacks run in a single-threaded executor and only store: the newest pair goes into a mailbox that one worker
+thread, the owner of the network, empties. (rclpy has no component composition; the node is a process of its own.)
+
+Topics (the image topics are parameters, all can be remapped):
+    rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in
+    ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw: the target
+                            is started there and followed through the frames since. Width and height 0: release it.
+    ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent and aux
+                            is not, one per aux image, with that one's header.
+    ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
+    ~/overlay               Image out, while somebody subscribes
+    /diagnostics            DiagnosticArray out, every second
+
+When time or stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is started
+again on the new first frame; any other target stays where it was last seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import numpy as np
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+
+from cmdtrack_ros.errors import CmdtrackError, ConfigError
+from cmdtrack_ros.msg import TargetBox, TrackState
+from cmdtrack_ros.ros.diagnostics import Latencies, Reports, diagnostic_array, gpu_memory
+from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
+from cmdtrack_ros.ros.images import fill_image
+from cmdtrack_ros.ros.inputs import ImageInput
+from cmdtrack_ros.ros.mailbox import Mailbox
+from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
+from cmdtrack_ros.ros.overlay import draw
+from cmdtrack_ros.ros.pairing import NearestPairFilter, stamp_ns
+from cmdtrack_ros.ros.parameters import Parameters, Settings
+from cmdtrack_ros.ros.pipeline import Frame, Outcome, Pipeline, Target
+from cmdtrack_ros.tracking import TargetState, load_tracker
+
+_FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
+_RESULT_DEPTH = 10
+_SAME_RESTART = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
+
+
+class _Request:
+    """A target that waits for its frame; `stamp` in ns, 0 for the next frame."""
+
+    def __init__(self, target: Target | None, stamp: int = 0) -> None:
+        self.target = target  # None releases the one there is
+        self.stamp = stamp
+
+
+class TrackerNode(LifecycleNode):
+    """See the module's text. Tracking is on while the lifecycle state is active."""
+
+    def __init__(self) -> None:
+        super().__init__("tracker")
+        self._settings: Settings | None = None
+        self._options = Parameters(self, lambda: self._settings is not None, self._apply_live)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # waits must not stop with simulated time
+        self._reports = Reports(self.get_logger().error)
+        self._silence = Reports(self.get_logger().warning, counted=False)
+        self._inputs: dict[str, ImageInput] = {}
+
+    def autostart(self) -> None:
+        """Configure and activate where the parameter says so. A refusal is logged, and the node stays to be mended."""
+        if not self.get_parameter("autostart").value:
+            return
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    # Lifecycle: rclpy swallows what these raise, hence `_step`.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._step("configure", self._configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        super().on_activate(state)
+        return self._step("activate", self._activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._step("clean up", self._clean_up)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._step("shut down", self._shut_down)
+
+    def _step(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            action()
+            return TransitionCallbackReturn.SUCCESS
+        except CmdtrackError as error:
+            self.get_logger().error(f"cannot {what}: {error}")
+        except Exception:
+            self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
+        return TransitionCallbackReturn.FAILURE
+
+    def _configure(self) -> None:
+        settings = self._options.settings()
+        tracker = load_tracker(settings.weights or None, modality=settings.modality, device=settings.device,
+                               threads=settings.threads, sha256=settings.weights_sha256 or None)
+        self._pipeline = Pipeline(tracker, registration=settings.registration, report=self._reports)
+        self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_DEPTH)
+        self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
+        self._diagnostics_out = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", _RESULT_DEPTH)
+        self._detections_out = None
+        if Detection2DArray is None:
+            self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
+        else:
+            self._detections_out = self.create_lifecycle_publisher(Detection2DArray, "~/detections", _RESULT_DEPTH)
+        if not MESSAGE_FILTERS:
+            self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
+        self._settings = settings
+
+    def _activate(self) -> None:
+        settings = self._settings
+        self._latencies = Latencies()
+        self._mailbox: Mailbox[Frame] = Mailbox(settings.target_history, settings.process_every_pair)
+        self._request = self._first_request()
+        self._request_lock = threading.Lock()
+        self._restarts = 0
+        self._restarted_at = -_SAME_RESTART
+        self._open_inputs(settings)
+        self._target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
+        self._ticks = [self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady),
+                        self.create_timer(1.0, self._every_second, clock=self._steady)]
+        self._ticks[0].cancel()  # runs only while an image waits
+        threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
+        self._jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
+        self._worker = threading.Thread(target=self._work, args=(self._mailbox,), name="tracking", daemon=True)
+        self._worker.start()
+        self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
+
+    def _open_inputs(self, settings: Settings) -> None:
+        topics = {"RGB": ("rgb_topic", settings.rgb_topic), "auxiliary": ("aux_topic", settings.aux_topic)}
+        if settings.modality == "rgb":
+            del topics["auxiliary"]
+        self._inputs = {name: ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
+                        for name, (parameter, topic) in topics.items()}
+        self._pairing_filter = NearestPairFilter(
+            list(self._inputs.values()), settings.queue_size, settings.slop, aux_offset=settings.aux_offset,
+            aux_timeout=settings.aux_timeout if len(topics) > 1 else 0.0,
+            clock=None if settings.process_every_pair else time.monotonic_ns)
+        self._pairing_filter.registerCallback(self._on_pair)
+        for stream in self._inputs.values():
+            stream.registerCallback(self._wait_for_partner)
+
+    def _stop(self) -> None:
+        """End the worker and close the inputs; safe to call when nothing runs."""
+        if not self._inputs:
+            return
+        self._mailbox.close()
+        self._worker.join()
+        self._jumps.unregister()
+        for timer in self._ticks:
+            self.destroy_timer(timer)
+        self.destroy_subscription(self._target_in)
+        for stream in self._inputs.values():
+            stream.close()
+        self._inputs = {}
+
+    def _clean_up(self) -> None:
+        for publisher in (self._track_out, self._overlay_out, self._diagnostics_out, self._detections_out):
+            if publisher:
+                self.destroy_lifecycle_publisher(publisher)
+        del self._pipeline
+        self._settings = None
+
+    def _shut_down(self) -> None:
+        self._stop()
+        if self._settings:
+            self._clean_up()
+
+    # Executor thread: store and return.
+
+    def _apply_live(self, settings: Settings) -> None:
+        self._settings = settings
+        if self._inputs:
+            self._pairing_filter.configure(
+                slop=settings.slop, aux_offset=settings.aux_offset,
+                aux_timeout=settings.aux_timeout if len(self._inputs) > 1 else 0.0)
+
+    def _wait_for_partner(self, message: object) -> None:
+        if self._pairing_filter.waiting:
+            self._ticks[0].reset()
+        else:
+            self._ticks[0].cancel()
+
+    def _on_pair(self, rgb: object | None, aux: object | None) -> None:
+        restarts = self._pairing_filter.counters.restarts
+        if restarts != self._restarts:
+            self._restarts = restarts
+            self._restarted_at = time.monotonic()
+            self.get_logger().info("stamps jumped back: pairing starts afresh")
+            self._start_over()
+        gap = float("nan")
+        if rgb is not None and aux is not None:
+            gap = (stamp_ns(aux) - stamp_ns(rgb)) * 1e-9
+        frame = Frame(rgb, aux, gap)
+        self._mailbox.put(stamp_ns(frame), frame)
+
+    def _on_clock_jump(self, jump: TimeJump) -> None:
+        self._pairing_filter.reset()
+        if time.monotonic() - self._restarted_at > _SAME_RESTART:
+            self.get_logger().info("the clock jumped: pairing starts afresh")
+            self._start_over()
+
+    def _start_over(self) -> None:
+        self._mailbox.forget()
+        first = self._first_request()
+        if first:
+            with self._request_lock:
+                self._request = first
+
+    def _first_request(self) -> _Request | None:
+        box = self._settings.initial_box
+        return _Request(Target(np.array(box), "initial")) if box else None
+
+    def _on_target(self, message: TargetBox) -> None:
+        box = np.array([message.x, message.y, message.width, message.height])
+        stamp = stamp_ns(message)
+        if message.width == 0 and message.height == 0:
+            request = _Request(None)
+        elif not np.isfinite(box).all() or min(box[2:]) <= 0:
+            self._reports("target", f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and "
+                          "height above 0")
+            return
+        else:
+            request = _Request(Target(box, message.target_id), stamp)
+        with self._request_lock:
+            self._request = request
+
+    def _every_second(self) -> None:
+        problems = self._reports.latest()
+        for name, stream in self._inputs.items():
+            stream.follow_publishers()
+            if stream.silence() > self._settings.data_timeout:
+                problems.append(f"no {name} images")
+                self._silence(name, stream.explain_silence())
+        state = self._pipeline.state.name
+        values = {"state": state, **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}}
+        values |= self._latencies.values() | self._pairing_filter.counters.as_dict()
+        values |= {"dropped": self._mailbox.dropped, **self._pipeline.faults, **gpu_memory()}
+        self._diagnostics_out.publish(diagnostic_array(
+            self.get_clock().now().to_msg(), f"{self.get_fully_qualified_name()[1:]}: tracking",
+            self._settings.device, problems, state, values))
+
+    # Worker thread: owns the pipeline.
+
+    def _work(self, mailbox: Mailbox[Frame]) -> None:
+        while (frame := mailbox.take()) is not None:
+            try:
+                self._handle(frame)
+            except Exception:
+                self._reports("internal error", traceback.format_exc())
+
+    def _handle(self, frame: Frame) -> None:
+        target, since = self._due_target(stamp_ns(frame))
+        outcome = self._pipeline.process(frame, target, since)
+        if outcome is None:
+            return
+        if target:
+            self.get_logger().info(f"target '{target.name}' at {np.round(target.box, 1).tolist()}: "
+                                   f"{outcome.track.state.name}")
+        self._publish(frame, outcome)
+
+    def _due_target(self, now: int) -> tuple[Target | None, list[Frame]]:
+        """The requested target if its frame is there, and the kept frames from that one up to before `now` (ns)."""
+        with self._request_lock:
+            request = self._request
+            if request is None or request.stamp > now:
+                return None, []
+            self._request = None
+        if request.target is None:
+            self._pipeline.release()
+            self.get_logger().info("target released")
+            return None, []
+        if request.stamp in (0, now):
+            return request.target, []
+        kept = self._mailbox.since(request.stamp)
+        if not kept:
+            self._reports("target", f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
+                          "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame")
+            return None, []
+        return request.target, [frame for stamp, frame in kept if stamp < now]
+
+    def _publish(self, frame: Frame, outcome: Outcome) -> None:
+        latency = (self.get_clock().now().nanoseconds - stamp_ns(frame)) * 1e-9
+        self._track_out.publish(to_track_state(frame, outcome, latency))
+        self._latencies.add(latency, outcome.seconds)
+        if self._detections_out:
+            self._detections_out.publish(to_detections(frame, outcome))
+        if self._overlay_out.get_subscription_count():
+            overlay = fill_image(Image(header=frame.header), draw(outcome, self._settings.modality), "rgb8")
+            self._overlay_out.publish(overlay)
+
+
+def main() -> None:
+    """Run the node until it is interrupted."""
+    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] [%(name)s]: %(message)s")
+    rclpy.init()
+    node = TrackerNode()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        node.autostart()
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node._shut_down()
+        node.destroy_node()
+        rclpy.try_shutdown()
