@@ -1,0 +1,190 @@
+"""The launch files and the parameter files they hand to the node.
+
+launch and launch_ros come with a robot's ROS 2, not with the wheels. Without them what is checked is that the files
+compile, that the parameter files fit the node, and that RViz shows a topic the node has; with them the launch files
+are run for real, and the node is asked for the values it came up with.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+MODALITIES = ("thermal", "depth", "event")
+NAV2_ARGUMENTS = ["namespace", "use_sim_time", "params_file", "autostart", "use_respawn", "log_level"]
+
+needs_launch = pytest.mark.skipif(
+    find_spec("launch_ros") is None or find_spec("rclpy") is None,
+    reason="launch_ros is not importable (it comes with apt's ROS 2, not with the wheels): launch files not run",
+)
+
+
+def parameters_of(modality: str) -> dict[str, object]:
+    content = yaml.safe_load((ROOT / "config" / f"{modality}.yaml").read_text())
+    assert list(content) == ["/**"] and list(content["/**"]) == ["ros__parameters"]
+    return content["/**"]["ros__parameters"]
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_file_compiles(path: Path) -> None:
+    assert "generate_launch_description" in compile(path.read_text(), str(path), "exec").co_names
+
+
+@pytest.mark.ros
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_parameter_file_names_every_parameter_with_its_type(modality: str) -> None:
+    from cmdtrack_ros.ros.parameters import SPECS
+
+    specs = {spec.name: spec for spec in SPECS}
+    values = parameters_of(modality)
+    # Every one but initial_box, of which the parser cannot read an empty list.
+    assert set(values) == set(specs) - {"initial_box"}
+    assert values["modality"] == modality
+    for name, value in values.items():
+        assert type(value) is type(specs[name].default), name
+        assert specs[name].read(value) == value
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_parameter_has_a_comment(modality: str) -> None:
+    above = ""
+    for line in (ROOT / "config" / f"{modality}.yaml").read_text().splitlines():
+        if line.startswith("    ") and not line.lstrip().startswith("#") and not line.startswith("    aux_topic"):
+            assert above.lstrip().startswith("# "), line
+        above = line
+
+
+@pytest.mark.ros
+def test_rviz_shows_the_topic_the_node_publishes() -> None:
+    config = yaml.safe_load((ROOT / "config" / "tracker.rviz").read_text())
+    topics = [display["Topic"]["Value"] for display in config["Visualization Manager"]["Displays"]]
+    assert topics == ["/tracker/overlay"]
+    assert '"~/overlay"' in (ROOT / "cmdtrack_ros" / "ros" / "node.py").read_text()
+
+
+@needs_launch
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_arguments_are_those_of_nav2(path: Path) -> None:
+    description = _description(path)
+    names = [argument.name for argument in description.get_launch_arguments()]
+    if path.name == "tracker.launch.py":
+        assert names[:len(NAV2_ARGUMENTS)] == NAV2_ARGUMENTS
+    else:
+        included = [name for name in NAV2_ARGUMENTS if name != "use_sim_time"]  # which replay sets itself
+        assert [name for name in names if name in included] == included
+        assert names[0] == "bag"
+
+
+@needs_launch
+@pytest.mark.ros
+def test_launched_node_has_the_values_of_its_launch_file(tmp_path: Path) -> None:
+    """A real process through launch_ros: namespace, and parameters from the modality's file and the command line."""
+    arguments = ["namespace:=robot", "modality:=depth", "use_sim_time:=true", "autostart:=false",
+                 "rgb_topic:=/camera/color", "initial_box:=[1, 2.5, 30, 40]"]
+    with _launched("tracker.launch.py", arguments, tmp_path):
+        values = _ask("/robot/tracker", ["modality", "slop", "use_sim_time", "autostart", "initial_box"])
+    assert values == {"modality": "depth", "slop": 0.01, "use_sim_time": True, "autostart": False,
+                      "initial_box": [1.0, 2.5, 30.0, 40.0]}
+
+
+@needs_launch
+@pytest.mark.ros
+def test_params_file_of_the_user_replaces_the_shipped_one(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("/**:\n  ros__parameters:\n    modality: event\n    slop: 0.5\n    initial_box: [4.0, 5.0, 6.0, 7.0]\n")
+    with _launched("tracker.launch.py", [f"params_file:={own}", "autostart:=false"], tmp_path):
+        values = _ask("/tracker", ["modality", "slop", "initial_box"])
+    assert values == {"modality": "event", "slop": 0.5, "initial_box": [4.0, 5.0, 6.0, 7.0]}
+
+
+@needs_launch
+@pytest.mark.ros
+def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
+    """With a stand-in for `ros2`, which writes its arguments down: ros2 bag is not there to play."""
+    player = tmp_path / "ros2"
+    player.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
+    player.chmod(0o755)
+    arguments = ["bag:=walk.mcap", "rate:=2.0", "loop:=true", "delay:=0.5", "autostart:=false", "modality:=event"]
+    with _launched("replay.launch.py", arguments, tmp_path, path=tmp_path):
+        values = _ask("/tracker", ["modality", "use_sim_time"])
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "arguments").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert values == {"modality": "event", "use_sim_time": True}
+    assert (tmp_path / "arguments").read_text().split() == [
+        "bag", "play", "walk.mcap", "--clock", "100", "--rate", "2.0", "--disable-keyboard-controls", "--loop"]
+
+
+def _description(path: Path):
+    spec = importlib.util.spec_from_file_location("launch_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.generate_launch_description()
+
+
+RUN = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+service = LaunchService()
+arguments = [argument.split(":=", 1) for argument in sys.argv[2:]]
+service.include_launch_description(LaunchDescription([
+    IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
+sys.exit(service.run())
+"""
+
+
+class _launched:
+    """A launch file run in a process of its own, and ended with all that it started."""
+
+    def __init__(self, name: str, arguments: list[str], home: Path, path: Path | None = None) -> None:
+        self._command = [sys.executable, "-c", RUN, str(ROOT / "launch" / name), *arguments]
+        folders = [str(path)] if path else []
+        # The nodes' `#!/usr/bin/env python3` must find the Python these tests run in.
+        folders += [str(Path(sys.executable).parent), os.environ["PATH"]]
+        self._environment = {**os.environ, "PATH": os.pathsep.join(folders), "ROS_LOG_DIR": str(home / "log")}
+        self._log = home / "launch.log"
+
+    def __enter__(self) -> None:
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(30)
+        finally:
+            self._process.kill()
+            print(self._log.read_text())
+
+
+def _ask(node_name: str, names: list[str]) -> dict[str, object]:
+    """The values of parameters of another process' node, within 60 s."""
+    import rclpy
+    from rcl_interfaces.srv import GetParameters
+    from rclpy.parameter import parameter_value_to_python
+
+    rclpy.init()
+    node = rclpy.create_node("asks")
+    try:
+        client = node.create_client(GetParameters, f"{node_name}/get_parameters")
+        assert client.wait_for_service(60), f"no node {node_name}"
+        future = client.call_async(GetParameters.Request(names=names))
+        rclpy.spin_until_future_complete(node, future, timeout_sec=20)
+        values = [parameter_value_to_python(value) for value in future.result().values]
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+    return {name: list(value) if hasattr(value, "tolist") else value for name, value in zip(names, values)}
