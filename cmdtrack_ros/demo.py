@@ -109,8 +109,9 @@ def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None
     with _node(sequence, output / "node.log", weights) as node, TrackRecorder() as recorder, \
             ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         if not recorder.wait_active(topics, START_TIMEOUT, lambda: node.poll() is None):
-            raise CmdtrackError(f"the node did not become active within {START_TIMEOUT:.0f} s: "
-                                f"{_last_line(output / 'node.log')} (all of it: {output / 'node.log'})")
+            what = f"was not active after {START_TIMEOUT:.0f} s" if node.poll() is None else "ended while starting"
+            raise CmdtrackError(f"the node {what}: {_last_line(output / 'node.log')} "
+                                f"(all it said: {output / 'node.log'})")
         report = pool.submit(play, output / "bag", topics=topics, restamp="now", wait=PLAYER_WAIT).result()
         recorder.wait_quiet(QUIET, timeout=60.0)
         return list(recorder.results), report, dict(recorder.diagnostics)

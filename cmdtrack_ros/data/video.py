@@ -109,19 +109,21 @@ class VideoWriter:
         self._stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         self._stream.pix_fmt = "yuv420p"
         self._stream.options = {"crf": str(quality), "preset": "veryfast"}
+        self._sized = False
 
     def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        if self._stream.width:
+        if self._sized:
             self._container.mux(self._stream.encode())
         self._container.close()
 
     def write(self, picture: np.ndarray) -> None:
         # yuv420p halves the colour planes, so a side must be even.
         picture = np.ascontiguousarray(picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2])
-        if not self._stream.width:
+        if not self._sized:
             self._stream.height, self._stream.width = picture.shape[:2]
+            self._sized = True
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
