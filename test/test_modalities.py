@@ -1,0 +1,83 @@
+"""Sensor arrays to network pictures."""
+
+import numpy as np
+import pytest
+
+from cmdtrack_ros.errors import ConfigError, ImageError
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
+
+
+def test_eight_bit_thermal_passes_unchanged():
+    image = np.random.default_rng(0).integers(0, 255, (20, 30), np.uint8)
+    picture = AuxEncoder(Modality.THERMAL)(image)
+    np.testing.assert_array_equal(picture, np.repeat(image[..., None], 3, 2))
+
+
+def test_sixteen_bit_thermal_with_a_fixed_range():
+    """Centikelvin: 20 to 40 degrees Celsius are black to white."""
+    encoder = AuxEncoder("thermal", AuxEncoding(thermal_low=29315, thermal_high=31315))
+    picture = encoder(np.array([[29315, 30315, 31315, 40000]], np.uint16))
+    np.testing.assert_array_equal(picture[0, :, 0], [0, 127, 255, 255])
+
+
+def test_thermal_range_follows_slowly():
+    """One hot object that enters must not darken the scene at once."""
+    scene = np.full((40, 40), 1000, np.uint16)
+    scene[:20] = 2000
+    hot = scene.copy()
+    hot[:, :8] = 60000
+    smooth, flickering = (AuxEncoder("thermal", AuxEncoding(smoothing=s)) for s in (0.9, 0.0))
+    before = smooth(scene)[0, 30, 0]
+    flickering(scene)
+    assert before == 255
+    assert 20 < smooth(hot)[0, 30, 0]
+    assert flickering(hot)[0, 30, 0] < 10
+
+
+def test_depth_in_metres_and_millimetres_agree():
+    metres = np.random.default_rng(1).uniform(0.5, 4, (32, 32)).astype(np.float32)
+    millimetres = np.round(metres * 1000).astype(np.uint16)
+    a = AuxEncoder("depth")((millimetres / 1000).astype(np.float32))
+    b = AuxEncoder("depth")(millimetres)
+    np.testing.assert_allclose(a.astype(int), b.astype(int), atol=8)
+
+
+def test_depth_without_reading_is_black_and_near_is_blue():
+    depth = np.full((16, 16), 2.0, np.float32)
+    depth[:8] = 0.5
+    depth[0, 0], depth[0, 1], depth[0, 2] = np.nan, np.inf, 0
+    picture = AuxEncoder("depth")(depth)
+    assert (picture[0, :3] == 0).all()
+    assert picture[4, 4].argmax() == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_depth_image_without_any_reading_is_black(value):
+    assert (AuxEncoder("depth")(np.full((8, 8), value, np.float32)) == 0).all()
+
+
+def test_event_stack_is_polarity_on_white():
+    picture = AuxEncoder("event")(np.array([[0, 128, 255]], np.uint8))
+    red, green, blue = np.moveaxis(picture[0].astype(int), -1, 0)
+    assert (picture[0, 1] == 255).all()
+    assert blue[0] - red[0] > 200 and red[2] - blue[2] > 200 and green[0] < 50 and green[2] < 50
+
+
+@pytest.mark.parametrize("modality, image, word", [
+    ("thermal", np.zeros((0, 4), np.uint8), "shape"),
+    ("thermal", np.zeros((4, 4), np.int32), "int32"),
+    ("depth", np.zeros((4, 4, 3), np.uint16), "one channel"),
+    ("event", np.zeros((4, 4), np.float32), "float32"),
+    ("rgb", np.zeros((4, 4), np.uint16), "uint16"),
+    ("depth", np.zeros((4, 4, 2), np.uint8), "HxWx3"),
+])
+def test_unusable_images_are_named(modality, image, word):
+    with pytest.raises(ImageError, match=word):
+        AuxEncoder(modality)(image)
+
+
+@pytest.mark.parametrize("values", [{"thermal_low": 5.0}, {"thermal_low": 5.0, "thermal_high": 4.0}, {"depth_max": 0.0},
+                                    {"depth_unit": -1.0}, {"smoothing": 1.0}])
+def test_unusable_encodings_are_refused(values):
+    with pytest.raises(ConfigError, match=next(iter(values))):
+        AuxEncoding(**values)
