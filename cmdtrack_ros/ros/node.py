@@ -70,8 +70,9 @@ class TrackerNode(LifecycleNode):
         self._settings: Settings | None = None
         self._options = Parameters(self, lambda: self._settings is not None, self._apply_live)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # waits must not stop with simulated time
-        self._reports = Reports(self.get_logger().error)
-        self._silence = Reports(self.get_logger().warning, counted=False)
+        # rclpy's logger raises when one line of code logs at two severities, hence a line each.
+        self._reports = Reports(lambda text: self.get_logger().error(text))
+        self._silence = Reports(lambda text: self.get_logger().warning(text), counted=False)
         self._inputs: dict[str, ImageInput] = {}
 
     def autostart(self) -> None:
@@ -212,6 +213,10 @@ class TrackerNode(LifecycleNode):
         if rgb is not None and aux is not None:
             gap = (stamp_ns(aux) - stamp_ns(rgb)) * 1e-9
         frame = Frame(rgb, aux, gap)
+        with self._request_lock:
+            if self._request is not None and self._request.stamp == 0:
+                # "The next frame" is this one, even where the worker only gets to see a later one.
+                self._request.stamp = stamp_ns(frame)
         self._mailbox.put(stamp_ns(frame), frame)
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
