@@ -1,4 +1,4 @@
-"""`pip install -e .` for training, evaluation and the command line. colcon goes by package.xml and CMakeLists.txt.
+"""`pip install -e .` for training, evaluation and the command line; colcon goes by package.xml, not by this.
 
 The lower bounds are what the code is written against; requirements/ pins what is tested.
 """

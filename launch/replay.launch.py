@@ -15,15 +15,24 @@ from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare("cmdtrack_ros")
 
-# tracker.launch.py declares the rest (namespace, params_file, autostart, use_respawn, log_level, modality, rgb_topic,
-# aux_topic, initial_box, rviz, rviz_config); what is given on the command line reaches it.
+# tracker.launch.py declares the rest (namespace, params_file, autostart, use_respawn, log_level, modality,
+# rgb_topic, aux_topic, initial_box, rviz, rviz_config); what is given on the command line reaches it.
 ARGUMENTS = (
     DeclareLaunchArgument("bag", description="The recording: a rosbag2 folder, or an MCAP file"),
-    DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the replay; 2.0 is twice as fast"),
-    DeclareLaunchArgument("loop", default_value="false", choices=["true", "false"],
-                          description="Start over at the end, for ever"),
-    DeclareLaunchArgument("delay", default_value="8.0",
-                          description="Seconds before the replay starts, so that the network is loaded by then"),
+    DeclareLaunchArgument(
+        "rate", default_value="1.0", description="Speed of the replay; 2.0 is twice as fast"
+    ),
+    DeclareLaunchArgument(
+        "loop",
+        default_value="false",
+        choices=["true", "false"],
+        description="Start over at the end, for ever",
+    ),
+    DeclareLaunchArgument(
+        "delay",
+        default_value="8.0",
+        description="Seconds before the replay starts, so that the network is loaded by then",
+    ),
 )
 
 
@@ -33,12 +42,23 @@ def generate_launch_description() -> LaunchDescription:
         launch_arguments={"use_sim_time": "true"}.items(),
     )
     # 100 Hz: the node's latency figures come from this clock, and are no finer than it.
-    play = ["ros2", "bag", "play", LaunchConfiguration("bag"), "--clock", "100",
-            "--rate", LaunchConfiguration("rate"), "--disable-keyboard-controls"]
+    play = [
+        "ros2",
+        "bag",
+        "play",
+        LaunchConfiguration("bag"),
+        "--clock",
+        "100",
+        "--rate",
+        LaunchConfiguration("rate"),
+        "--disable-keyboard-controls",
+    ]
     loop = LaunchConfiguration("loop")
     player = [
         ExecuteProcess(cmd=play, output="screen", condition=UnlessCondition(loop)),
         ExecuteProcess(cmd=[*play, "--loop"], output="screen", condition=IfCondition(loop)),
     ]
     # A timer and not the player's own --delay, which waits before every round of a loop.
-    return LaunchDescription([*ARGUMENTS, tracker, TimerAction(period=LaunchConfiguration("delay"), actions=player)])
+    return LaunchDescription(
+        [*ARGUMENTS, tracker, TimerAction(period=LaunchConfiguration("delay"), actions=player)]
+    )

@@ -18,51 +18,89 @@ SHARE = FindPackageShare("cmdtrack_ros")
 
 # The names Nav2's launch files use come first, in their order.
 ARGUMENTS = (
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and of its topics"),
-    DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"],
-                          description="Take the time from /clock, as in simulation and replay"),
-    DeclareLaunchArgument("params_file", default_value=[SHARE, "/config/", LaunchConfiguration("modality"), ".yaml"],
-                          description="Parameters of the node; by default those of the modality"),
-    DeclareLaunchArgument("autostart", default_value="true", choices=["true", "false"],
-                          description="Configure and activate the node at once; false leaves it to a manager"),
-    DeclareLaunchArgument("use_respawn", default_value="false", choices=["true", "false"],
-                          description="Start the node again, after 2 s, when it crashes"),
+    DeclareLaunchArgument(
+        "namespace", default_value="", description="Namespace of the node and of its topics"
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time",
+        default_value="false",
+        choices=["true", "false"],
+        description="Take the time from /clock, as in simulation and replay",
+    ),
+    DeclareLaunchArgument(
+        "params_file",
+        default_value=[SHARE, "/config/", LaunchConfiguration("modality"), ".yaml"],
+        description="Parameters of the node; by default those of the modality",
+    ),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        choices=["true", "false"],
+        description="Configure and activate the node at once; false leaves it to a manager",
+    ),
+    DeclareLaunchArgument(
+        "use_respawn",
+        default_value="false",
+        choices=["true", "false"],
+        description="Start the node again, after 2 s, when it crashes",
+    ),
     DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node"),
-    DeclareLaunchArgument("modality", default_value="thermal", choices=["thermal", "depth", "event"],
-                          description="Which parameter file is the default; a params_file of your own names its own"),
+    DeclareLaunchArgument(
+        "modality",
+        default_value="thermal",
+        choices=["thermal", "depth", "event"],
+        description="Which parameter file is the default; a params_file of your own names its own",
+    ),
     DeclareLaunchArgument("rgb_topic", default_value="rgb/image", description="RGB images"),
-    DeclareLaunchArgument("aux_topic", default_value="aux/image",
-                          description="Thermal, depth or event images, registered to the RGB images"),
-    DeclareLaunchArgument("initial_box", default_value="",
-                          description="Target on the first frame, [x, y, width, height] in px of the RGB image; "
-                                      "empty: as params_file says"),
-    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz too"),
-    DeclareLaunchArgument("rviz_config", default_value=[SHARE, "/config/tracker.rviz"],
-                          description="What RViz shows"),
+    DeclareLaunchArgument(
+        "aux_topic",
+        default_value="aux/image",
+        description="Thermal, depth or event images, registered to the RGB images",
+    ),
+    DeclareLaunchArgument(
+        "initial_box",
+        default_value="",
+        description="Target on the first frame, [x, y, width, height] in px of the RGB image; "
+        "empty: as params_file says",
+    ),
+    DeclareLaunchArgument(
+        "rviz", default_value="false", choices=["true", "false"], description="Start RViz too"
+    ),
+    DeclareLaunchArgument(
+        "rviz_config", default_value=[SHARE, "/config/tracker.rviz"], description="What RViz shows"
+    ),
 )
 
 
 def start_tracker(context: LaunchContext) -> list[Node]:
     parameters = [
         LaunchConfiguration("params_file"),
-        {name: ParameterValue(LaunchConfiguration(name), value_type=bool) for name in ("use_sim_time", "autostart")},
+        {
+            name: ParameterValue(LaunchConfiguration(name), value_type=bool)
+            for name in ("use_sim_time", "autostart")
+        },
     ]
     box = LaunchConfiguration("initial_box").perform(context).strip("[] ")
     if box:  # an empty one must not hide that of params_file
         parameters.append({"initial_box": [float(number) for number in box.split(",")]})
-    return [Node(
-        package="cmdtrack_ros",
-        executable="tracker_node",
-        name="tracker",
-        namespace=LaunchConfiguration("namespace"),
-        output="screen",
-        respawn=LaunchConfiguration("use_respawn"),
-        respawn_delay=2.0,
-        parameters=parameters,
-        arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
-        # Remapped and not set as parameters, so that names in a params_file of the user's own stay in force.
-        remappings=[("rgb/image", LaunchConfiguration("rgb_topic")), ("aux/image", LaunchConfiguration("aux_topic"))],
-    )]
+    return [
+        Node(
+            package="cmdtrack_ros",
+            executable="tracker_node",
+            name="tracker",
+            namespace=LaunchConfiguration("namespace"),
+            output="screen",
+            respawn=LaunchConfiguration("use_respawn"),
+            respawn_delay=2.0,
+            parameters=parameters,
+            arguments=["--ros-args", "--log-level", LaunchConfiguration("log_level")],
+            # Remapped, not set as parameters, so that names in a params_file of the user's own stay in force.
+            remappings=[
+                ("rgb/image", LaunchConfiguration("rgb_topic")),
+                ("aux/image", LaunchConfiguration("aux_topic")),
+            ],
+        )
+    ]
 
 
 def generate_launch_description() -> LaunchDescription:

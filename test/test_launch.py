@@ -1,8 +1,8 @@
 """The launch files and the parameter files they hand to the node.
 
-launch and launch_ros come with a robot's ROS 2, not with the wheels. Without them what is checked is that the files
-compile, that the parameter files fit the node, and that RViz shows a topic the node has; with them the launch files
-are run for real, and the node is asked for the values it came up with.
+launch and launch_ros come with a robot's ROS 2, not with the wheels. Without them what is checked is that the
+files compile, that the parameter files fit the node, and that RViz shows a topic the node has; with them the
+launch files are run for real, and the node is asked for the values it came up with.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAV2_ARGUMENTS = ["namespace", "use_sim_time", "params_file", "autostart", "use_
 
 needs_launch = pytest.mark.skipif(
     find_spec("launch_ros") is None or find_spec("rclpy") is None,
-    reason="launch_ros is not importable (it comes with apt's ROS 2, not with the wheels): launch files not run",
+    reason="launch_ros is not importable (part of apt's ROS 2, not of the wheels): launch files not run",
 )
 
 
@@ -60,7 +60,11 @@ def test_parameter_file_names_every_parameter_with_its_type(modality: str) -> No
 def test_every_parameter_has_a_comment(modality: str) -> None:
     above = ""
     for line in (ROOT / "config" / f"{modality}.yaml").read_text().splitlines():
-        if line.startswith("    ") and not line.lstrip().startswith("#") and not line.startswith("    aux_topic"):
+        if (
+            line.startswith("    ")
+            and not line.lstrip().startswith("#")
+            and not line.startswith("    aux_topic")
+        ):
             assert above.lstrip().startswith("# "), line
         above = line
 
@@ -79,7 +83,7 @@ def test_arguments_are_those_of_nav2(path: Path) -> None:
     description = _description(path)
     names = [argument.name for argument in description.get_launch_arguments()]
     if path.name == "tracker.launch.py":
-        assert names[:len(NAV2_ARGUMENTS)] == NAV2_ARGUMENTS
+        assert names[: len(NAV2_ARGUMENTS)] == NAV2_ARGUMENTS
     else:
         included = [name for name in NAV2_ARGUMENTS if name != "use_sim_time"]  # which replay sets itself
         assert [name for name in names if name in included] == included
@@ -89,23 +93,34 @@ def test_arguments_are_those_of_nav2(path: Path) -> None:
 @needs_launch
 @pytest.mark.ros
 def test_launched_node_has_the_values_of_its_launch_file(tmp_path: Path) -> None:
-    """A real process through launch_ros: namespace, and parameters from the modality's file and the command line."""
-    arguments = ["namespace:=robot", "modality:=depth", "use_sim_time:=true", "autostart:=false",
-                 "rgb_topic:=/camera/color", "initial_box:=[1, 2.5, 30, 40]"]
+    """A real process through launch_ros: parameters from the modality's file and from the command line."""
+    arguments = [
+        "namespace:=robot",
+        "modality:=depth",
+        "use_sim_time:=true",
+        "autostart:=false",
+        "rgb_topic:=/camera/color",
+        "initial_box:=[1, 2.5, 30, 40]",
+    ]
     with _launched("tracker.launch.py", arguments, tmp_path):
         values = _ask("/robot/tracker", ["modality", "slop", "use_sim_time", "autostart", "initial_box"])
-    assert values == {"modality": "depth", "slop": 0.01, "use_sim_time": True, "autostart": False,
-                      "initial_box": [1.0, 2.5, 30.0, 40.0]}
+    assert values == {
+        "modality": "depth",
+        "slop": 0.01,
+        "use_sim_time": True,
+        "autostart": False,
+        "initial_box": [1.0, 2.5, 30.0, 40.0],
+    }
 
 
 @needs_launch
 @pytest.mark.ros
 def test_params_file_of_the_user_replaces_the_shipped_one(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
-    own.write_text("/**:\n  ros__parameters:\n    modality: event\n    slop: 0.5\n    initial_box: [4.0, 5.0, 6.0, 7.0]\n")
+    values = {"modality": "event", "slop": 0.5, "initial_box": [4.0, 5.0, 6.0, 7.0]}
+    own.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
     with _launched("tracker.launch.py", [f"params_file:={own}", "autostart:=false"], tmp_path):
-        values = _ask("/tracker", ["modality", "slop", "initial_box"])
-    assert values == {"modality": "event", "slop": 0.5, "initial_box": [4.0, 5.0, 6.0, 7.0]}
+        assert _ask("/tracker", list(values)) == values
 
 
 @needs_launch
@@ -115,7 +130,14 @@ def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
     player = tmp_path / "ros2"
     player.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
     player.chmod(0o755)
-    arguments = ["bag:=walk.mcap", "rate:=2.0", "loop:=true", "delay:=0.5", "autostart:=false", "modality:=event"]
+    arguments = [
+        "bag:=walk.mcap",
+        "rate:=2.0",
+        "loop:=true",
+        "delay:=0.5",
+        "autostart:=false",
+        "modality:=event",
+    ]
     with _launched("replay.launch.py", arguments, tmp_path, path=tmp_path):
         values = _ask("/tracker", ["modality", "use_sim_time"])
         deadline = time.monotonic() + 20
@@ -123,7 +145,16 @@ def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
             time.sleep(0.1)
     assert values == {"modality": "event", "use_sim_time": True}
     assert (tmp_path / "arguments").read_text().split() == [
-        "bag", "play", "walk.mcap", "--clock", "100", "--rate", "2.0", "--disable-keyboard-controls", "--loop"]
+        "bag",
+        "play",
+        "walk.mcap",
+        "--clock",
+        "100",
+        "--rate",
+        "2.0",
+        "--disable-keyboard-controls",
+        "--loop",
+    ]
 
 
 def _description(path: Path):
