@@ -31,7 +31,7 @@ from cmdtrack_ros.data.sequences import Sequence
 from cmdtrack_ros.data.video import VideoSequence
 from cmdtrack_ros.errors import CmdtrackError, DataError
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.weights import SHIPPED, sha256_of
+from cmdtrack_ros.models.weights import SHIPPED, load_student, sha256_of
 from cmdtrack_ros.offline import overlap, result_row, write_csv, write_pictures
 from cmdtrack_ros.overlay import NO_RESULT, Shown
 
@@ -60,6 +60,7 @@ def run_demo(output: Path, recording: Path | None = None, weights: Path | None =
     sequence = demo_sequence() if recording is None else open_recording(recording)
     if not np.isfinite(sequence.boxes[0]).all():
         raise DataError(f"{sequence.name}: the demo starts from the true box of the first frame, it has none")
+    load_student(weights)  # a node without weights would wait for an operator; here it is an error at once
     output.mkdir(parents=True, exist_ok=True)
     yield f"Writing {len(sequence)} frames of {sequence.name} ({sequence.modality}) to {output}/bag"
     write_bag(sequence, output / "bag", OPTIONS, overwrite=True)
