@@ -1,10 +1,11 @@
 """Makes .venv with ROS 2 Jazzy in it, from package wheels alone, and builds our messages into install/.
 
-`make setup` runs this with the Python that .venv shall have. Each step leaves a stamp with a digest of what it
-was made from, so that a second run does nothing and a changed file redoes only what depends on it.
+`make setup` runs this with the Python that .venv shall have. Each step leaves a stamp with a digest of what
+it was made from, so that a second run does nothing and a changed file redoes only what depends on it.
 
 Afterwards plain `.venv/bin/python` is all it takes: a .pth file puts this source tree and the built messages
-on sys.path, and sets AMENT_PREFIX_PATH and LD_LIBRARY_PATH. Nothing needs to be sourced. Standard library only.
+on sys.path, and sets AMENT_PREFIX_PATH and LD_LIBRARY_PATH. Nothing needs to be sourced.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def set_up() -> None:
 
 
 def linked_files() -> list[str]:
-    """Names only: these are installed as links, so that a changed one needs no new build, but an added one does."""
+    """Names only: installed as links, a changed file needs no new build, but an added one does."""
     paths = (path for folder in ("launch", "config", "scripts") for path in (ROOT / folder).rglob("*"))
     return sorted(str(path) for path in paths if "__pycache__" not in path.parts)
 
