@@ -42,6 +42,7 @@ def save_student(student: Student, path: str | Path, provenance: Provenance) -> 
     tensors = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata)
+    partial.chmod(0o644)  # safetensors writes for the owner alone; an installed package has other readers
     partial.replace(path)
 
 
