@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import sys
 import time
 from collections import deque
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-REPEAT_AFTER = 5.0  # s between two messages about the same fault
+_FAULTS_KEPT = 50
 
 
 class Latencies:
@@ -37,32 +39,39 @@ class Latencies:
 
 
 class Reports:
-    """Tells the operator of each kind of fault once, and again only after `REPEAT_AFTER` seconds.
+    """Tells the operator of each fault once, and again only after some seconds.
+
+    Faults are the same when their texts differ in numbers only.
 
     Args:
         log: takes the message.
-        counted: say how many faults of the kind went untold in between.
+        repeat_after: seconds until the same fault is told again.
+        counted: say how often it went untold in between.
     """
 
-    def __init__(self, log: Callable[[str], Any], *, counted: bool = True) -> None:
+    def __init__(self, log: Callable[[str], Any], repeat_after: float = 5.0, *, counted: bool = True) -> None:
         self._log = log
+        self._repeat_after = repeat_after
         self._counted = counted
-        self._told: dict[str, tuple[float, int]] = {}
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
 
     def __call__(self, kind: str, text: str) -> None:
-        at, withheld = self._told.get(kind, (-REPEAT_AFTER, 0))
+        key = (kind, re.sub(r"[\d.]+", "#", text))
+        at, withheld = self._told.pop(key, (-math.inf, 0))
         now = time.monotonic()
-        if now - at < REPEAT_AFTER:
-            self._told[kind] = (at, withheld + 1)
+        if now - at < self._repeat_after:
+            self._told[key] = (at, withheld + 1)
             return
-        self._told[kind] = (now, 0)
         more = f" ({withheld} more since the last message)" if withheld and self._counted else ""
         self._log(f"{kind}: {text}{more}")
+        while len(self._told) >= _FAULTS_KEPT:
+            self._told.pop(next(iter(self._told)), None)
+        self._told[key] = (now, 0)
 
-    def latest(self, within: float = REPEAT_AFTER) -> list[str]:
-        """Kinds of fault told lately."""
+    def latest(self) -> list[str]:
+        """Kinds of fault told within the last `repeat_after` seconds."""
         now = time.monotonic()
-        return [kind for kind, (at, _) in list(self._told.items()) if now - at < within]
+        return sorted({kind for (kind, _), (at, _) in list(self._told.items()) if now - at < self._repeat_after})
 
 
 def gpu_memory() -> dict[str, str]:

@@ -72,7 +72,7 @@ class TrackerNode(LifecycleNode):
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # waits must not stop with simulated time
         # rclpy's logger raises when one line of code logs at two severities, hence a line each.
         self._reports = Reports(lambda text: self.get_logger().error(text))
-        self._silence = Reports(lambda text: self.get_logger().warning(text), counted=False)
+        self._silence = Reports(lambda text: self.get_logger().warning(text), 30.0, counted=False)
         self._inputs: dict[str, ImageInput] = {}
 
     def autostart(self) -> None:
@@ -256,7 +256,7 @@ class TrackerNode(LifecycleNode):
             stream.follow_publishers()
             if stream.silence() > self._settings.data_timeout:
                 problems.append(f"no {name} images")
-                self._silence(name, stream.explain_silence())
+                self._silence("no data", stream.explain_silence())
         state = self._pipeline.state.name
         values = {"state": state, **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}}
         values |= self._latencies.values() | self._pairing_filter.counters.as_dict()

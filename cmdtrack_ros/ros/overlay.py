@@ -22,7 +22,7 @@ def draw(outcome: Outcome, modality: Modality | str) -> np.ndarray:
     unit = max(image.shape[0] / 480, 0.5)
     x, y, w, h = track.box
     corner, opposite = (round(x), round(y)), (round(x + w), round(y + h))
-    cv2.rectangle(image, corner, opposite, colour, max(round(2 * unit), 1), cv2.LINE_AA)
+    cv2.rectangle(image, corner, opposite, colour, max(round(2 * unit), 1))
     text = f"{track.state.name} {track.score:.2f}  rgb {track.weight_rgb:.2f} aux {track.weight_aux:.2f}"
     at = (round(8 * unit), round(20 * unit))
     cv2.putText(image, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, (0, 0, 0), max(round(3 * unit), 2), cv2.LINE_AA)
