@@ -18,8 +18,12 @@ import typer
 from cmdtrack_ros.errors import CmdtrackError, ConfigError
 
 # typer evaluates the annotations of commands, hence Optional (Python 3.10's typer needs no more than that).
-app = typer.Typer(help="Follow one target through RGB and thermal, depth or event images.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="Follow one target through RGB and thermal, depth or event images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 bag_app = typer.Typer(help="Write, play and look into recordings (rosbag2).", no_args_is_help=True)
 app.add_typer(bag_app, name="bag")
 
@@ -43,16 +47,24 @@ class ModalityChoice(str, Enum):
 def bag_write(
     recording: Annotated[Path, typer.Argument(help="Sequence folder (any known layout) or video file.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new bag.")],
-    layout: Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")] = "auto",
-    aux_video: Annotated[Optional[str], typer.Option(help="Video of the second camera, frame for frame.")] = None,
+    layout: Annotated[
+        str, typer.Option(help="Layout of the folder; auto tells it from its content.")
+    ] = "auto",
+    aux_video: Annotated[
+        Optional[str], typer.Option(help="Video of the second camera, frame for frame.")
+    ] = None,
     modality: Annotated[Optional[ModalityChoice], typer.Option(help="What the second video shows.")] = None,
-    simulate_events: Annotated[bool, typer.Option(help="Add events simulated from the colour frames.")] = False,
+    simulate_events: Annotated[
+        bool, typer.Option(help="Add events simulated from the colour frames.")
+    ] = False,
     compressed: Annotated[bool, typer.Option(help="Colour as JPEG (CompressedImage).")] = False,
     rgb_topic: Annotated[str, typer.Option(help="Topic of the colour images.")] = "/rgb/image",
     aux_topic: Annotated[str, typer.Option(help="Topic of the second camera's images.")] = "/aux/image",
     truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = "/ground_truth",
     aux_offset: Annotated[float, typer.Option(help="Seconds added to every aux stamp.")] = 0.0,
-    aux_jitter: Annotated[float, typer.Option(min=0, help="Standard deviation of aux stamps, seconds.")] = 0.0,
+    aux_jitter: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of aux stamps, seconds.")
+    ] = 0.0,
     aux_drop: Annotated[float, typer.Option(min=0, max=1, help="Share of aux images left out.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of jitter, drops and simulated events.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a bag of that name.")] = False,
@@ -65,10 +77,14 @@ def bag_write(
     sequence = open_recording(recording, layout, modality=modality and modality.value, aux=aux_video)
     if simulate_events:
         sequence = EventSequence(sequence, seed=seed)
-    options = BagOptions(rgb_topic, aux_topic, truth_topic, compressed, aux_offset, aux_jitter, aux_drop, seed)
+    options = BagOptions(
+        rgb_topic, aux_topic, truth_topic, compressed, aux_offset, aux_jitter, aux_drop, seed
+    )
     write_bag(sequence, output, options, overwrite=overwrite, progress=sys.stderr.isatty())
-    typer.echo(f"{output}: {len(sequence)} frames, {sequence.modality}, "
-               f"{sequence.stamps[-1] - sequence.stamps[0]:.2f} s")
+    typer.echo(
+        f"{output}: {len(sequence)} frames, {sequence.modality}, "
+        f"{sequence.stamps[-1] - sequence.stamps[0]:.2f} s"
+    )
 
 
 @bag_app.command("play")
@@ -77,10 +93,15 @@ def bag_play(
     rate: Annotated[float, typer.Option(help="Speed; 1 = as recorded.")] = 1.0,
     loop: Annotated[bool, typer.Option(help="Start over for ever; stamps jump back.")] = False,
     clock: Annotated[bool, typer.Option(help="Publish the bag's time on /clock.")] = False,
-    topics: Annotated[Optional[list[str]], typer.Option(help="Only this topic; may be given several times.")] = None,
-    restamp: Annotated[RestampChoice, typer.Option(
-        help="keep: the recorded stamps; now: moved to the time of playing, gaps between streams kept.",
-    )] = RestampChoice.KEEP,
+    topics: Annotated[
+        Optional[list[str]], typer.Option(help="Only this topic; may be given several times.")
+    ] = None,
+    restamp: Annotated[
+        RestampChoice,
+        typer.Option(
+            help="keep: the recorded stamps; now: moved to the time of playing, gaps between streams kept.",
+        ),
+    ] = RestampChoice.KEEP,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for subscribers on all topics.")] = 0.0,
 ) -> None:
     """Publish a bag's messages through DDS at their own pace (needs rclpy)."""
@@ -88,8 +109,10 @@ def bag_play(
     from cmdtrack_ros.ros.player import play
 
     report = play(bag, rate=rate, loop=loop, clock=clock, topics=topics, restamp=restamp.value, wait=wait)
-    typer.echo(f"{bag}: {report.messages} messages in {report.seconds:.2f} s, "
-               f"at most {report.late_ms:.1f} ms behind schedule")
+    typer.echo(
+        f"{bag}: {report.messages} messages in {report.seconds:.2f} s, "
+        f"at most {report.late_ms:.1f} ms behind schedule"
+    )
 
 
 @bag_app.command("info")
@@ -110,12 +133,17 @@ def bag_info(bag: Annotated[Path, typer.Argument(help="Bag folder, .mcap or .db3
 def track(
     recording: Annotated[Path, typer.Argument(help="Sequence folder, bag or video.")],
     output: Annotated[Path, typer.Option(help="Folder for track.csv and overlay.mp4.")] = Path("out/track"),
-    init_box: Annotated[Optional[str], typer.Option(
-        help="x,y,w,h in the first frame, pixels; default: the recording's first true box.",
-    )] = None,
+    init_box: Annotated[
+        Optional[str],
+        typer.Option(
+            help="x,y,w,h in the first frame, pixels; default: the recording's first true box.",
+        ),
+    ] = None,
     modality: Annotated[Optional[ModalityChoice], typer.Option(help="Of the second stream.")] = None,
     aux: Annotated[Optional[str], typer.Option(help="Second stream: topic of a bag, or video file.")] = None,
-    layout: Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")] = "auto",
+    layout: Annotated[
+        str, typer.Option(help="Layout of the folder; auto tells it from its content.")
+    ] = "auto",
     weights: Annotated[Optional[Path], typer.Option(help="Weights file; default: the shipped ones.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = all.")] = 0,
@@ -132,12 +160,19 @@ def track(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the bag, the results and the pictures.")] = Path("out/demo"),
-    sequence: Annotated[Optional[Path], typer.Option(
-        help="Sequence folder with true boxes; default: a face video from a Python package, with simulated events.",
-    )] = None,
+    output: Annotated[Path, typer.Option(help="Folder for the bag, the results and the pictures.")] = Path(
+        "out/demo"
+    ),
+    sequence: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Sequence folder with true boxes; default: a face video and simulated events.",
+        ),
+    ] = None,
     weights: Annotated[Optional[Path], typer.Option(help="Weights file; default: the shipped ones.")] = None,
-    rate: Annotated[float, typer.Option(help="Speed of playing; less on a machine that tracks slower.")] = 1.0,
+    rate: Annotated[
+        float, typer.Option(help="Speed of playing; less on a machine that tracks slower.")
+    ] = 1.0,
 ) -> None:
     """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
     _need_rclpy("demo")
@@ -159,8 +194,10 @@ def _box(text: str) -> list[float]:
 
 def _need_rclpy(verb: str) -> None:
     if importlib.util.find_spec("rclpy") is None:
-        raise ConfigError(f"`cmdtrack {verb}` needs rclpy: source a ROS 2 installation, or run `make setup` and use "
-                          ".venv/bin/cmdtrack")
+        raise ConfigError(
+            f"`cmdtrack {verb}` needs rclpy: source a ROS 2 installation, or run `make setup` and use "
+            ".venv/bin/cmdtrack"
+        )
 
 
 def _register_verbs() -> None:

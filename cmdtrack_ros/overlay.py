@@ -1,4 +1,4 @@
-"""Pictures of what the tracker did: boxes over both streams, frame by frame or as one sheet. Needs neither ROS nor torch."""
+"""Pictures of what the tracker did: boxes over both streams, frame by frame or as one sheet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import numpy as np
 
 NO_RESULT = "DROPPED"  # shown for a frame that the tracker did not answer
 TRUTH_COLOUR = (255, 255, 255)
-STATE_COLOURS = {"TRACKING": (60, 220, 90), "UNCERTAIN": (255, 190, 40), "LOST": (240, 70, 70), "IDLE": (150, 150, 150),
-                 NO_RESULT: (150, 150, 150)}
+STATE_COLOURS = {
+    "TRACKING": (60, 220, 90),
+    "UNCERTAIN": (255, 190, 40),
+    "LOST": (240, 70, 70),
+    "IDLE": (150, 150, 150),
+    NO_RESULT: (150, 150, 150),
+}
 BACKGROUND = (24, 26, 30)
 TEXT = (225, 228, 232)
 DIM = (140, 146, 154)
@@ -22,7 +27,10 @@ FIGURES_WIDTH = 560  # px of picture width at which the line of figures has type
 
 @dataclass(frozen=True)
 class Shown:
-    """One frame's result. box, truth: (4,) xywh px of the RGB image, or None; state: name of a TargetState, or NO_RESULT."""
+    """One frame's result.
+
+    box, truth: (4,) xywh px of the RGB image, or None. state: name of a TargetState, or NO_RESULT.
+    """
 
     index: int
     state: str
@@ -42,12 +50,18 @@ def draw(rgb: np.ndarray | None, aux: np.ndarray | None, shown: Shown) -> np.nda
     """
     panels = [_panel(picture, shown) for picture in (rgb, aux) if picture is not None]
     height = max(p.shape[0] for p in panels)
-    row = np.hstack([cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=BACKGROUND)
-                     for p in panels])
+    row = np.hstack(
+        [
+            cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=BACKGROUND)
+            for p in panels
+        ]
+    )
     return np.vstack([_figures(row.shape[1], shown), row])
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], title: str, columns: int = 3, width: int = 1920) -> np.ndarray:
+def contact_sheet(
+    pictures: Sequence[np.ndarray], title: str, columns: int = 3, width: int = 1920
+) -> np.ndarray:
     """Pictures of one size in a grid of `columns`, `width` px wide, under a title: HxWx3 uint8 RGB."""
     gap = 10
     tile_width = (width - gap * (columns + 1)) // columns
@@ -59,8 +73,9 @@ def contact_sheet(pictures: Sequence[np.ndarray], title: str, columns: int = 3, 
     for i, picture in enumerate(pictures):
         y, x = 56 + (i // columns) * (tile_height + gap), gap + (i % columns) * (tile_width + gap)
         interpolation = cv2.INTER_AREA if tile_width < picture.shape[1] else cv2.INTER_CUBIC
-        sheet[y:y + tile_height, x:x + tile_width] = cv2.resize(picture, (tile_width, tile_height),
-                                                                interpolation=interpolation)
+        sheet[y : y + tile_height, x : x + tile_width] = cv2.resize(
+            picture, (tile_width, tile_height), interpolation=interpolation
+        )
     return sheet
 
 
@@ -80,7 +95,12 @@ def _panel(picture: np.ndarray, shown: Shown) -> np.ndarray:
 
 def _dashed(canvas: np.ndarray, box: np.ndarray, dash: int = 9) -> None:
     x, y, w, h = (round(float(v)) for v in box)
-    for x0, y0, x1, y1 in ((x, y, x + w, y), (x + w, y, x + w, y + h), (x + w, y + h, x, y + h), (x, y + h, x, y)):
+    for x0, y0, x1, y1 in (
+        (x, y, x + w, y),
+        (x + w, y, x + w, y + h),
+        (x + w, y + h, x, y + h),
+        (x, y + h, x, y),
+    ):
         length = max(abs(x1 - x0), abs(y1 - y0))
         for start in range(0, length, 2 * dash):
             a, b = start / length, min(start + dash, length) / length
@@ -90,7 +110,7 @@ def _dashed(canvas: np.ndarray, box: np.ndarray, dash: int = 9) -> None:
 
 
 def _figures(width: int, shown: Shown) -> np.ndarray:
-    """The line above the panels; its type grows with the width, so that it can be read on a reduced sheet too."""
+    """The line above the panels; its type grows with the width, to be readable on a reduced sheet too."""
     size = width / FIGURES_WIDTH
     bar = np.full((round(30 * size) // 2 * 2, width, 3), BACKGROUND, np.uint8)
     y = round(21 * size)
@@ -114,7 +134,9 @@ def _weights(bar: np.ndarray, x: int, y: int, size: float, shown: Shown) -> None
     _put(bar, "AUX", (x + length + round(6 * size), y), AUX_BAR, size)
 
 
-def _put(canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], size: float) -> int:
+def _put(
+    canvas: np.ndarray, text: str, at: tuple[int, int], colour: tuple[int, int, int], size: float
+) -> int:
     """Write `text`, `size` 1 being about 12 px high; returns the x where it ends."""
     font, scale, thickness = cv2.FONT_HERSHEY_DUPLEX, 0.52 * size, max(round(1.1 * size), 1)
     cv2.putText(canvas, text, at, font, scale, colour, thickness, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""Recordings as rosbag2: what is written comes back, faults are as asked for, damage is named, playing keeps pace."""
+"""Recordings as rosbag2: what is written comes back, faults are as asked for, damage is named."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
 
 from cmdtrack_ros.data.bags import (
-    COMPRESSED_IMAGE, IMAGE, TARGET_BOX, TARGET_BOX_DEFINITION, Bag, BagOptions, header_stamp, is_bag, load_bag,
-    message_types, nearest, with_stamp, write_bag)
+    COMPRESSED_IMAGE,
+    IMAGE,
+    TARGET_BOX,
+    TARGET_BOX_DEFINITION,
+    Bag,
+    BagOptions,
+    header_stamp,
+    is_bag,
+    load_bag,
+    message_types,
+    nearest,
+    with_stamp,
+    write_bag,
+)
 from cmdtrack_ros.data.recordings import open_recording
 from cmdtrack_ros.data.sequences import Sequence
 from cmdtrack_ros.data.video import VideoFile, VideoSequence, VideoWriter
@@ -24,13 +36,19 @@ from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
 
 COUNT = 12
-AUX = {Modality.THERMAL: ("mono16", np.uint16), Modality.DEPTH: ("16UC1", np.uint16), Modality.EVENT: ("rgb8", np.uint8)}
+AUX = {
+    Modality.THERMAL: ("mono16", np.uint16),
+    Modality.DEPTH: ("16UC1", np.uint16),
+    Modality.EVENT: ("rgb8", np.uint8),
+}
 
 
 class Recording(Sequence):
     """Random pictures, the same for every access."""
 
-    def __init__(self, modality: Modality = Modality.THERMAL, count: int = COUNT, size: tuple[int, int] = (24, 33)) -> None:
+    def __init__(
+        self, modality: Modality = Modality.THERMAL, count: int = COUNT, size: tuple[int, int] = (24, 33)
+    ) -> None:
         boxes = np.arange(count)[:, None] + [2.0, 3.5, 10, 12]
         boxes[4:5] = np.nan
         super().__init__("made up", modality, boxes, 7.0 + np.arange(count) / 25)
@@ -112,13 +130,26 @@ def test_bags_of_others(tmp_path: Path) -> None:
     """sqlite3, other topics, padded rows, metres, and truth as detections."""
     store = message_types()
     store.register(get_types_from_msg("float64 x\nfloat64 y\n", "vision_msgs/msg/Point2D"))
-    store.register(get_types_from_msg("vision_msgs/Point2D position\nfloat64 theta\n", "vision_msgs/msg/Pose2D"))
-    store.register(get_types_from_msg("vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y\n",
-                                      "vision_msgs/msg/BoundingBox2D"))
-    store.register(get_types_from_msg("std_msgs/Header header\nvision_msgs/BoundingBox2D bbox\nstring id\n",
-                                      "vision_msgs/msg/Detection2D"))
-    store.register(get_types_from_msg("std_msgs/Header header\nvision_msgs/Detection2D[] detections\n",
-                                      "vision_msgs/msg/Detection2DArray"))
+    store.register(
+        get_types_from_msg("vision_msgs/Point2D position\nfloat64 theta\n", "vision_msgs/msg/Pose2D")
+    )
+    store.register(
+        get_types_from_msg(
+            "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y\n", "vision_msgs/msg/BoundingBox2D"
+        )
+    )
+    store.register(
+        get_types_from_msg(
+            "std_msgs/Header header\nvision_msgs/BoundingBox2D bbox\nstring id\n",
+            "vision_msgs/msg/Detection2D",
+        )
+    )
+    store.register(
+        get_types_from_msg(
+            "std_msgs/Header header\nvision_msgs/Detection2D[] detections\n",
+            "vision_msgs/msg/Detection2DArray",
+        )
+    )
     types = store.types
     depth = np.linspace(0.5, 4, 6 * 5, dtype=np.float32).reshape(6, 5)
 
@@ -131,23 +162,35 @@ def test_bags_of_others(tmp_path: Path) -> None:
         for i in range(3):
             rows = np.zeros((6, 20), np.uint8)
             rows[:, :15] = i
-            box = types["vision_msgs/msg/BoundingBox2D"](types["vision_msgs/msg/Pose2D"](
-                types["vision_msgs/msg/Point2D"](3.0, 4.0), 0.0), 2.0, 4.0)
+            box = types["vision_msgs/msg/BoundingBox2D"](
+                types["vision_msgs/msg/Pose2D"](types["vision_msgs/msg/Point2D"](3.0, 4.0), 0.0), 2.0, 4.0
+            )
             found = [types["vision_msgs/msg/Detection2D"](header(i), box, "1")] * (i != 1)
-            messages = {"/cam/color": types[IMAGE](header(i), 6, 5, "bgr8", 0, 20, rows.ravel()),
-                        "/cam/depth": types[IMAGE](header(i), 6, 5, "32FC1", 0, 20, depth.view(np.uint8).ravel()),
-                        "/truth": types["vision_msgs/msg/Detection2DArray"](header(i), found)}
+            messages = {
+                "/cam/color": types[IMAGE](header(i), 6, 5, "bgr8", 0, 20, rows.ravel()),
+                "/cam/depth": types[IMAGE](header(i), 6, 5, "32FC1", 0, 20, depth.view(np.uint8).ravel()),
+                "/truth": types["vision_msgs/msg/Detection2DArray"](header(i), found),
+            }
             for topic, message in messages.items():
-                writer.write(connections[topic], (100 + i) * 10**9, store.serialize_cdr(message, message.__msgtype__))
-    bag = load_bag(tmp_path / "bag", rgb_topic="/cam/color", aux_topic="/cam/depth", truth_topic="/truth",
-                   modality="depth")
+                writer.write(
+                    connections[topic], (100 + i) * 10**9, store.serialize_cdr(message, message.__msgtype__)
+                )
+    bag = load_bag(
+        tmp_path / "bag",
+        rgb_topic="/cam/color",
+        aux_topic="/cam/depth",
+        truth_topic="/truth",
+        modality="depth",
+    )
     np.testing.assert_array_equal(bag.aux(1), depth)
     assert bag.rgb(2).shape == (6, 5, 3) and (bag.rgb(2) == 2).all()
     np.testing.assert_array_equal(bag.boxes, [[2, 2, 2, 4], [np.nan] * 4, [2, 2, 2, 4]])
     with pytest.raises(DataError, match="say what /cam/depth is"):
         load_bag(tmp_path / "bag", rgb_topic="/cam/color", aux_topic="/cam/depth")
     (tmp_path / "truth.txt").write_text("1,2,3,4\n" * 3)
-    assert load_bag(tmp_path / "bag", rgb_topic="/cam/color", truth_file=tmp_path / "truth.txt").boxes[2, 3] == 4
+    assert (
+        load_bag(tmp_path / "bag", rgb_topic="/cam/color", truth_file=tmp_path / "truth.txt").boxes[2, 3] == 4
+    )
     (tmp_path / "truth.txt").write_text("1,2,3,4\n" * 2)
     with pytest.raises(DataError, match="2 annotation rows for 3 images"):
         load_bag(tmp_path / "bag", rgb_topic="/cam/color", truth_file=tmp_path / "truth.txt")
@@ -159,9 +202,13 @@ def test_a_missing_topic_lists_those_there_are(tmp_path: Path) -> None:
         load_bag(path, rgb_topic="/camera/image")
     for part in ("/camera/image", "/rgb/image (sensor_msgs/msg/Image)", "/aux/image", "/ground_truth"):
         assert part in str(error.value)
-    with pytest.raises(DataError, match="/ground_truth is cmdtrack_ros/msg/TargetBox; expected sensor_msgs/msg/Image"):
+    with pytest.raises(
+        DataError, match="/ground_truth is cmdtrack_ros/msg/TargetBox; expected sensor_msgs/msg/Image"
+    ):
         load_bag(path, aux_topic="/ground_truth")
-    with pytest.raises(DataError, match="/rgb/image is sensor_msgs/msg/Image; expected cmdtrack_ros/msg/TargetBox"):
+    with pytest.raises(
+        DataError, match="/rgb/image is sensor_msgs/msg/Image; expected cmdtrack_ros/msg/TargetBox"
+    ):
         load_bag(path, truth_topic="/rgb/image")
 
 
@@ -170,7 +217,7 @@ def test_truncated_mcap_is_named(tmp_path: Path, keep: float) -> None:
     path = write_bag(Recording(), tmp_path / "bag")
     storage = next(path.glob("*.mcap"))
     data = storage.read_bytes()
-    storage.write_bytes(data[:int(len(data) * keep)])
+    storage.write_bytes(data[: int(len(data) * keep)])
     for damaged in (path, storage):
         with pytest.raises(DataError, match=f"{damaged}.*damaged or truncated"):
             load_bag(damaged)
@@ -183,7 +230,7 @@ def test_damaged_messages_are_named(tmp_path: Path) -> None:
     data = bytearray(storage.read_bytes())
     where = data.find(struct.pack("<I", 5) + b"rgb8\0")  # the encoding of the first colour image
     assert where > 0
-    data[where + 4:where + 8] = b"zzz9"
+    data[where + 4 : where + 8] = b"zzz9"
     storage.write_bytes(data)
     bag = load_bag(path)
     with pytest.raises(DataError, match="/rgb/image, message 0.*zzz9"):
@@ -218,7 +265,9 @@ def test_only_bags_are_replaced(tmp_path: Path) -> None:
 def test_nearest_partner() -> None:
     stamps = np.array([0, 100, 200, 300])
     np.testing.assert_array_equal(nearest(stamps, np.array([10, 95, 290]), 20), [0, 1, -1, 2])
-    np.testing.assert_array_equal(nearest(stamps, np.array([60]), 50), [-1, 0, -1, -1])  # one partner, one frame
+    np.testing.assert_array_equal(
+        nearest(stamps, np.array([60]), 50), [-1, 0, -1, -1]
+    )  # one partner, one frame
     np.testing.assert_array_equal(nearest(stamps, np.array([130]), 20), [-1, -1, -1, -1])
     np.testing.assert_array_equal(nearest(stamps, stamps + 20, 20), [0, 1, 2, 3])  # the slop itself counts
 
@@ -226,7 +275,9 @@ def test_nearest_partner() -> None:
 def test_stamps_of_serialised_messages() -> None:
     store = message_types()
     for kind in ("little", "big"):
-        header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](12, 34), "frame")
+        header = store.types["std_msgs/msg/Header"](
+            store.types["builtin_interfaces/msg/Time"](12, 34), "frame"
+        )
         box = store.types[TARGET_BOX](header, "me", 1.0, 2.0, 3.0, 4.0)
         data = bytes(store.serialize_cdr(box, TARGET_BOX, little_endian=kind == "little"))
         assert header_stamp(data) == 12_000_000_034
@@ -276,8 +327,12 @@ def test_bad_videos(video: Path, tmp_path: Path) -> None:
 
 
 def run_cli(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def test_bag_verbs(tmp_path: Path, video: Path) -> None:
@@ -285,7 +340,9 @@ def test_bag_verbs(tmp_path: Path, video: Path) -> None:
     assert done.returncode == 0, done.stderr
     shown = run_cli("bag", "info", tmp_path / "bag")
     assert shown.returncode == 0 and "modality: event" in shown.stdout
-    assert any(line.split() == ["/aux/image", "10", "sensor_msgs/msg/Image"] for line in shown.stdout.splitlines())
+    assert any(
+        line.split() == ["/aux/image", "10", "sensor_msgs/msg/Image"] for line in shown.stdout.splitlines()
+    )
     again = run_cli("bag", "write", video, tmp_path / "bag")
     assert again.returncode == 1 and again.stdout == ""
     assert again.stderr.strip().splitlines()[-1].startswith("cmdtrack: ") and "exists already" in again.stderr
@@ -293,8 +350,10 @@ def test_bag_verbs(tmp_path: Path, video: Path) -> None:
 
 
 def test_help_needs_neither_ros_nor_torch() -> None:
-    code = ("import sys\nfor name in ('rclpy', 'torch'): sys.modules[name] = None\n"
-            "from cmdtrack_ros.cli import main\nmain(['--help'])")
+    code = (
+        "import sys\nfor name in ('rclpy', 'torch'): sys.modules[name] = None\n"
+        "from cmdtrack_ros.cli import main\nmain(['--help'])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     for verb in ("bag", "track", "demo"):
@@ -303,7 +362,7 @@ def test_help_needs_neither_ros_nor_torch() -> None:
 
 @pytest.mark.ros
 def test_player_reaches_subscribers_in_time(tmp_path: Path) -> None:
-    """Two processes and real DDS: every message arrives, in order, at the bag's pace, stamped as asked for."""
+    """Two processes, real DDS: every message arrives, in order, at the bag's pace, stamped as asked for."""
     import rclpy
     from rclpy.qos import QoSProfile, ReliabilityPolicy
     from sensor_msgs.msg import Image
@@ -318,12 +377,29 @@ def test_player_reaches_subscribers_in_time(tmp_path: Path) -> None:
         def store(message: Image) -> None:
             stamp = message.header.stamp.sec + message.header.stamp.nanosec / 1e9
             got[topic].append((time.time(), stamp, bytes(message.data)))
-        node.create_subscription(Image, topic, store, QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE))
+
+        node.create_subscription(
+            Image, topic, store, QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
+        )
 
     for topic in got:
         listen(topic)
-    command = [sys.executable, "-m", "cmdtrack_ros.cli", "bag", "play", str(path), "--restamp", "now", "--wait", "20",
-               "--topics", "/rgb/image", "--topics", "/aux/image"]
+    command = [
+        sys.executable,
+        "-m",
+        "cmdtrack_ros.cli",
+        "bag",
+        "play",
+        str(path),
+        "--restamp",
+        "now",
+        "--wait",
+        "20",
+        "--topics",
+        "/rgb/image",
+        "--topics",
+        "/aux/image",
+    ]
     player = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         end = time.monotonic() + 60
@@ -342,7 +418,9 @@ def test_player_reaches_subscribers_in_time(tmp_path: Path) -> None:
     assert [m[2] for m in rgb] == [source.rgb(i).tobytes() for i in range(20)]
     np.testing.assert_allclose(np.diff([m[1] for m in rgb]), 0.04, atol=1e-5)
     np.testing.assert_allclose([a[1] - r[1] for a, r in zip(aux, rgb)], 0.01, atol=1e-5)
-    assert np.median([m[0] - m[1] for m in rgb]) < 0.2  # stamped with the present; late only as far as transport is
+    assert (
+        np.median([m[0] - m[1] for m in rgb]) < 0.2
+    )  # stamped with the present; late only as far as transport is
     assert abs((rgb[-1][0] - rgb[0][0]) - 19 * 0.04) < 0.4
 
 

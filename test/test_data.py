@@ -20,8 +20,15 @@ COUNT = 4
 BOXES = np.array([[10.0, 20, 30, 40], [11, 21, 30, 40], [12.5, 22, 31, 41], [13, 23, 30, 40]])
 
 
-def images(folder: Path, pattern: str, count: int = COUNT, first: int = 1, value: int = 0, dtype: type = np.uint8,
-           channels: int = 3) -> None:
+def images(
+    folder: Path,
+    pattern: str,
+    count: int = COUNT,
+    first: int = 1,
+    value: int = 0,
+    dtype: type = np.uint8,
+    channels: int = 3,
+) -> None:
     """Images whose every pixel is `value` + their number, so that a test sees which one was read."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):
@@ -88,13 +95,26 @@ def make_otb(path: Path) -> None:
 def make_vot(path: Path) -> None:
     images(path / "color", "%08d.jpg", value=100)
     images(path / "depth", "%08d.png", value=3000, dtype=np.uint16, channels=1)
-    (path / "sequence").write_text("name=x\nfps=10\nchannels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n")
-    rows(path / "groundtruth.txt", np.hstack([corners(BOXES)[:, [0, 1, 2, 1]], corners(BOXES)[:, [2, 3, 0, 3]]]))
+    (path / "sequence").write_text(
+        "name=x\nfps=10\nchannels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n"
+    )
+    rows(
+        path / "groundtruth.txt",
+        np.hstack([corners(BOXES)[:, [0, 1, 2, 1]], corners(BOXES)[:, [2, 3, 0, 3]]]),
+    )
     (path / "anchor.value").write_text("1\n0\n0\n-1\n")
 
 
-MAKERS = {"lasher": make_lasher, "rgbt234": make_rgbt234, "gtot": make_gtot, "vtuav": make_vtuav,
-          "depthtrack": make_depthtrack, "visevent": make_visevent, "otb": make_otb, "vot": make_vot}
+MAKERS = {
+    "lasher": make_lasher,
+    "rgbt234": make_rgbt234,
+    "gtot": make_gtot,
+    "vtuav": make_vtuav,
+    "depthtrack": make_depthtrack,
+    "visevent": make_visevent,
+    "otb": make_otb,
+    "vot": make_vot,
+}
 STEP = {"vtuav": 10}
 ABSENT = {"depthtrack": [2], "visevent": [2]}
 FIRST = {"otb": 8}
@@ -117,7 +137,9 @@ def test_every_layout_is_told_apart_and_read(tmp_path: Path, name: str, asked: s
     if sequence.modality is Modality.RGB:
         assert frame.aux is None
     elif sequence.modality is Modality.DEPTH:
-        assert frame.aux.dtype == np.uint16 and frame.aux.shape == (24, 32) and frame.aux[0, 0] == 3000 + number
+        assert (
+            frame.aux.dtype == np.uint16 and frame.aux.shape == (24, 32) and frame.aux[0, 0] == 3000 + number
+        )
     else:
         assert frame.aux.dtype == np.uint8 and abs(int(frame.aux.flat[0]) - 50 - number) <= 1
     assert int(sequence.labelled.sum()) == COUNT and len(sequence) == (31 if name in STEP else COUNT)
@@ -152,7 +174,9 @@ def test_natural_order_and_colour_order(tmp_path: Path) -> None:
     for file in (tmp_path / "img").iterdir():
         file.unlink()
     for i in range(COUNT):
-        cv2.imwrite(str(tmp_path / "img" / f"{i}.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8))  # red in BGR
+        cv2.imwrite(
+            str(tmp_path / "img" / f"{i}.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8)
+        )  # red in BGR
     assert load_sequence(tmp_path).frame(0).rgb[0, 0].tolist() == [255, 0, 0]
 
 
@@ -166,8 +190,11 @@ def test_separators(tmp_path: Path, separator: str) -> None:
 def test_stamps_come_from_meta_or_are_thirty_hertz(tmp_path: Path) -> None:
     make_otb(tmp_path)
     np.testing.assert_allclose(np.diff(load_sequence(tmp_path).stamps), 1 / 30)
-    for meta, expected in (({"fps": 20}, [0, 0.05, 0.1, 0.15]), ({"fps": 20, "frame_step": 2}, [0, 0.1, 0.2, 0.3]),
-                           ({"stamps": [5, 6, 7.5, 8]}, [5, 6, 7.5, 8])):
+    for meta, expected in (
+        ({"fps": 20}, [0, 0.05, 0.1, 0.15]),
+        ({"fps": 20, "frame_step": 2}, [0, 0.1, 0.2, 0.3]),
+        ({"stamps": [5, 6, 7.5, 8]}, [5, 6, 7.5, 8]),
+    ):
         (tmp_path / "meta.json").write_text(json.dumps(meta))
         np.testing.assert_allclose(load_sequence(tmp_path).stamps, expected)
     for meta in ({"fps": 0}, {"fps": "fast"}, {"stamps": [1, 2]}, {"stamps": [1, 2, 2, 3]}):
@@ -226,9 +253,15 @@ def test_annotation_shorter_than_the_frames(tmp_path: Path) -> None:
         load_sequence(tmp_path)
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("1,2,3\n" * 4, "line 1: expected 4 numbers"), ("1,2,3,4\nx,y,z,w\n", "line 2: expected numbers"),
-    ("", "file is empty"), ("1,2,3,4,5,6,7,8\n" * 4, "line 1: expected 4 numbers")])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1,2,3\n" * 4, "line 1: expected 4 numbers"),
+        ("1,2,3,4\nx,y,z,w\n", "line 2: expected numbers"),
+        ("", "file is empty"),
+        ("1,2,3,4,5,6,7,8\n" * 4, "line 1: expected 4 numbers"),
+    ],
+)
 def test_bad_annotation_rows_are_named(tmp_path: Path, text: str, expected: str) -> None:
     make_otb(tmp_path)
     (tmp_path / "groundtruth_rect.txt").write_text(text)
@@ -283,8 +316,16 @@ def test_sequences_travel_to_other_processes(tmp_path: Path) -> None:
 def test_real_recordings(shared_data: Path) -> None:
     found = {s.name: s for s in load_dataset(shared_data / "test")}
     assert {name: len(s) for name, s in found.items()} == {
-        "otb_Crossing": 120, "otb_Man": 134, "vot_bag": 196, "leaflet_blue_225": 75, "mug_flower_437": 55,
-        "star_motion": 300, "0117_1605_greyman": 131, "0117_1605_leftman": 131, "1230_1202_woman": 48}
+        "otb_Crossing": 120,
+        "otb_Man": 134,
+        "vot_bag": 196,
+        "leaflet_blue_225": 75,
+        "mug_flower_437": 55,
+        "star_motion": 300,
+        "0117_1605_greyman": 131,
+        "0117_1605_leftman": 131,
+        "1230_1202_woman": 48,
+    }
     assert found["mug_flower_437"].frame(0).aux.dtype == np.uint16
     assert set(np.unique(found["star_motion"].frame(5).aux)) <= {0, 128, 255}
     np.testing.assert_allclose(np.diff(found["star_motion"].stamps), 1 / 40)

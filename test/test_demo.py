@@ -43,7 +43,7 @@ def recording(tmp_path: Path) -> Path:
         (folder / name).mkdir(parents=True)
         for i in range(FRAMES):
             image = noise.copy()
-            image[40:70, 30 + 2 * i:60 + 2 * i] += 150
+            image[40:70, 30 + 2 * i : 60 + 2 * i] += 150
             assert cv2.imwrite(str(folder / name / f"{letter}{i:03d}.png"), image)
     (folder / "init.txt").write_text("".join(f"{30 + 2 * i},40,30,30\n" for i in range(FRAMES)))
     (folder / "meta.json").write_text('{"fps": 10}')
@@ -51,8 +51,12 @@ def recording(tmp_path: Path) -> Path:
 
 
 def run_cli(*arguments: str | Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)], capture_output=True,
-                          text=True, timeout=240)
+    return subprocess.run(
+        [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -104,7 +108,7 @@ def test_tracking_needs_a_box(recording: Path, untrained: Path, tmp_path: Path) 
 
 @pytest.mark.ros
 def test_demo_goes_through_dds(recording: Path, untrained: Path, tmp_path: Path) -> None:
-    """The node, the player and the recorder are processes of their own; results meet their frames by stamp."""
+    """Node, player and recorder are processes of their own; results meet their frames by stamp."""
     out = tmp_path / "demo"
     done = run_cli("demo", "--output", out, "--sequence", recording, "--weights", untrained, "--rate", "0.5")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -130,9 +134,11 @@ def test_demo_names_what_is_wrong_before_it_starts(recording: Path, untrained: P
     lost = tmp_path / "lost"
     shutil.copytree(recording, lost)
     (lost / "init.txt").write_text("nan,nan,nan,nan\n" + "30,40,30,30\n" * (FRAMES - 1))
-    for sequence, weights, expected in ((recording, tmp_path / "broken.safetensors", "broken.safetensors"),
-                                        (lost, untrained, "true box of the first frame"),
-                                        (tmp_path / "nowhere", untrained, "no such folder")):
+    for sequence, weights, expected in (
+        (recording, tmp_path / "broken.safetensors", "broken.safetensors"),
+        (lost, untrained, "true box of the first frame"),
+        (tmp_path / "nowhere", untrained, "no such folder"),
+    ):
         done = run_cli("demo", "--output", tmp_path / "demo", "--sequence", sequence, "--weights", weights)
         assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "demo").exists()

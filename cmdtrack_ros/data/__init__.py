@@ -2,7 +2,23 @@
 
 from cmdtrack_ros.data.events import EventSequence, simulate_events
 from cmdtrack_ros.data.sequences import (
-    LAYOUT_NAMES, FolderSequence, Frame, Sequence, find_sequences, load_dataset, load_sequence)
+    LAYOUT_NAMES,
+    FolderSequence,
+    Frame,
+    Sequence,
+    find_sequences,
+    load_dataset,
+    load_sequence,
+)
 
-__all__ = ["LAYOUT_NAMES", "EventSequence", "FolderSequence", "Frame", "Sequence", "find_sequences", "load_dataset",
-           "load_sequence", "simulate_events"]
+__all__ = [
+    "LAYOUT_NAMES",
+    "EventSequence",
+    "FolderSequence",
+    "Frame",
+    "Sequence",
+    "find_sequences",
+    "load_dataset",
+    "load_sequence",
+    "simulate_events",
+]

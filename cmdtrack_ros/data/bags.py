@@ -18,7 +18,14 @@ import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import (
-    Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime)
+    Connection,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -36,7 +43,7 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 TARGET_BOX = "cmdtrack_ros/msg/TargetBox"
 DETECTIONS = "vision_msgs/msg/Detection2DArray"
-# As in msg/TargetBox.msg (a test compares the two): bags are written and read where that file isn't installed.
+# As in msg/TargetBox.msg (a test compares the two): bags are read where that file isn't installed, too.
 TARGET_BOX_DEFINITION = """
 std_msgs/Header header
 string target_id
@@ -48,8 +55,17 @@ float64 height
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
 METADATA_VERSION = 8
 _FOREVER = QosTime(9223372036, 854775807)
-_RELIABLE = Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE, _FOREVER, _FOREVER,
-                QosLiveliness.AUTOMATIC, _FOREVER, avoid_ros_namespace_conventions=False)
+_RELIABLE = Qos(
+    QosHistory.KEEP_LAST,
+    10,
+    QosReliability.RELIABLE,
+    QosDurability.VOLATILE,
+    _FOREVER,
+    _FOREVER,
+    QosLiveliness.AUTOMATIC,
+    _FOREVER,
+    avoid_ros_namespace_conventions=False,
+)
 
 
 def message_types() -> Typestore:
@@ -92,8 +108,14 @@ class RawMessage(NamedTuple):
     data: bytes
 
 
-def write_bag(sequence: Sequence, path: str | Path, options: BagOptions = BagOptions(), *,
-              overwrite: bool = False, progress: bool = False) -> Path:
+def write_bag(
+    sequence: Sequence,
+    path: str | Path,
+    options: BagOptions = BagOptions(),
+    *,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
     """Write `sequence` as an MCAP bag in the new folder `path`; record time = stamp of each message.
 
     overwrite: replace a bag of that name; a folder that is no bag is never replaced (DataError).
@@ -121,14 +143,16 @@ def _make_room(path: Path, overwrite: bool) -> None:
     shutil.rmtree(path)
 
 
-def _write_messages(writer: Writer, store: Typestore, sequence: Sequence, options: BagOptions,
-                    progress: bool) -> None:
+def _write_messages(
+    writer: Writer, store: Typestore, sequence: Sequence, options: BagOptions, progress: bool
+) -> None:
     connections: dict[str, Connection] = {}
     for time_ns, stream, index in tqdm(_schedule(sequence, options), "bag", unit="msg", disable=not progress):
         topic, message = _message(store, sequence, options, stream, index, time_ns)
         if topic not in connections:
-            connections[topic] = writer.add_connection(topic, message.__msgtype__, typestore=store,
-                                                       offered_qos_profiles=[_RELIABLE])
+            connections[topic] = writer.add_connection(
+                topic, message.__msgtype__, typestore=store, offered_qos_profiles=[_RELIABLE]
+            )
         writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
 
 
@@ -137,7 +161,7 @@ def _schedule(sequence: Sequence, options: BagOptions) -> list[tuple[int, str, i
     seconds = sequence.stamps - sequence.stamps[0]
     times = [round(options.start * 1e9) + round(s * 1e9) for s in seconds]
     has = {"rgb": sequence.rgb(0) is not None, "aux": sequence.aux(0) is not None}
-    # Sorted by time, then as listed here: the box before the image it belongs to, so that a recorder has both.
+    # Sorted by time, then as listed here: the true box comes before the image it belongs to.
     entries = [(t, "truth", i) for i, t in enumerate(times) if np.isfinite(sequence.boxes[i]).all()]
     entries += [(t, "rgb", i) for i, t in enumerate(times) if has["rgb"]]
     if has["aux"]:
@@ -158,8 +182,9 @@ def _aux_faults(seconds: np.ndarray, options: BagOptions) -> tuple[np.ndarray, n
     return rng.random(len(seconds)) >= options.aux_drop, options.aux_offset + jitter
 
 
-def _message(store: Typestore, sequence: Sequence, options: BagOptions, stream: str, index: int,
-             time_ns: int) -> tuple[str, Any]:
+def _message(
+    store: Typestore, sequence: Sequence, options: BagOptions, stream: str, index: int, time_ns: int
+) -> tuple[str, Any]:
     if stream == "truth":
         return options.truth_topic, _target_box(store, sequence.boxes[index], sequence.name, time_ns)
     if stream == "aux":
@@ -181,22 +206,37 @@ def _target_box(store: Typestore, box: np.ndarray, name: str, time_ns: int) -> A
 
 def _image(store: Typestore, image: np.ndarray, modality: Modality, frame: str, time_ns: int) -> Any:
     image = np.ascontiguousarray(image)
-    return store.types[IMAGE](_header(store, frame, time_ns), image.shape[0], image.shape[1],
-                              encoding_of(image, modality), 0, image.strides[0], image.view(np.uint8).reshape(-1))
+    return store.types[IMAGE](
+        _header(store, frame, time_ns),
+        image.shape[0],
+        image.shape[1],
+        encoding_of(image, modality),
+        0,
+        image.strides[0],
+        image.view(np.uint8).reshape(-1),
+    )
 
 
 def _compressed(store: Typestore, rgb: np.ndarray, time_ns: int) -> Any:
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return store.types[COMPRESSED_IMAGE](_header(store, "rgb", time_ns), "rgb8; jpeg compressed bgr8", data.ravel())
+    return store.types[COMPRESSED_IMAGE](
+        _header(store, "rgb", time_ns), "rgb8; jpeg compressed bgr8", data.ravel()
+    )
 
 
 def encoding_of(image: np.ndarray, modality: Modality) -> str:
-    """sensor_msgs encoding of an image array: colour rgb8; gray mono8 or mono16; depth 16UC1 (mm) or 32FC1 (m)."""
+    """sensor_msgs encoding of an array: colour rgb8; gray mono8 or mono16; depth 16UC1 (mm) or 32FC1 (m)."""
     kind = (image.dtype.name, 1 if image.ndim == 2 else image.shape[2])
-    names = {("uint8", 3): "rgb8", ("uint8", 1): "mono8", ("float32", 1): "32FC1",
-             ("uint16", 1): "16UC1" if modality is Modality.DEPTH else "mono16"}
+    names = {
+        ("uint8", 3): "rgb8",
+        ("uint8", 1): "mono8",
+        ("float32", 1): "32FC1",
+        ("uint16", 1): "16UC1" if modality is Modality.DEPTH else "mono16",
+    }
     if kind not in names:
-        raise DataError(f"{modality} image of {kind[0]} with {kind[1]} channels: expected one of {list(names)}")
+        raise DataError(
+            f"{modality} image of {kind[0]} with {kind[1]} channels: expected one of {list(names)}"
+        )
     return names[kind]
 
 
@@ -235,7 +275,9 @@ class Bag:
         if not self.path.exists():
             raise DataError(f"{self.path}: expected a bag, there is no such file or folder")
         if not is_bag(self.path):
-            raise DataError(f"{self.path}: expected a rosbag2 (a folder with metadata.yaml, or a .mcap or .db3 file)")
+            raise DataError(
+                f"{self.path}: expected a rosbag2 (a folder with metadata.yaml, or a .mcap or .db3 file)"
+            )
         try:
             self._reader = AnyReader([self.path], default_typestore=message_types())
             self._reader.open()
@@ -247,8 +289,9 @@ class Bag:
     def __enter__(self) -> Bag:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -279,7 +322,9 @@ class Bag:
         fields = self._reader.typestore.fielddefs[message_type][1]
         return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
 
-    def messages(self, topics: Iterable[str] | None = None, start_ns: int | None = None) -> Iterator[RawMessage]:
+    def messages(
+        self, topics: Iterable[str] | None = None, start_ns: int | None = None
+    ) -> Iterator[RawMessage]:
         """Messages of `topics` (all when None) in the order of recording, from `start_ns` on."""
         wanted = None if topics is None else set(topics)
         for topic in wanted or ():
@@ -340,10 +385,18 @@ def _stamp_index(bag: Bag, topic: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class BagSequence(Sequence):
-    """Two image topics of a bag as a sequence. Colour drives; each frame has the aux image nearest in time."""
+    """Two image topics of a bag. Colour drives; each frame has the aux image nearest in time."""
 
-    def __init__(self, name: str, modality: Modality, boxes: np.ndarray, stamps: np.ndarray, rgb: _ImageTopic | None,
-                 aux: _ImageTopic | None, aux_index: np.ndarray) -> None:
+    def __init__(
+        self,
+        name: str,
+        modality: Modality,
+        boxes: np.ndarray,
+        stamps: np.ndarray,
+        rgb: _ImageTopic | None,
+        aux: _ImageTopic | None,
+        aux_index: np.ndarray,
+    ) -> None:
         """aux_index: (n,) number of each frame's aux image, -1 = none within the slop."""
         super().__init__(name, modality, boxes, stamps)
         self._rgb, self._aux, self._aux_index = rgb, aux, aux_index
@@ -356,9 +409,16 @@ class BagSequence(Sequence):
         return None if number < 0 else self._aux[number]
 
 
-def load_bag(path: str | Path, *, rgb_topic: str | None = None, aux_topic: str | None = None,
-             truth_topic: str | None = None, truth_file: str | Path | None = None,
-             modality: Modality | str | None = None, slop: float = 0.03) -> BagSequence:
+def load_bag(
+    path: str | Path,
+    *,
+    rgb_topic: str | None = None,
+    aux_topic: str | None = None,
+    truth_topic: str | None = None,
+    truth_file: str | Path | None = None,
+    modality: Modality | str | None = None,
+    slop: float = 0.03,
+) -> BagSequence:
     """Open a bag as a sequence.
 
     rgb_topic, aux_topic, truth_topic: None = `/rgb/image`, `/aux/image`, `/ground_truth` if the bag has them.
@@ -368,7 +428,9 @@ def load_bag(path: str | Path, *, rgb_topic: str | None = None, aux_topic: str |
     slop: seconds that two images of one frame may be apart.
     """
     with Bag(path) as bag:
-        rgb_topic = rgb_topic or next((t for t in (RGB_TOPIC, f"{RGB_TOPIC}/compressed") if t in bag.types), None)
+        rgb_topic = rgb_topic or next(
+            (t for t in (RGB_TOPIC, f"{RGB_TOPIC}/compressed") if t in bag.types), None
+        )
         aux_topic = aux_topic or (AUX_TOPIC if AUX_TOPIC in bag.types else None)
         truth_topic = truth_topic or (TRUTH_TOPIC if TRUTH_TOPIC in bag.types else None)
         if rgb_topic is None and aux_topic is None:
@@ -395,7 +457,7 @@ def _aux_modality(bag: Bag, modality: Modality | str | None, aux_topic: str | No
 
 
 def nearest(stamps: np.ndarray, others: np.ndarray, slop_ns: int) -> np.ndarray:
-    """For each of `stamps` the index of the closest of `others` (int64 ns, both increasing), -1 beyond `slop_ns`.
+    """For each of `stamps` the index of the closest of `others` (int64 ns, increasing), -1 beyond `slop_ns`.
 
     A partner serves one frame only: that which is closest to it.
     """

@@ -1,13 +1,13 @@
 """An event camera simulated from two consecutive frames of an ordinary one.
 
 Model (after the usual description of such sensors and of the simulators ESIM, Rebecq et al. 2018, and v2e,
-Hu et al. 2021; written anew): a pixel remembers the logarithm of its intensity and emits an event whenever that
-has changed by the contrast threshold C. Between two frames it therefore emits
+Hu et al. 2021; written anew): a pixel remembers the logarithm of its intensity and emits an event whenever
+that has changed by the contrast threshold C. Between two frames it therefore emits
 
     n = floor(|log(I2 + e) - log(I1 + e)| / C)    events of polarity sign(log I2 - log I1),
 
-where I is linear intensity in 0..1 and e (the dark current) bounds the logarithm in the dark. Real pixels differ:
-C varies from pixel to pixel (normal, `threshold_spread`), and some fire without cause (`noise_rate`).
+where I is linear intensity in 0..1 and e (the dark current) bounds the logarithm in the dark. Real pixels
+differ: C varies from pixel to pixel (normal, `threshold_spread`), some fire without cause (`noise_rate`).
 What a network sees is the stack of one frame interval: each pixel shows the polarity of its events, if any.
 """
 
@@ -31,16 +31,24 @@ DARK = 0.02  # e, as a share of full scale
 _LOG = np.log(np.power(np.arange(256) / 255.0, 2.2) + DARK).astype(np.float32)
 
 
-def event_counts(previous_rgb: np.ndarray, current_rgb: np.ndarray, *, threshold: float = 0.25,
-                 threshold_spread: float = 0.03, noise_rate: float = 0.001,
-                 rng: np.random.Generator | None = None) -> np.ndarray:
+def event_counts(
+    previous_rgb: np.ndarray,
+    current_rgb: np.ndarray,
+    *,
+    threshold: float = 0.25,
+    threshold_spread: float = 0.03,
+    noise_rate: float = 0.001,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
     """Signed number of events of each pixel between two HxWx3 uint8 RGB (or HxW gray) frames: HxW int16.
 
     threshold: contrast C in log intensity. threshold_spread: its standard deviation over the pixels.
-    noise_rate: share of pixels that fire once at random. Without `rng` the sensor is ideal (no spread, no noise).
+    noise_rate: share of pixels that fire once at random. Without `rng` the sensor has no spread and no noise.
     """
     if previous_rgb.shape != current_rgb.shape:
-        raise ImageError(f"event simulation: frames of {previous_rgb.shape} and {current_rgb.shape} differ in size")
+        raise ImageError(
+            f"event simulation: frames of {previous_rgb.shape} and {current_rgb.shape} differ in size"
+        )
     change = cv2.LUT(_gray(current_rgb), _LOG) - cv2.LUT(_gray(previous_rgb), _LOG)
     if rng is None:
         return (change / threshold).astype(np.int16)
@@ -53,15 +61,27 @@ def event_counts(previous_rgb: np.ndarray, current_rgb: np.ndarray, *, threshold
     return counts
 
 
-def simulate_events(previous_rgb: np.ndarray, current_rgb: np.ndarray, *, threshold: float = 0.25,
-                    threshold_spread: float = 0.03, noise_rate: float = 0.001,
-                    rng: np.random.Generator | None = None) -> np.ndarray:
+def simulate_events(
+    previous_rgb: np.ndarray,
+    current_rgb: np.ndarray,
+    *,
+    threshold: float = 0.25,
+    threshold_spread: float = 0.03,
+    noise_rate: float = 0.001,
+    rng: np.random.Generator | None = None,
+) -> np.ndarray:
     """Event stack as an HxWx3 uint8 RGB picture: white = none, red = brighter, blue = darker.
 
     Arguments as of `event_counts`. Deterministic for a given `rng` state.
     """
-    counts = event_counts(previous_rgb, current_rgb, threshold=threshold, threshold_spread=threshold_spread,
-                          noise_rate=noise_rate, rng=rng)
+    counts = event_counts(
+        previous_rgb,
+        current_rgb,
+        threshold=threshold,
+        threshold_spread=threshold_spread,
+        noise_rate=noise_rate,
+        rng=rng,
+    )
     return _COLOURS[np.sign(counts) + 1]
 
 

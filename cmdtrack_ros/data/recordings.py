@@ -8,8 +8,9 @@ from cmdtrack_ros.data.sequences import Sequence, load_sequence
 from cmdtrack_ros.modalities import Modality
 
 
-def open_recording(path: str | Path, layout: str = "auto", *, modality: Modality | str | None = None,
-                   aux: str | None = None) -> Sequence:
+def open_recording(
+    path: str | Path, layout: str = "auto", *, modality: Modality | str | None = None, aux: str | None = None
+) -> Sequence:
     """Open a sequence folder, a rosbag2 or a video.
 
     modality: kind of the second stream where the recording does not say (bags of others, two videos).

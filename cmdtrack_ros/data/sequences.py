@@ -48,9 +48,17 @@ class Sequence(ABC):
     stamps: (n,) float64 seconds, strictly increasing.
     """
 
-    def __init__(self, name: str, modality: Modality, boxes: np.ndarray, stamps: np.ndarray, *,
-                 aux_boxes: np.ndarray | None = None, labelled: np.ndarray | None = None,
-                 anchors: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        modality: Modality,
+        boxes: np.ndarray,
+        stamps: np.ndarray,
+        *,
+        aux_boxes: np.ndarray | None = None,
+        labelled: np.ndarray | None = None,
+        anchors: np.ndarray | None = None,
+    ) -> None:
         self.name = name
         self.modality = modality
         self.boxes = boxes
@@ -64,7 +72,7 @@ class Sequence(ABC):
 
     @abstractmethod
     def rgb(self, index: int) -> np.ndarray | None:
-        """Colour image of frame `index` (HxWx3 uint8 RGB), None without one; DataError names what does not decode."""
+        """Colour image of frame `index` (HxWx3 uint8 RGB) or None; DataError names what does not decode."""
 
     @abstractmethod
     def aux(self, index: int) -> np.ndarray | None:
@@ -76,9 +84,11 @@ class Sequence(ABC):
 
 
 class FolderSequence(Sequence):
-    """A sequence whose frames are image files. `rgb_files` or `aux_files` is empty when there is no such stream."""
+    """A sequence of image files; `rgb_files` or `aux_files` is empty when there is no such stream."""
 
-    def __init__(self, path: Path, layout: str, rgb_files: list[Path], aux_files: list[Path], *args, **kwargs) -> None:
+    def __init__(
+        self, path: Path, layout: str, rgb_files: list[Path], aux_files: list[Path], *args, **kwargs
+    ) -> None:
         super().__init__(path.name, *args, **kwargs)
         self.path = path
         self.layout = layout
@@ -94,7 +104,7 @@ class FolderSequence(Sequence):
 
 @dataclass(frozen=True)
 class Layout:
-    """How one benchmark lays out a sequence folder. Annotation names are alternatives, the first that exists counts."""
+    """How one benchmark lays out a sequence folder. Of the annotation names the first that exists counts."""
 
     name: str
     modality: Modality
@@ -124,26 +134,38 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         # RGBT234 before LasHeR: same folders and files, told apart by the image names (00001v.jpg).
-        Layout("rgbt234", Modality.THERMAL, "visible", "infrared", ("visible.txt",), "infrared.txt", rgb_stem="v"),
+        Layout(
+            "rgbt234", Modality.THERMAL, "visible", "infrared", ("visible.txt",), "infrared.txt", rgb_stem="v"
+        ),
         Layout("lasher", Modality.THERMAL, "visible", "infrared", ("init.txt", "visible.txt")),
-        Layout("gtot", Modality.THERMAL, "v", "i", ("groundTruth_v.txt",), "groundTruth_i.txt", row="corners"),
+        Layout(
+            "gtot", Modality.THERMAL, "v", "i", ("groundTruth_v.txt",), "groundTruth_i.txt", row="corners"
+        ),
         Layout("vtuav", Modality.THERMAL, "rgb", "ir", ("rgb.txt",), "ir.txt", row="xywh+4", label_step=10),
         Layout("depthtrack", Modality.DEPTH, "color", "depth", ("groundtruth.txt",)),
-        Layout("visevent", Modality.EVENT, "vis_imgs", "event_imgs", ("groundtruth.txt",),
-               present_file="absent_label.txt"),
+        Layout(
+            "visevent",
+            Modality.EVENT,
+            "vis_imgs",
+            "event_imgs",
+            ("groundtruth.txt",),
+            present_file="absent_label.txt",
+        ),
         Layout("otb", Modality.RGB, "img", None, ("groundtruth_rect.txt", "groundtruth.txt")),
     )
 }
 VOT = "vot"
-VOT_DESCRIPTION = f"{VOT}: sequence (channels.color=..., channels.depth or channels.ir=...) and groundtruth.txt"
+VOT_DESCRIPTION = (
+    f"{VOT}: sequence (channels.color=..., channels.depth or channels.ir=...) and groundtruth.txt"
+)
 VOT_CHANNELS = {"depth": Modality.DEPTH, "ir": Modality.THERMAL, "event": Modality.EVENT}
 LAYOUT_NAMES = (*LAYOUTS, VOT)
 
 
 def load_sequence(path: str | Path, layout: str = "auto") -> Sequence:
-    """Open one sequence folder. `layout` is one of `LAYOUT_NAMES`, or "auto" to tell it from the folder's content.
+    """Open one sequence folder. `layout`: one of `LAYOUT_NAMES`, or "auto" to tell by its content.
 
-    DataError when the folder is laid out otherwise, a frame is missing, or annotations and frames differ in number.
+    DataError when the folder is laid out otherwise, a frame is missing, or boxes and frames differ in number.
     """
     path = Path(path)
     found = _detect(path, layout)
@@ -158,7 +180,7 @@ def load_dataset(path: str | Path, layout: str = "auto") -> list[Sequence]:
 
 
 def find_sequences(path: str | Path, layout: str = "auto") -> list[Path]:
-    """Sequence folders at or below `path`: itself, the folders its list.txt names, or those up to two levels down.
+    """Sequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
 
     Opens none of them, so that a caller may report a broken one and go on with the rest.
     """
@@ -178,12 +200,14 @@ def read_rgb(path: Path) -> np.ndarray:
 
 
 def read_aux(path: Path, modality: Modality) -> np.ndarray:
-    """Image file as the sensor stored it: HxW or HxWx3 (RGB order), its own type; depth must be one channel."""
+    """Image file as stored: HxW or HxWx3 (RGB order), of its own type; depth must be one channel."""
     image = _decode(path, cv2.IMREAD_UNCHANGED)
     if image.ndim == 2:
         return image
     if modality is Modality.DEPTH:
-        raise DataError(f"{path}: expected a depth image of one channel (16-bit, mm), got {image.shape[2]} channels")
+        raise DataError(
+            f"{path}: expected a depth image of one channel (16-bit, mm), got {image.shape[2]} channels"
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
@@ -239,7 +263,9 @@ def _box_row(path: Path, number: int, line: str, row: RowForm) -> list[float]:
     if len(values) != 4:
         expected = "4 or 8 numbers" if row in ("polygon", "xywh+4") else "4 numbers"
         raise DataError(f"{path}, line {number}: expected {expected}, got {line[:60]!r}")
-    return [values[0], values[1], values[2] - values[0], values[3] - values[1]] if row == "corners" else values
+    return (
+        [values[0], values[1], values[2] - values[0], values[3] - values[1]] if row == "corners" else values
+    )
 
 
 def _numbers(path: Path, number: int, line: str) -> list[float]:
@@ -276,9 +302,15 @@ def _detect(path: Path, layout: str) -> str | None:
 
 def _wrong_folder(path: Path, layout: str) -> str:
     if not path.is_dir():
-        return f"{path}: expected a sequence folder, {'this is a file' if path.exists() else 'there is no such folder'}"
-    wanted = [VOT_DESCRIPTION] if layout == VOT else [LAYOUTS[layout].describe()] if layout in LAYOUTS else \
-        [known.describe() for known in LAYOUTS.values()] + [VOT_DESCRIPTION]
+        what = "this is a file" if path.exists() else "there is no such folder"
+        return f"{path}: expected a sequence folder, {what}"
+    wanted = (
+        [VOT_DESCRIPTION]
+        if layout == VOT
+        else [LAYOUTS[layout].describe()]
+        if layout in LAYOUTS
+        else [known.describe() for known in LAYOUTS.values()] + [VOT_DESCRIPTION]
+    )
     names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
     found = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "nothing"
     return f"{path}: not a sequence. Expected " + "; ".join(wanted) + f". Found: {found}"
@@ -321,17 +353,30 @@ def _load_folder(path: Path, layout: Layout) -> FolderSequence:
         aux_boxes, _ = _expand(file, read_boxes(file, layout.row), rgb, layout.label_step)
     if layout.present_file is not None and (path / layout.present_file).is_file():
         boxes[_column(path / layout.present_file, count) == 0] = np.nan
-    return FolderSequence(path, layout.name, rgb, aux, modality, boxes, _stamps(path, meta, count),
-                          aux_boxes=aux_boxes, labelled=labelled)
+    return FolderSequence(
+        path,
+        layout.name,
+        rgb,
+        aux,
+        modality,
+        boxes,
+        _stamps(path, meta, count),
+        aux_boxes=aux_boxes,
+        labelled=labelled,
+    )
 
 
 def _load_vot(path: Path) -> FolderSequence:
     keys = dict(line.split("=", 1) for line in _lines(path / "sequence") if "=" in line)
-    channels = {k.removeprefix("channels.").strip(): v.strip() for k, v in keys.items() if k.startswith("channels.")}
+    channels = {
+        k.removeprefix("channels.").strip(): v.strip() for k, v in keys.items() if k.startswith("channels.")
+    }
     channels = channels or {"color": "color/%08d.jpg"}
     aux_name = next((name for name in VOT_CHANNELS if name in channels), None)
     if aux_name is None and "color" not in channels:
-        raise DataError(f"{path / 'sequence'}: expected channels.color, .depth, .ir or .event, got {sorted(channels)}")
+        raise DataError(
+            f"{path / 'sequence'}: expected channels.color, .depth, .ir or .event, got {sorted(channels)}"
+        )
     rgb = _channel(path, channels["color"]) if "color" in channels else []
     aux = _channel(path, channels[aux_name]) if aux_name else []
     count = _check_counts(path, rgb, aux)
@@ -339,9 +384,17 @@ def _load_vot(path: Path) -> FolderSequence:
     boxes, labelled = _expand(file, read_boxes(file, "polygon"), rgb or aux, 1)
     anchors = path / "anchor.value"
     meta = {"fps": keys["fps"], **_read_meta(path)} if "fps" in keys else _read_meta(path)
-    return FolderSequence(path, VOT, rgb, aux, VOT_CHANNELS[aux_name] if aux_name else Modality.RGB, boxes,
-                          _stamps(path, meta, count), labelled=labelled,
-                          anchors=_column(anchors, count) if anchors.is_file() else None)
+    return FolderSequence(
+        path,
+        VOT,
+        rgb,
+        aux,
+        VOT_CHANNELS[aux_name] if aux_name else Modality.RGB,
+        boxes,
+        _stamps(path, meta, count),
+        labelled=labelled,
+        anchors=_column(anchors, count) if anchors.is_file() else None,
+    )
 
 
 def _channel(path: Path, pattern: str) -> list[Path]:
@@ -352,8 +405,10 @@ def _channel(path: Path, pattern: str) -> list[Path]:
 def _check_counts(path: Path, rgb: list[Path], aux: list[Path]) -> int:
     if rgb and aux and len(rgb) != len(aux):
         fewer = min(rgb, aux, key=len)
-        raise DataError(f"{path}: {rgb[0].parent.name}/ has {len(rgb)} images and {aux[0].parent.name}/ {len(aux)}; "
-                        f"expected as many{_gap(fewer)}")
+        raise DataError(
+            f"{path}: {rgb[0].parent.name}/ has {len(rgb)} images and {aux[0].parent.name}/ {len(aux)}; "
+            f"expected as many{_gap(fewer)}"
+        )
     return len(rgb or aux)
 
 
@@ -376,8 +431,10 @@ def _expand(file: Path, boxes: np.ndarray, images: list[Path], step: int) -> tup
         full[::step], labelled[::step] = boxes, True
         return full, labelled
     missing = _gap(images) if count < len(boxes) else ""
-    raise DataError(f"{file}: {len(boxes)} annotation rows for {count} images in {images[0].parent}/; "
-                    f"expected as many{missing}")
+    raise DataError(
+        f"{file}: {len(boxes)} annotation rows for {count} images in {images[0].parent}/; "
+        f"expected as many{missing}"
+    )
 
 
 def _read_meta(path: Path) -> dict:
@@ -400,14 +457,18 @@ def _only_stream(meta: dict) -> Modality | None:
 
 
 def _stamps(path: Path, meta: dict, count: int) -> np.ndarray:
-    """meta.json's `stamps` (s), or its `fps` (30 when absent) over its `frame_step` (frames of the source per frame)."""
+    """meta.json's `stamps` (s), else even ones by its `fps` (30 when absent) and `frame_step`."""
     try:
         if "stamps" in meta:
             stamps = np.asarray(meta["stamps"], np.float64)
         else:
-            stamps = np.arange(count) * (float(meta.get("frame_step", 1)) / float(meta.get("fps", DEFAULT_FPS)))
+            stamps = np.arange(count) * (
+                float(meta.get("frame_step", 1)) / float(meta.get("fps", DEFAULT_FPS))
+            )
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(f"{path}: fps, frame_step and stamps must be numbers ({error})") from error
     if stamps.shape != (count,) or not (np.diff(stamps) > 0).all():
-        raise DataError(f"{path}: expected {count} increasing stamps, got {stamps.size} (fps {meta.get('fps')})")
+        raise DataError(
+            f"{path}: expected {count} increasing stamps, got {stamps.size} (fps {meta.get('fps')})"
+        )
     return stamps

@@ -18,7 +18,7 @@ VIDEO_SUFFIXES = {".mp4", ".mkv", ".avi", ".mov", ".webm"}
 
 
 class VideoFile:
-    """Frames of a video as HxWx3 uint8 RGB. Reading in order decodes each frame once; stepping back starts over."""
+    """Frames of a video, HxWx3 uint8 RGB. In order, each is decoded once; stepping back starts over."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -52,7 +52,9 @@ class VideoFile:
                 self._last = next(self._frames)
                 self._next += 1
         except (StopIteration, av.FFmpegError) as error:
-            raise DataError(f"{self.path}: frame {self._next} of {len(self)} does not decode ({error})") from error
+            raise DataError(
+                f"{self.path}: frame {self._next} of {len(self)} does not decode ({error})"
+            ) from error
 
     def _decode(self) -> Iterator[np.ndarray]:
         with av.open(str(self.path)) as container:
@@ -81,8 +83,13 @@ class VideoSequence(Sequence):
     boxes: (n, 4) as in `Sequence`, or None.
     """
 
-    def __init__(self, rgb: str | Path, aux: str | Path | None = None, modality: Modality | str = Modality.THERMAL,
-                 boxes: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        rgb: str | Path,
+        aux: str | Path | None = None,
+        modality: Modality | str = Modality.THERMAL,
+        boxes: np.ndarray | None = None,
+    ) -> None:
         self._rgb = VideoFile(rgb)
         self._aux = None if aux is None else VideoFile(aux)
         count = len(self._rgb)
@@ -91,7 +98,9 @@ class VideoSequence(Sequence):
         boxes = np.full((count, 4), np.nan) if boxes is None else boxes
         if boxes.shape != (count, 4):
             raise DataError(f"{rgb}: {len(boxes)} boxes for {count} frames; expected as many")
-        super().__init__(Path(rgb).stem, Modality.RGB if aux is None else Modality(modality), boxes, self._rgb.stamps)
+        super().__init__(
+            Path(rgb).stem, Modality.RGB if aux is None else Modality(modality), boxes, self._rgb.stamps
+        )
 
     def rgb(self, index: int) -> np.ndarray | None:
         return self._rgb[index]
@@ -114,15 +123,16 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._sized:
             self._container.mux(self._stream.encode())
         self._container.close()
 
     def write(self, picture: np.ndarray) -> None:
         # yuv420p halves the colour planes, so a side must be even.
-        picture = np.ascontiguousarray(picture[:picture.shape[0] // 2 * 2, :picture.shape[1] // 2 * 2])
+        picture = np.ascontiguousarray(picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2])
         if not self._sized:
             self._stream.height, self._stream.width = picture.shape[:2]
             self._sized = True

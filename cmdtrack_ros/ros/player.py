@@ -1,6 +1,6 @@
 """Plays a rosbag2 into DDS at its own rate, where `ros2 bag play` is not installed.
 
-Messages go out as the serialised bytes that lie in the bag: nothing is decoded, so that a small machine keeps pace.
+Messages go out as the bytes that lie in the bag: nothing is decoded, so that a small machine keeps pace.
 """
 
 from __future__ import annotations
@@ -50,8 +50,16 @@ class PlayReport:
     stamp_offset_ns: int
 
 
-def play(path: str | Path, *, rate: float = 1.0, loop: bool = False, clock: bool = False,
-         topics: list[str] | None = None, restamp: Restamp = "keep", wait: float = 0.0) -> PlayReport:
+def play(
+    path: str | Path,
+    *,
+    rate: float = 1.0,
+    loop: bool = False,
+    clock: bool = False,
+    topics: list[str] | None = None,
+    restamp: Restamp = "keep",
+    wait: float = 0.0,
+) -> PlayReport:
     """Publish a bag's messages, reliably, at `rate` times the speed of their recording.
 
     loop: start over for ever; stamps jump back as with `ros2 bag play --loop`.
@@ -81,8 +89,9 @@ def play(path: str | Path, *, rate: float = 1.0, loop: bool = False, clock: bool
 
 
 class _Player:
-    def __init__(self, node: Node, bag: Bag, topics: list[str] | None, rate: float, restamp: Restamp,
-                 clock: bool) -> None:
+    def __init__(
+        self, node: Node, bag: Bag, topics: list[str] | None, rate: float, restamp: Restamp, clock: bool
+    ) -> None:
         self._node, self._path, self._rate, self._restamp = node, bag.path, rate, restamp
         self._first_ns = bag.start_ns
         self._publishers = self._advertise(bag, topics)
@@ -112,7 +121,9 @@ class _Player:
             time.sleep(0.02)
         if seconds:
             missing = [t for t, p in self._publishers.items() if not p.get_subscription_count()]
-            logger.warning("no subscriber after %.1f s on %s: playing all the same", seconds, ", ".join(missing))
+            logger.warning(
+                "no subscriber after %.1f s on %s: playing all the same", seconds, ", ".join(missing)
+            )
 
     def run(self, loop: bool) -> PlayReport:
         began, count, late = time.monotonic(), 0, 0.0
@@ -171,7 +182,7 @@ def _message_class(kind: str) -> Any:
 
 
 def _read_ahead(path: Path, topics: list[str]) -> Iterator[RawMessage]:
-    """Messages of `topics`, read by a thread that keeps up to PREFETCH of them ready; the first ones are waited for."""
+    """Messages of `topics`; a thread keeps up to PREFETCH of them ready; the first ones are waited for."""
     ahead: queue.Queue[RawMessage | Exception | None] = queue.Queue(PREFETCH)
     stop = threading.Event()
 

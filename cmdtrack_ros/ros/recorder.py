@@ -19,13 +19,20 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from cmdtrack_ros.msg import TrackState
 
-STATES = {TrackState.STATE_IDLE: "IDLE", TrackState.STATE_TRACKING: "TRACKING",
-          TrackState.STATE_UNCERTAIN: "UNCERTAIN", TrackState.STATE_LOST: "LOST"}
+STATES = {
+    TrackState.STATE_IDLE: "IDLE",
+    TrackState.STATE_TRACKING: "TRACKING",
+    TrackState.STATE_UNCERTAIN: "UNCERTAIN",
+    TrackState.STATE_LOST: "LOST",
+}
 
 
 @dataclass(frozen=True)
 class Result:
-    """One TrackState. stamp_ns: of the image; box: (4,) xywh px; gap, latency, processing: seconds (gap NaN = unpaired)."""
+    """One TrackState.
+
+    stamp_ns: of the image. box: (4,) xywh px. gap, latency, processing: seconds; gap is NaN when unpaired.
+    """
 
     stamp_ns: int
     state: str
@@ -40,7 +47,7 @@ class Result:
 
 
 class TrackRecorder:
-    """A node that keeps every result of the tracker `name`, and its newest diagnostics; spins in a thread of its own.
+    """A node, spinning in its own thread, that keeps every result of the tracker `name` and its diagnostics.
 
     Use it as a context manager.
     """
@@ -65,8 +72,9 @@ class TrackRecorder:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._executor.shutdown()
         self._thread.join(5.0)
         self._node.destroy_node()
@@ -74,11 +82,14 @@ class TrackRecorder:
             rclpy.try_shutdown()
 
     def wait_active(self, topics: list[str], timeout: float, alive: Callable[[], bool]) -> bool:
-        """Wait until the node is active, listens to `topics` and is heard here; False when it ends or time is up."""
+        """Wait until the node is active, listens to `topics` and is heard; False when it ends or is late."""
         end = time.monotonic() + timeout
         while time.monotonic() < end and alive():
-            if (all(self._node.count_subscribers(topic) for topic in topics)
-                    and self._node.count_publishers(f"/{self._name}/track") and self._is_active()):
+            if (
+                all(self._node.count_subscribers(topic) for topic in topics)
+                and self._node.count_publishers(f"/{self._name}/track")
+                and self._is_active()
+            ):
                 return True
             time.sleep(0.1)
         return False
@@ -108,9 +119,20 @@ class TrackRecorder:
 
     def _on_track(self, m: TrackState) -> None:
         stamp = m.header.stamp.sec * 10**9 + m.header.stamp.nanosec
-        self.results.append(Result(stamp, STATES[m.state], np.array([m.x, m.y, m.width, m.height]), m.score,
-                                   m.weight_rgb, m.weight_aux, m.has_aux,
-                                   m.pair_gap if m.has_aux else math.nan, m.latency, m.processing_time))
+        self.results.append(
+            Result(
+                stamp,
+                STATES[m.state],
+                np.array([m.x, m.y, m.width, m.height]),
+                m.score,
+                m.weight_rgb,
+                m.weight_aux,
+                m.has_aux,
+                m.pair_gap if m.has_aux else math.nan,
+                m.latency,
+                m.processing_time,
+            )
+        )
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
