@@ -114,10 +114,16 @@ def anchors(sequence: Sequence) -> list[tuple[int, np.ndarray]]:
     """VOT's runs: (anchor frame, (k,) frame indices from it to the end, or backwards to frame 0), forward runs first.
 
     Source: the VOT-RGBD2022 challenge; ``anchor.value`` > 0 runs forward, < 0 backward.
+
+    Raises:
+        DataError: no anchor, or one on a frame without a box.
     """
     values = sequence.anchors
     if values is None or not np.any(values != 0):
         raise DataError(f"{sequence.name}: the multi-start protocol needs an anchor other than 0, there is none")
+    empty = np.flatnonzero((values != 0) & ~visible(sequence.boxes))
+    if len(empty):
+        raise DataError(f"{sequence.name}: the anchor on frame {empty[0]} (from 0) has no ground-truth box to start on")
     forward = [(int(i), np.arange(i, len(sequence))) for i in np.flatnonzero(values > 0)]
     return forward + [(int(i), np.arange(i, -1, -1)) for i in np.flatnonzero(values < 0)]
 
