@@ -114,7 +114,7 @@ def result_row(shown: Shown, **more: Any) -> dict[str, Any]:
 
 
 def write_pictures(sequence: Sequence, shown: list[Shown], output: Path, title: str) -> None:
-    """overlay.mp4 of the frames in `shown`, at the recording's rate, and contact_sheet.png of twelve of them."""
+    """overlay.mp4 of the frames in `shown`, at the recording's rate; contact_sheet.png of twelve of them."""
     output.mkdir(parents=True, exist_ok=True)
     encoder = AuxEncoder(sequence.modality)
     fps = 1.0 / float(np.median(np.diff(sequence.stamps))) if len(sequence) > 1 else 1.0
