@@ -16,7 +16,7 @@ from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare("cmdtrack_ros")
 
-# The names Nav2's launch files use come first, in their order.
+# Names and order are Nav2's; modality must stand before params_file, whose default needs it.
 ARGUMENTS = (
     DeclareLaunchArgument(
         "namespace", default_value="", description="Namespace of the node and of its topics"
@@ -26,6 +26,12 @@ ARGUMENTS = (
         default_value="false",
         choices=["true", "false"],
         description="Take the time from /clock, as in simulation and replay",
+    ),
+    DeclareLaunchArgument(
+        "modality",
+        default_value="thermal",
+        choices=["thermal", "depth", "event"],
+        description="Which parameter file is the default; a params_file of your own names its own",
     ),
     DeclareLaunchArgument(
         "params_file",
@@ -45,12 +51,6 @@ ARGUMENTS = (
         description="Start the node again, after 2 s, when it crashes",
     ),
     DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node"),
-    DeclareLaunchArgument(
-        "modality",
-        default_value="thermal",
-        choices=["thermal", "depth", "event"],
-        description="Which parameter file is the default; a params_file of your own names its own",
-    ),
     DeclareLaunchArgument("rgb_topic", default_value="rgb/image", description="RGB images"),
     DeclareLaunchArgument(
         "aux_topic",

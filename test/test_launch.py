@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -82,12 +83,11 @@ def test_rviz_shows_the_topic_the_node_publishes() -> None:
 def test_arguments_are_those_of_nav2(path: Path) -> None:
     description = _description(path)
     names = [argument.name for argument in description.get_launch_arguments()]
-    if path.name == "tracker.launch.py":
-        assert names[: len(NAV2_ARGUMENTS)] == NAV2_ARGUMENTS
-    else:
-        included = [name for name in NAV2_ARGUMENTS if name != "use_sim_time"]  # which replay sets itself
-        assert [name for name in names if name in included] == included
-        assert names[0] == "bag"
+    # Replay declares its own first, and sets use_sim_time itself.
+    expected = [name for name in NAV2_ARGUMENTS if path.name != "replay.launch.py" or name != "use_sim_time"]
+    assert [name for name in names if name in expected] == expected
+    assert names.index("modality") < names.index("params_file")  # whose default needs it
+    assert (names[0] == "bag") is (path.name == "replay.launch.py")
 
 
 @needs_launch
@@ -111,6 +111,23 @@ def test_launched_node_has_the_values_of_its_launch_file(tmp_path: Path) -> None
         "autostart": False,
         "initial_box": [1.0, 2.5, 30.0, 40.0],
     }
+
+
+@needs_launch
+@pytest.mark.ros
+def test_autostarted_node_listens_to_the_topics_it_was_given(tmp_path: Path) -> None:
+    arguments = ["namespace:=robot", "rgb_topic:=/camera/color", "aux_topic:=thermal/image"]
+    wanted = {"/camera/color", "/robot/thermal/image", "/robot/tracker/target"}
+    topics: set[str] = set()
+    with _launched("tracker.launch.py", arguments, tmp_path) as process, _ros_node() as node:
+        deadline = time.monotonic() + 90
+        while not wanted <= topics and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            if ("tracker", "/robot") in node.get_node_names_and_namespaces():
+                topics = {
+                    name for name, _ in node.get_subscriber_names_and_types_by_node("tracker", "/robot")
+                }
+    assert wanted <= topics
 
 
 @needs_launch
@@ -188,9 +205,10 @@ class _launched:
         self._environment = {**os.environ, "PATH": os.pathsep.join(folders), "ROS_LOG_DIR": str(home / "log")}
         self._log = home / "launch.log"
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> subprocess.Popen:
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+        return self._process
 
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
@@ -201,21 +219,29 @@ class _launched:
             print(self._log.read_text())
 
 
+@contextmanager
+def _ros_node():
+    import rclpy
+
+    rclpy.init()
+    node = rclpy.create_node("asks")
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+
+
 def _ask(node_name: str, names: list[str]) -> dict[str, object]:
     """The values of parameters of another process' node, within 60 s."""
     import rclpy
     from rcl_interfaces.srv import GetParameters
     from rclpy.parameter import parameter_value_to_python
 
-    rclpy.init()
-    node = rclpy.create_node("asks")
-    try:
+    with _ros_node() as node:
         client = node.create_client(GetParameters, f"{node_name}/get_parameters")
         assert client.wait_for_service(60), f"no node {node_name}"
         future = client.call_async(GetParameters.Request(names=names))
         rclpy.spin_until_future_complete(node, future, timeout_sec=20)
         values = [parameter_value_to_python(value) for value in future.result().values]
-    finally:
-        node.destroy_node()
-        rclpy.shutdown()
     return {name: list(value) if hasattr(value, "tolist") else value for name, value in zip(names, values)}
