@@ -279,7 +279,7 @@ class TrackerNode(LifecycleNode):
         outcome = self._pipeline.process(frame, target, since)
         if outcome is None:
             return
-        if target:
+        if outcome.started:
             self.get_logger().info(f"target '{target.name}' at {np.round(target.box, 1).tolist()}: "
                                    f"{outcome.track.state.name}")
         self._publish(frame, outcome)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from cmdtrack_ros.boxes import visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.ros.images import to_rgb, to_sensor
 from cmdtrack_ros.tracking import TargetState, Track, Tracker
@@ -50,6 +49,7 @@ class Outcome:
         rgb: HxWx3 uint8, None where that image was missing or bad.
         aux: the sensor's array after registration, None where that image was missing or bad.
         seconds: time spent on conversion and tracking.
+        started: a new target was started with this frame.
     """
 
     track: Track
@@ -57,6 +57,7 @@ class Outcome:
     rgb: np.ndarray | None
     aux: np.ndarray | None
     seconds: float
+    started: bool = False
 
 
 class Pipeline:
@@ -93,42 +94,44 @@ class Pipeline:
     def process(self, frame: Frame, target: Target | None = None, since: Iterable[Frame] = ()) -> Outcome | None:
         """Track one frame, or start `target` on it.
 
+        A target that cannot be started is reported, and the one before is followed on.
+
         Args:
             since: earlier frames, oldest first. Where given, the target is started on the first of them and
                 followed through the others up to `frame`.
 
         Returns:
-            None where the frame has no usable image or the target cannot be started; the cause was reported.
+            None where the frame has no usable image; the cause was reported.
         """
-        for earlier in since:
-            if self.process(earlier, target):
+        outcome, started = None, False
+        for moment in (*since, frame):
+            begin = time.perf_counter()
+            rgb, aux = self._images(moment)
+            outcome = None
+            if rgb is None and aux is None:
+                continue
+            track = None
+            if target:
+                track = self._attempt("target", lambda: self._tracker.init(rgb, aux, target.box))
+                if track:
+                    self._name, started = target.name, True
                 target = None
-        start = time.perf_counter()
-        rgb, aux = self._images(frame)
-        if rgb is None and aux is None:
-            return None
+            track = track or self._attempt("tracking", lambda: self._follow(rgb, aux))
+            if track:
+                outcome = Outcome(track, self._name, rgb, aux, time.perf_counter() - begin, started)
+        return outcome
+
+    def _attempt(self, kind: str, action: Callable[[], Track]) -> Track | None:
         try:
-            track = self._track(rgb, aux, target)
+            return action()
         except CmdtrackError as error:
-            self._fault("target" if target else "tracking", str(error))
+            self._fault(kind, str(error))
             return None
-        return Outcome(track, self._name, rgb, aux, time.perf_counter() - start)
 
-    def _track(self, rgb: np.ndarray | None, aux: np.ndarray | None, target: Target | None) -> Track:
-        if target:
-            self._check_box(target.box, rgb if rgb is not None else aux)
-            track = self._tracker.init(rgb, aux, target.box)
-            self._name = target.name
-            return track
+    def _follow(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         if self._tracker.state == TargetState.IDLE:
-            return Track(np.zeros(4), 0.0, TargetState.IDLE, 0.0, 0.0, {})
+            return Track(np.zeros(4), 0.0, TargetState.IDLE, 0.0, 0.0)
         return self._tracker.update(rgb, aux)
-
-    def _check_box(self, box: np.ndarray, image: np.ndarray) -> None:
-        height, width = self._size or image.shape[:2]
-        if visible_fraction(box, width, height) == 0.0:
-            raise ConfigError(f"target box {np.round(box, 1).tolist()} (x, y, width, height): expected a box that "
-                              f"reaches into the {width}x{height} image")
 
     def _images(self, frame: Frame) -> tuple[np.ndarray | None, np.ndarray | None]:
         rgb = self._read("rgb image", to_rgb, frame.rgb)

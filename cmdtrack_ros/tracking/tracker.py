@@ -119,12 +119,13 @@ class Tracker:
             ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of the image.
         """
         clock = _Stopwatch()
+        # Before the reset: a mistaken box or image must not cost the target that is being followed.
+        height, width = self._check_images(rgb, aux)
+        box = np.asarray(box, np.float64)
+        _check_box(box, width, height)
         self.reset()
         with clock.step("encode"):
             pictures = self._pictures(rgb, aux)
-        height, width = _size(pictures)
-        box = np.asarray(box, np.float64)
-        _check_box(box, width, height)
         self._box = clip_box(box, width, height)
         with clock.step("network"):
             for stream in _present(pictures):
@@ -162,14 +163,21 @@ class Tracker:
         self._add_late_templates(pictures, score)
         return Track(self._box.copy(), score, self.state, weight.get(RGB, 0.0), weight.get(AUX, 0.0), clock.stop())
 
-    def _pictures(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
+    def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
+        """Height and width of the images; ImageError where they cannot be used."""
         if rgb is None and aux is None:
             raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
         if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
             raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
+        if aux is not None and aux.ndim not in (2, 3):
+            raise ImageError(f"{self.modality} image: expected HxW or HxWx3, got shape {aux.shape}")
         if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
             raise ImageError(f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
                              f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)")
+        return (aux if rgb is None else rgb).shape[:2]
+
+    def _pictures(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
+        self._check_images(rgb, aux)
         return [rgb, None if aux is None else self._encoder(aux)]
 
     def _template(self, picture: np.ndarray) -> Any:
