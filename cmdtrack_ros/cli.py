@@ -171,8 +171,9 @@ def demo(
     ] = None,
     weights: Annotated[Optional[Path], typer.Option(help="Weights file; default: the shipped ones.")] = None,
     rate: Annotated[
-        float, typer.Option(help="Speed of playing; less on a machine that tracks slower.")
-    ] = 1.0,
+        Optional[float],
+        typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast."),
+    ] = None,
 ) -> None:
     """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
     _need_rclpy("demo")

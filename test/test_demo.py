@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ import pytest
 
 from cmdtrack_ros.data.bags import load_bag
 from cmdtrack_ros.data.video import VideoFile
-from cmdtrack_ros.demo import ANNOTATION, demo_sequence, interpolated_boxes
+from cmdtrack_ros.demo import ANNOTATION, _Run, _sustainable_rate, demo_sequence, interpolated_boxes
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.student import Student, StudentConfig
@@ -142,6 +143,24 @@ def test_demo_names_what_is_wrong_before_it_starts(recording: Path, untrained: P
         done = run_cli("demo", "--output", tmp_path / "demo", "--sequence", sequence, "--weights", weights)
         assert done.returncode == 1 and expected in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.ros
+def test_a_slow_machine_gets_a_rate_it_can_keep() -> None:
+    from cmdtrack_ros.ros.player import PlayReport
+    from cmdtrack_ros.ros.recorder import Result
+
+    sequence = demo_sequence()
+    result = Result(0, "TRACKING", np.ones(4), 1.0, 0.5, 0.5, True, 0.0, 0.2, 0.0667)
+    report = PlayReport(240, 4.0, 0.0, 0)
+
+    def rate(count: int, seconds: float) -> float:
+        results = [replace(result, processing=seconds)] * count
+        return _sustainable_rate(sequence, _Run(results, {}, report, 1.0))
+
+    assert rate(120, 0.0667) == 1.0  # all answered: nothing to mend, whatever it took
+    assert rate(60, 2 / 29.97) == pytest.approx(0.5, rel=1e-3)
+    assert rate(3, 60.0) == 0.05 and rate(100, 0.001) == 1.0
 
 
 def test_overlay_shows_box_and_state() -> None:
