@@ -140,6 +140,7 @@ def track(
         ),
     ] = None,
     modality: Annotated[Optional[ModalityChoice], typer.Option(help="Of the second stream.")] = None,
+    rgb_topic: Annotated[Optional[str], typer.Option(help="Topic of a bag's colour images.")] = None,
     aux: Annotated[Optional[str], typer.Option(help="Second stream: topic of a bag, or video file.")] = None,
     layout: Annotated[
         str, typer.Option(help="Layout of the folder; auto tells it from its content.")
@@ -152,7 +153,9 @@ def track(
     from cmdtrack_ros.data.recordings import open_recording
     from cmdtrack_ros.offline import track_recording
 
-    sequence = open_recording(recording, layout, modality=modality and modality.value, aux=aux)
+    sequence = open_recording(
+        recording, layout, modality=modality and modality.value, rgb_topic=rgb_topic, aux=aux
+    )
     box = None if init_box is None else _box(init_box)
     for line in track_recording(sequence, output, box, weights=weights, device=device, threads=threads):
         typer.echo(line)

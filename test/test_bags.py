@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -436,3 +437,33 @@ def test_player_refuses_what_makes_no_sense(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no topic /camera.*the bag has: /aux/image"):
         play(path, topics=["/camera"])
     assert play(path, rate=10.0).messages == 6
+
+
+@pytest.mark.ros
+def test_player_loops_with_a_clock_until_it_is_stopped(tmp_path: Path) -> None:
+    import rclpy
+    from rosgraph_msgs.msg import Clock
+
+    path = write_bag(Recording(count=10, size=(8, 8)), tmp_path / "bag")
+    rclpy.init()
+    node = rclpy.create_node("clock_listener")
+    times: list[float] = []
+    node.create_subscription(
+        Clock, "/clock", lambda m: times.append(m.clock.sec + m.clock.nanosec / 1e9), 100
+    )
+    command = [sys.executable, "-m", "cmdtrack_ros.cli", "bag", "play", str(path), "--loop", "--clock"]
+    player = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and player.poll() is None and np.sum(np.diff(times) < 0) < 2:
+            rclpy.spin_once(node, timeout_sec=0.05)
+        player.send_signal(signal.SIGINT)
+        text = player.communicate(timeout=20)[0]
+    finally:
+        player.kill()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    assert player.returncode == 0 and "messages in" in text and "Traceback" not in text, text
+    assert np.sum(np.diff(times) < 0) >= 2  # it started over, and time jumped back each time
+    assert 1_600_000_000 <= min(times) and max(times) < 1_600_000_001
+    assert len(times) > 50  # about 100 Hz, also between messages

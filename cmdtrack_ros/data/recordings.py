@@ -9,11 +9,17 @@ from cmdtrack_ros.modalities import Modality
 
 
 def open_recording(
-    path: str | Path, layout: str = "auto", *, modality: Modality | str | None = None, aux: str | None = None
+    path: str | Path,
+    layout: str = "auto",
+    *,
+    modality: Modality | str | None = None,
+    rgb_topic: str | None = None,
+    aux: str | None = None,
 ) -> Sequence:
     """Open a sequence folder, a rosbag2 or a video.
 
     modality: kind of the second stream where the recording does not say (bags of others, two videos).
+    rgb_topic: colour images of a bag, where they aren't on our own writer's topic.
     aux: the second stream: topic of a bag, or second video file.
     """
     # Imported when needed: a folder of images needs neither rosbags nor PyAV.
@@ -22,7 +28,7 @@ def open_recording(
 
     path = Path(path)
     if is_bag(path):
-        return load_bag(path, aux_topic=aux, modality=modality)
+        return load_bag(path, rgb_topic=rgb_topic, aux_topic=aux, modality=modality)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoSequence(path, aux, modality or Modality.THERMAL)
     return load_sequence(path, layout)
