@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source a ROS 2 installation")
+rclpy = pytest.importorskip(
+    "rclpy", reason="rclpy is not importable: run `make test`, or source a ROS 2 installation"
+)
 
 import cv2  # noqa: E402
 from builtin_interfaces.msg import Time  # noqa: E402
@@ -31,6 +34,7 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
+from cmdtrack_ros.overlay import STATE_COLOURS  # noqa: E402
 from cmdtrack_ros.ros.images import fill_image  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -38,14 +42,16 @@ pytestmark = pytest.mark.ros
 HEIGHT, WIDTH = 240, 320
 STEP = 1 / 30
 SCENE = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
-PATCH = cv2.resize(np.random.default_rng(2).integers(0, 256, (5, 5, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC)
+PATCH = cv2.resize(
+    np.random.default_rng(2).integers(0, 256, (5, 5, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC
+)
 
 
 def scene(i: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
     """A patch that drifts over a blurred noise; the RGB image and its box."""
     x, y = 100 + round(20 * math.sin(i / 15)), 90
     picture = SCENE.copy()
-    picture[y:y + 48, x:x + 48] = PATCH
+    picture[y : y + 48, x : x + 48] = PATCH
     return picture, (x, y, 48, 48)
 
 
@@ -76,8 +82,12 @@ def to_ns(message: object) -> int:
 class Robot:
     """Cameras, and the ears that hear the node."""
 
-    def __init__(self, namespace: str, reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
-                 rgb_type: type = Image) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
+        rgb_type: type = Image,
+    ) -> None:
         self.context = Context()
         rclpy.init(context=self.context)
         self.node = Node("robot", context=self.context, namespace=namespace)
@@ -106,21 +116,35 @@ class Robot:
             self.spin(0.02)
 
     def match(self) -> None:
-        self.wait("the node's subscriptions", lambda: self.rgb.get_subscription_count() and
-                  self.aux.get_subscription_count() and self.target.get_subscription_count() and
-                  self.node.count_publishers("tracker/track"))
+        self.wait(
+            "the node's subscriptions",
+            lambda: (
+                self.rgb.get_subscription_count()
+                and self.aux.get_subscription_count()
+                and self.target.get_subscription_count()
+                and self.node.count_publishers("tracker/track")
+            ),
+        )
 
     def connect(self) -> None:
         self.match()
         # Either side may still miss what is sent before both know of each other.
         self.wait("a first result", lambda: self.play(1, answered=False))
 
-    def play(self, frames: int, rgb: Callable | None = good_rgb, aux: Callable | None = good_aux, *,
-             start: int | None = None, clock: bool = False, answered: bool = True) -> list[TrackState]:
-        """Publish frames, at most 30 a second, stamped now or from `start` (ns) on; returns the results that came.
+    def play(
+        self,
+        frames: int,
+        rgb: Callable | None = good_rgb,
+        aux: Callable | None = good_aux,
+        *,
+        start: int | None = None,
+        clock: bool = False,
+        answered: bool = True,
+    ) -> list[TrackState]:
+        """Publish frames, at most 30 a second, stamped now or from `start` (ns) on; returns the results.
 
-        Each frame waits for the result of the last one, so that a busy machine is slow instead of dropping frames;
-        not so with `answered` False.
+        Each frame waits for the result of the last one, so that a busy machine is slow instead of dropping
+        frames; not so with `answered` False.
         """
         before = len(self.tracks)
         for k in range(frames):
@@ -133,7 +157,9 @@ class Robot:
             self.frame += 1
             self.spin(STEP)
             end = time.monotonic() + 3.0
-            while answered and (not self.tracks or to_ns(self.tracks[-1]) != stamp) and time.monotonic() < end:
+            while (
+                answered and (not self.tracks or to_ns(self.tracks[-1]) != stamp) and time.monotonic() < end
+            ):
                 self.spin(0.005)
         self.spin(0.2)
         return self.tracks[before:]
@@ -153,8 +179,9 @@ class Robot:
         return future.result()
 
     def set(self, name: str, value: object) -> SetParametersResult:
-        return self.call(SetParameters, "set_parameters",
-                         parameters=[Parameter(name, value=value).to_parameter_msg()]).results[0]
+        return self.call(
+            SetParameters, "set_parameters", parameters=[Parameter(name, value=value).to_parameter_msg()]
+        ).results[0]
 
     def close(self) -> None:
         self.executor.shutdown()
@@ -168,8 +195,14 @@ class Tracker:
     def __init__(self, folder: Path, repository: Path, namespace: str, **parameters: object) -> None:
         self.log = folder / "node.log"
         options = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-        command = [sys.executable, str(repository / "scripts" / "tracker_node"), "--ros-args",
-                   "-r", f"__ns:={namespace}", *options]
+        command = [
+            sys.executable,
+            str(repository / "scripts" / "tracker_node"),
+            "--ros-args",
+            "-r",
+            f"__ns:={namespace}",
+            *options,
+        ]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
@@ -193,12 +226,13 @@ class Tracker:
         assert "Traceback" not in self.text(), self.text()
 
 
-def make(folder: Path, repository: Path, robot: Robot, **parameters: object) -> Iterator[tuple[Tracker, Robot]]:
+@contextmanager
+def running(folder: Path, repository: Path, robot: Robot, **parameters: object) -> Iterator[Tracker]:
     tracker = Tracker(folder, repository, robot.node.get_namespace(), device="cpu", threads=1, **parameters)
     try:
         tracker.wait_for("active:")
         robot.match()
-        yield tracker, robot
+        yield tracker
         tracker.close()
     finally:
         tracker.process.kill()
@@ -208,8 +242,8 @@ def make(folder: Path, repository: Path, robot: Robot, **parameters: object) -> 
 @pytest.fixture(scope="module")
 def thermal(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[tuple[Tracker, Robot]]:
     """A thermal tracker with a target, which many tests share: each leaves it tracking."""
-    for tracker, robot in make(tmp_path_factory.mktemp("thermal"), repository, Robot("/thermal"), modality="thermal",
-                               target_history=20):
+    robot, folder = Robot("/thermal"), tmp_path_factory.mktemp("thermal")
+    with running(folder, repository, robot, modality="thermal", target_history=20) as tracker:
         robot.connect()
         robot.send_target(scene(robot.frame)[1])
         assert_tracks_again(robot)
@@ -246,11 +280,23 @@ def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robo
 
 FAULTS = {
     "unknown encoding": (lambda i, s: image(scene(i)[0], "foo8", s), good_aux, "'foo8'"),
-    "zero-size image": (lambda i, s: Image(header=good_rgb(i, s).header, encoding="rgb8"), good_aux, "got 0x0"),
-    "short data": (lambda i, s: image(scene(i)[0], "rgb8", s, height=2 * HEIGHT), good_aux, "bytes of data, got"),
+    "zero-size image": (
+        lambda i, s: Image(header=good_rgb(i, s).header, encoding="rgb8"),
+        good_aux,
+        "got 0x0",
+    ),
+    "short data": (
+        lambda i, s: image(scene(i)[0], "rgb8", s, height=2 * HEIGHT),
+        good_aux,
+        "bytes of data, got",
+    ),
     "step too small": (lambda i, s: image(scene(i)[0], "rgb8", s, step=10), good_aux, "step >= 960, got 10"),
     "bad aux encoding": (good_rgb, lambda i, s: image(SCENE[..., 0], "bar16", s), "'bar16'"),
-    "sizes differ": (good_rgb, lambda i, s: image(SCENE[::2, ::2, 0], "mono8", s), "320x240, aux image 160x120"),
+    "sizes differ": (
+        good_rgb,
+        lambda i, s: image(SCENE[::2, ::2, 0], "mono8", s),
+        "320x240, aux image 160x120",
+    ),
     "both bad": (lambda i, s: image(scene(i)[0], "foo1", s), lambda i, s: image(SCENE, "foo2", s), "'foo2'"),
 }
 
@@ -278,7 +324,9 @@ def test_aux_stops_for_two_seconds(thermal: tuple[Tracker, Robot]) -> None:
     assert len(results) % 3 == 0 and not any(r.has_aux for r in results)
     assert all(math.isnan(r.pair_gap) and r.weight_aux == 0 and r.weight_rgb == 1 for r in results)
     waits = [r.latency - r.processing_time for r in results]
-    assert min(waits[:3]) > 0.09 and np.median(waits[-6:]) < 0.09, "once aux is known silent nothing waits for it"
+    assert min(waits[:3]) > 0.09 and np.median(waits[-6:]) < 0.09, (
+        "once aux is known silent nothing waits for it"
+    )
     assert_tracks_again(robot)
 
 
@@ -341,9 +389,13 @@ def test_overlay_only_while_subscribed(thermal: tuple[Tracker, Robot]) -> None:
     subscription = robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
     robot.play(6)
     robot.node.destroy_subscription(subscription)
-    assert overlays and (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (WIDTH, HEIGHT, "rgb8")
+    assert overlays and (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (
+        WIDTH,
+        HEIGHT,
+        "rgb8",
+    )
     pixels = np.frombuffer(overlays[-1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)
-    assert (pixels == (60, 220, 60)).all(-1).sum() > 50, "the box is drawn"
+    assert (pixels == STATE_COLOURS["TRACKING"]).all(-1).sum() > 50, "the box is drawn"
     assert overlays[-1].header in [r.header for r in robot.tracks[-20:]]
 
 
@@ -353,13 +405,18 @@ def test_parameters_are_described_and_checked_as_a_whole(thermal: tuple[Tracker,
     assert "s, inclusive" in slop.description and slop.floating_point_range[0].to_value == 10.0
     assert robot.set("slop", 0.05).successful
     assert robot.set("slop", 0).successful, "a whole number will do"
-    for name, value, reason in (("slop", -1.0, "slop"), ("slop", "wide", "expected a number"),
-                                ("modality", "depth", "configured"), ("queue_size", 2.5, "whole number")):
+    for name, value, reason in (
+        ("slop", -1.0, "slop"),
+        ("slop", "wide", "expected a number"),
+        ("modality", "depth", "configured"),
+        ("queue_size", 2.5, "whole number"),
+    ):
         result = robot.set(name, value)
         assert not result.successful and reason in result.reason, result
     both = [Parameter("data_timeout", value=1.0), Parameter("aux_timeout", value=-1.0)]
-    result = robot.call(SetParametersAtomically, "set_parameters_atomically",
-                        parameters=[p.to_parameter_msg() for p in both]).result
+    result = robot.call(
+        SetParametersAtomically, "set_parameters_atomically", parameters=[p.to_parameter_msg() for p in both]
+    ).result
     assert not result.successful and "aux_timeout" in result.reason
     assert robot.set("slop", 0.03).successful
     assert_tracks_again(robot)
@@ -374,11 +431,14 @@ def test_diagnostics(thermal: tuple[Tracker, Robot]) -> None:
     values = {v.key: v.value for v in status.values}
     assert values["state"] == "TRACKING" and 1 < float(values["RGB rate (Hz)"]) < 40
     assert float(values["latency p95 (ms)"]) >= float(values["latency p50 (ms)"]) > 0
-    assert int(values["paired"]) > 10 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
+    assert (
+        int(values["paired"]) > 10 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
+    )
 
 
 def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, repository: Path) -> None:
     """What a replayed depth camera brings: NaN, best effort, JPEG, simulated time that jumps back."""
+
     def jpeg(i: int, stamp: int) -> CompressedImage:
         message = CompressedImage(format="bgr8; jpeg compressed bgr8")
         message.header.stamp = to_time(stamp)
@@ -388,18 +448,19 @@ def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, r
     def depth(i: int, stamp: int) -> Image:
         metres = np.full((HEIGHT, WIDTH), 4.0, np.float32)
         x, y, w, h = scene(i)[1]
-        metres[y:y + h, x:x + w] = 2.0
+        metres[y : y + h, x : x + w] = 2.0
         metres[::3] = np.nan
         metres[1::7] = np.inf
         return image(metres if i % 4 else np.full_like(metres, np.nan), "32FC1", stamp)
 
     box = [float(v) for v in scene(0)[1]]
     robot = Robot("/depth", ReliabilityPolicy.BEST_EFFORT, CompressedImage)
-    for tracker, robot in make(tmp_path, repository, robot, modality="depth", use_sim_time="true", slop="0",
-                               data_timeout="1", initial_box=f"{box}".replace(" ", "")):
+    parameters = {"modality": "depth", "use_sim_time": "true", "slop": "0", "data_timeout": "1"}
+    parameters["initial_box"] = f"{box}".replace(" ", "")
+    with running(tmp_path, repository, robot, **parameters) as tracker:
         tracker.wait_for(r"no RGB image on /depth/rgb/image for .*/CompressedImage, best effort; 1 publisher")
         start = 1_600_000_000 * 10**9
-        for loop in range(3):
+        for _ in range(3):
             robot.frame = 0
             results = robot.play(20, jpeg, depth, start=start, clock=True)
             assert len(results) >= 15 and all(r.target_id == "initial" for r in results)
@@ -411,8 +472,16 @@ def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, r
 
 def test_unusable_start_is_named_and_can_be_mended(tmp_path: Path, repository: Path) -> None:
     robot = Robot("/mended")
-    tracker = Tracker(tmp_path, repository, "/mended", device="cpu", threads=1, modality="thermal", slop="99.0",
-                      weights=tmp_path / "none.safetensors")
+    tracker = Tracker(
+        tmp_path,
+        repository,
+        "/mended",
+        device="cpu",
+        threads=1,
+        modality="thermal",
+        slop="99.0",
+        weights=tmp_path / "none.safetensors",
+    )
     try:
         tracker.wait_for("cannot configure: .*slop")
         robot.spin(0.5)

@@ -16,9 +16,19 @@ MS = 1_000_000
 START = 1_700_000_000_000_000_000
 
 
-def stream(rng: random.Random, period_ms: float, count: int, *, phase_ms: float = 0, jitter_ms: float = 0,
-           loss: float = 0) -> list[int]:
-    stamps = [START + int((phase_ms + i * period_ms + rng.uniform(-jitter_ms, jitter_ms)) * MS) for i in range(count)]
+def stream(
+    rng: random.Random,
+    period_ms: float,
+    count: int,
+    *,
+    phase_ms: float = 0,
+    jitter_ms: float = 0,
+    loss: float = 0,
+) -> list[int]:
+    stamps = [
+        START + int((phase_ms + i * period_ms + rng.uniform(-jitter_ms, jitter_ms)) * MS)
+        for i in range(count)
+    ]
     return [s for s in stamps if rng.random() >= loss]
 
 
@@ -51,13 +61,21 @@ def oracle(rgb: list[int], aux: list[int], slop_ns: int) -> dict[int, int | None
 
 
 @pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("aux_period, jitter, loss", [(33.3, 0, 0), (33.3, 3, 0), (33.3, 3, 0.2), (16.7, 2, 0.1),
-                                                      (111.1, 5, 0.1), (40.0, 0, 0.5)])
+@pytest.mark.parametrize(
+    "aux_period, jitter, loss",
+    [(33.3, 0, 0), (33.3, 3, 0), (33.3, 3, 0.2), (16.7, 2, 0.1), (111.1, 5, 0.1), (40.0, 0, 0.5)],
+)
 def test_every_rgb_gets_its_nearest_aux(seed: int, aux_period: float, jitter: float, loss: float) -> None:
     rng = random.Random(seed)
     rgb = stream(rng, 33.3, 120, jitter_ms=jitter, loss=loss)
-    aux = stream(rng, aux_period, int(120 * 33.3 / aux_period), phase_ms=rng.uniform(0, aux_period),
-                 jitter_ms=jitter, loss=loss)
+    aux = stream(
+        rng,
+        aux_period,
+        int(120 * 33.3 / aux_period),
+        phase_ms=rng.uniform(0, aux_period),
+        jitter_ms=jitter,
+        loss=loss,
+    )
     pairer = NearestPairer(0.03, 50, aux_timeout=0.5)
     pairs = play(pairer, merge(rng, rgb, aux, (5, 25)))
     assert {p.rgb: p.aux for p in pairs} == oracle(rgb, aux, 30 * MS)
@@ -72,8 +90,12 @@ def test_stamps_alone_give_the_same_pairs_for_any_delay(seed: int) -> None:
     rng = random.Random(seed)
     rgb = stream(rng, 33.3, 90, jitter_ms=4, loss=0.05)
     aux = stream(rng, 33.3, 90, phase_ms=11, jitter_ms=4, loss=0.1)
-    results = [play(NearestPairer(0.03, 30, aux_timeout=0.5), merge(random.Random(n), rgb, aux, (0, 40)), clock=False)
-               for n in range(5)]
+    results = [
+        play(
+            NearestPairer(0.03, 30, aux_timeout=0.5), merge(random.Random(n), rgb, aux, (0, 40)), clock=False
+        )
+        for n in range(5)
+    ]
     assert all([p[:3] for p in result] == [p[:3] for p in results[0]] for result in results)
 
 
@@ -115,7 +137,12 @@ def test_waits_no_longer_than_the_timeout() -> None:
     pairer.add_aux(START - 200 * MS, "old", 900 * MS)
     assert pairer.add_rgb(START, "rgb", 1000 * MS) == []
     assert pairer.flush(1000 * MS + 99 * MS) == []
-    assert pairer.flush(1000 * MS + 100 * MS)[0] == ("rgb", None, START, pytest.approx(float("nan"), nan_ok=True))
+    assert pairer.flush(1000 * MS + 100 * MS)[0] == (
+        "rgb",
+        None,
+        START,
+        pytest.approx(float("nan"), nan_ok=True),
+    )
 
 
 def test_a_silent_stream_costs_no_waiting_and_is_taken_up_again() -> None:
@@ -130,12 +157,16 @@ def test_a_silent_stream_costs_no_waiting_and_is_taken_up_again() -> None:
 @pytest.mark.parametrize("clock", [True, False])
 def test_while_rgb_is_silent_aux_goes_on_alone(clock: bool) -> None:
     frames = [START + i * 33 * MS for i in range(120)]
-    order = [(s + 1, name, s) for i, s in enumerate(frames) for name in ("aux", "rgb") if name == "aux"
-             or not 40 <= i < 100]
+    order = [
+        (s + 1, name, s)
+        for i, s in enumerate(frames)
+        for name in ("aux", "rgb")
+        if name == "aux" or not 40 <= i < 100
+    ]
     pairer = NearestPairer(0.03)
     pairs = play(pairer, order, clock)
     alone = [p.stamp for p in pairs if p.rgb is None]
-    assert alone == frames[40 + 30:101], "a second of silence, then every image until RGB is back"
+    assert alone == frames[40 + 30 : 101], "a second of silence, then every image until RGB is back"
     assert [p.stamp for p in pairs] == frames[:40] + frames[70:], "each moment comes out once"
     assert pairer.counters.aux_alone == 31
 
@@ -152,7 +183,9 @@ def test_known_rhythm_spares_the_wait_for_the_next_aux() -> None:
         pairer.add_aux(START + i * 33 * MS, i, i * 33 * MS)
     out = pairer.add_rgb(START + (11 * 33 + 5) * MS, "rgb", 370 * MS)
     assert [p.aux for p in out] == [11], "a partner 5 ms away cannot be beaten 33 ms after the last one"
-    assert pairer.add_rgb(START + (11 * 33 + 25) * MS, "rgb", 390 * MS) == [], "here the next one may be nearer"
+    assert pairer.add_rgb(START + (11 * 33 + 25) * MS, "rgb", 390 * MS) == [], (
+        "here the next one may be nearer"
+    )
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -190,18 +223,26 @@ def test_a_recording_that_starts_over_pairs_again(first: str, clock: bool) -> No
 def test_a_straggler_of_the_last_pass_does_not_spoil_the_next(straggler: str) -> None:
     stamps = [START + i * 33 * MS for i in range(60)]
     last = {"rgb": ("aux", "rgb"), "aux": ("rgb", "aux")}[straggler]
-    order = [(name, s) for s in stamps[:-1] for name in ("rgb", "aux")] + [(last[0], stamps[-1]), (last[0], stamps[0]),
-                                                                           (last[1], stamps[-1]), (last[1], stamps[0])]
+    order = [(name, s) for s in stamps[:-1] for name in ("rgb", "aux")] + [
+        (last[0], stamps[-1]),
+        (last[0], stamps[0]),
+        (last[1], stamps[-1]),
+        (last[1], stamps[0]),
+    ]
     order += [(name, s) for s in stamps[1:] for name in ("rgb", "aux")]
     pairs = play(NearestPairer(0.03), [(i * 16 * MS, *entry) for i, entry in enumerate(order)])
     new_pass = pairs[-59:]
     assert [(p.rgb, p.aux) for p in new_pass] == [(s, s) for s in stamps[1:]]
-    assert (stamps[0], stamps[0]) in [(p.rgb, p.aux) for p in pairs[len(stamps) - 1:]]
+    assert (stamps[0], stamps[0]) in [(p.rgb, p.aux) for p in pairs[len(stamps) - 1 :]]
 
 
 def test_a_jump_forward_is_followed() -> None:
-    stamps = [START + i * 33 * MS for i in range(20)] + [START + 3_600_000 * MS + i * 33 * MS for i in range(20)]
-    order = [(i * MS * 16, name, s) for i, (name, s) in enumerate((n, s) for s in stamps for n in ("rgb", "aux"))]
+    stamps = [START + i * 33 * MS for i in range(20)] + [
+        START + 3_600_000 * MS + i * 33 * MS for i in range(20)
+    ]
+    order = [
+        (i * MS * 16, name, s) for i, (name, s) in enumerate((n, s) for s in stamps for n in ("rgb", "aux"))
+    ]
     assert [(p.rgb, p.aux) for p in play(NearestPairer(0.03), order)] == [(s, s) for s in stamps]
 
 
@@ -224,7 +265,9 @@ def test_repeated_and_overtaken_images_are_late() -> None:
     assert pairer.counters.late == 3
 
 
-@pytest.mark.parametrize("bad", [{"slop": -0.1}, {"slop": float("nan")}, {"queue_size": 0}, {"aux_timeout": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"slop": -0.1}, {"slop": float("nan")}, {"queue_size": 0}, {"aux_timeout": -1}]
+)
 def test_impossible_settings_are_named(bad: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         NearestPairer(**bad)
@@ -260,7 +303,9 @@ def test_filter_with_rgb_alone_waits_for_nothing() -> None:
     assert got[0][0].name == "rgb" and got[0][1] is None
 
 
-def test_a_raising_callback_breaks_neither_the_filter_nor_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_raising_callback_breaks_neither_the_filter_nor_the_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     pairing, got = NearestPairFilter(aux_timeout=0.0), []
     pairing.registerCallback(lambda *args: 1 / 0)
     pairing.registerCallback(lambda *args: got.append(args))
@@ -289,8 +334,10 @@ def test_callbacks_run_without_a_lock_and_may_call_back() -> None:
 def test_two_threads_get_pairs_in_order() -> None:
     pairing, got = NearestPairFilter(queue_size=1000, slop=0.0, aux_timeout=100.0), []
     pairing.registerCallback(lambda rgb, aux: got.append((rgb.name, aux and aux.name)))
-    feeds = [threading.Thread(target=lambda add=add: [add(message(START + i * MS, str(i))) for i in range(500)])
-             for add in (pairing.add_rgb, pairing.add_aux)]
+    feeds = [
+        threading.Thread(target=lambda add=add: [add(message(START + i * MS, str(i))) for i in range(500)])
+        for add in (pairing.add_rgb, pairing.add_aux)
+    ]
     for feed in feeds:
         feed.start()
     for feed in feeds:

@@ -22,13 +22,21 @@ METRES = np.where(DEPTH < 1000, np.nan, DEPTH * 0.001).astype(np.float32)
 RED = (200, 120, 40)  # one colour for the formats that share colour between pixels
 
 
-def image(pixels: np.ndarray, encoding: str, *, padding: int = 0, bigendian: bool = False, height: int = HEIGHT):
+def image(
+    pixels: np.ndarray, encoding: str, *, padding: int = 0, bigendian: bool = False, height: int = HEIGHT
+):
     """A sensor_msgs/Image by duck typing; padded rows hold rubbish."""
     pixels = pixels.astype(pixels.dtype.newbyteorder(">" if bigendian else "<"))
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(pixels.shape[0], -1)
     rows = np.hstack([rows, np.full((rows.shape[0], padding), 0xEE, np.uint8)])
-    return SimpleNamespace(height=height, width=pixels.shape[1], encoding=encoding, is_bigendian=int(bigendian),
-                           step=rows.shape[1], data=rows.tobytes())
+    return SimpleNamespace(
+        height=height,
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=int(bigendian),
+        step=rows.shape[1],
+        data=rows.tobytes(),
+    )
 
 
 def compressed(data: bytes, form: str) -> SimpleNamespace:
@@ -41,9 +49,14 @@ def plane(value: int) -> np.ndarray:
 
 ALPHA = plane(7)
 EXACT = {
-    "rgb8": RGB, "bgr8": RGB[..., ::-1], "rgba8": np.dstack([RGB, ALPHA]), "bgra8": np.dstack([RGB[..., ::-1], ALPHA]),
-    "8UC3": RGB[..., ::-1], "8UC4": np.dstack([RGB[..., ::-1], ALPHA]),
-    "rgb16": RGB.astype(np.uint16) * 257, "bgr16": RGB[..., ::-1].astype(np.uint16) * 257,
+    "rgb8": RGB,
+    "bgr8": RGB[..., ::-1],
+    "rgba8": np.dstack([RGB, ALPHA]),
+    "bgra8": np.dstack([RGB[..., ::-1], ALPHA]),
+    "8UC3": RGB[..., ::-1],
+    "8UC4": np.dstack([RGB[..., ::-1], ALPHA]),
+    "rgb16": RGB.astype(np.uint16) * 257,
+    "bgr16": RGB[..., ::-1].astype(np.uint16) * 257,
     "rgba16": np.dstack([RGB, ALPHA]).astype(np.uint16) * 257,
     "bgra16": np.dstack([RGB[..., ::-1], ALPHA]).astype(np.uint16) * 257,
 }
@@ -61,17 +74,27 @@ def test_colours(encoding: str, padding: int, bigendian: bool) -> None:
 
 @pytest.mark.parametrize("padding", [0, 10])
 @pytest.mark.parametrize("bigendian", [False, True])
-@pytest.mark.parametrize("encoding, pixels", [("mono8", RGB[..., 0]), ("8UC1", RGB[..., 0]),
-                                              ("mono16", DEPTH), ("16UC1", DEPTH), ("32FC1", METRES)])
-def test_sensor_values_come_unchanged(encoding: str, pixels: np.ndarray, padding: int, bigendian: bool) -> None:
+@pytest.mark.parametrize(
+    "encoding, pixels",
+    [("mono8", RGB[..., 0]), ("8UC1", RGB[..., 0]), ("mono16", DEPTH), ("16UC1", DEPTH), ("32FC1", METRES)],
+)
+def test_sensor_values_come_unchanged(
+    encoding: str, pixels: np.ndarray, padding: int, bigendian: bool
+) -> None:
     got = to_sensor(image(pixels, encoding, padding=padding, bigendian=bigendian))
     assert got.dtype == pixels.dtype and got.dtype.isnative
     assert np.array_equal(got, pixels, equal_nan=pixels.dtype == np.float32)
 
 
-@pytest.mark.parametrize("encoding, pixels, grey", [("mono8", RGB[..., 0], RGB[..., 0]),
-                                                    ("8UC1", RGB[..., 0], RGB[..., 0]),
-                                                    ("mono16", DEPTH, DEPTH / 257), ("16UC1", DEPTH, DEPTH / 257)])
+@pytest.mark.parametrize(
+    "encoding, pixels, grey",
+    [
+        ("mono8", RGB[..., 0], RGB[..., 0]),
+        ("8UC1", RGB[..., 0], RGB[..., 0]),
+        ("mono16", DEPTH, DEPTH / 257),
+        ("16UC1", DEPTH, DEPTH / 257),
+    ],
+)
 def test_grey_cameras_as_colour_stream(encoding: str, pixels: np.ndarray, grey: np.ndarray) -> None:
     got = to_rgb(image(pixels, encoding, padding=2, bigendian=True))
     assert got.shape == (HEIGHT, WIDTH, 3) and got.dtype == np.uint8
@@ -85,7 +108,7 @@ def test_bayer_orders(order: str, bits: int, padding: int) -> None:
     dtype, scale = (np.uint8, 1) if bits == 8 else (np.uint16, 257)
     mosaic = np.empty((HEIGHT, WIDTH), dtype)
     for i, letter in enumerate(order):  # the letters are the first 2x2 pixels, row by row
-        mosaic[i // 2::2, i % 2::2] = RED["rgb".index(letter)] * scale
+        mosaic[i // 2 :: 2, i % 2 :: 2] = RED["rgb".index(letter)] * scale
     got = to_rgb(image(mosaic, f"bayer_{order}{bits}", padding=padding, bigendian=bits == 16))
     assert np.abs(got[2:-2, 2:-2].astype(int) - RED).max() <= 1
 
@@ -93,8 +116,11 @@ def test_bayer_orders(order: str, bits: int, padding: int) -> None:
 def yuv(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     """ITU-R BT.601, limited range, which cameras and OpenCV use for these formats."""
     r, g, b = colour
-    return (round(16 + 0.257 * r + 0.504 * g + 0.098 * b), round(128 - 0.148 * r - 0.291 * g + 0.439 * b),
-            round(128 + 0.439 * r - 0.368 * g - 0.071 * b))
+    return (
+        round(16 + 0.257 * r + 0.504 * g + 0.098 * b),
+        round(128 - 0.148 * r - 0.291 * g + 0.439 * b),
+        round(128 + 0.439 * r - 0.368 * g - 0.071 * b),
+    )
 
 
 @pytest.mark.parametrize("padding", [0, 8])
@@ -106,7 +132,9 @@ def test_yuv(encoding: str, padding: int) -> None:
     elif encoding in ("yuyv", "yuv422_yuy2"):
         pixels = np.tile(np.array([[y, u], [y, v]], np.uint8), (HEIGHT, WIDTH // 2, 1))
     else:
-        colours = np.tile(np.array([u, v] if encoding == "nv12" else [v, u], np.uint8), (HEIGHT // 2, WIDTH // 2))
+        colours = np.tile(
+            np.array([u, v] if encoding == "nv12" else [v, u], np.uint8), (HEIGHT // 2, WIDTH // 2)
+        )
         pixels = np.vstack([np.full((HEIGHT, WIDTH), y, np.uint8), colours])
     got = to_rgb(image(pixels, encoding, padding=padding))
     assert got.shape == (HEIGHT, WIDTH, 3) and np.abs(got.astype(int) - RED).max() <= 4
@@ -114,8 +142,13 @@ def test_yuv(encoding: str, padding: int) -> None:
 
 def test_compressed_colour() -> None:
     smooth = cv2.resize(RGB, (64, 48), interpolation=cv2.INTER_CUBIC)
-    for suffix, form, tolerance in ((".png", "bgr8; png compressed bgr8", 0), (".jpg", "bgr8; jpeg compressed bgr8", 30)):
-        message = compressed(cv2.imencode(suffix, smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes(), form)
+    for suffix, form, tolerance in (
+        (".png", "bgr8; png compressed bgr8", 0),
+        (".jpg", "bgr8; jpeg compressed bgr8", 30),
+    ):
+        message = compressed(
+            cv2.imencode(suffix, smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes(), form
+        )
         for convert in (to_rgb, to_sensor):
             got = convert(message)
             assert got.shape == smooth.shape and np.abs(got.astype(int) - smooth).max() <= tolerance
@@ -152,11 +185,13 @@ def rvl(values: np.ndarray) -> bytes:
             number(delta * 2 if delta >= 0 else -delta * 2 - 1)
         at = end
     nibbles += [0] * (-len(nibbles) % 8)
-    words = [int("".join(f"{n:x}" for n in nibbles[i:i + 8]), 16) for i in range(0, len(nibbles), 8)]
+    words = [int("".join(f"{n:x}" for n in nibbles[i : i + 8]), 16) for i in range(0, len(nibbles), 8)]
     return struct.pack("<ii", values.shape[1], values.shape[0]) + struct.pack(f"<{len(words)}I", *words)
 
 
-def pack_depth(stored: np.ndarray, encoding: str, codec: str, a: float = 0.0, b: float = 0.0) -> SimpleNamespace:
+def pack_depth(
+    stored: np.ndarray, encoding: str, codec: str, a: float = 0.0, b: float = 0.0
+) -> SimpleNamespace:
     body = rvl(stored) if codec == "rvl" else cv2.imencode(".png", stored)[1].tobytes()
     return compressed(struct.pack("<iff", 0, a, b) + body, f"{encoding}; compressedDepth {codec}".rstrip())
 
@@ -181,7 +216,7 @@ def test_compressed_depth_in_metres(codec: str) -> None:
 
 
 def test_rvl_known_bytes() -> None:
-    # 2 zeros, 2 values, +5 (zigzag 10 = 2 | more, 1), +2 (zigzag 4): nibbles 2 2 a 1 4 in one little-endian word
+    # 2 zeros, 2 values, +5 (zigzag 10 = 2 | more, 1), +2 (zigzag 4): nibbles 2 2 a 1 4 little-endian
     data = struct.pack("<iff", 0, 0, 0) + struct.pack("<ii", 2, 2) + bytes.fromhex("0040a122")
     assert to_sensor(compressed(data, "16UC1; compressedDepth rvl")).tolist() == [[0, 0], [5, 7]]
 
@@ -189,11 +224,19 @@ def test_rvl_known_bytes() -> None:
 GOOD = image(RGB, "rgb8")
 
 
-@pytest.mark.parametrize("change, says", [
-    ({"encoding": "foo8"}, "'foo8'"), ({"encoding": ""}, "''"), ({"height": 0}, "8x0"), ({"width": 0}, "0x6"),
-    ({"step": 23}, "step >= 24, got 23"), ({"data": GOOD.data[:-1]}, "144 bytes of data, got 143"),
-    ({"data": b""}, "got 0"), ({"height": 70000, "width": 70000}, "70000x70000"),
-])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"encoding": "foo8"}, "'foo8'"),
+        ({"encoding": ""}, "''"),
+        ({"height": 0}, "8x0"),
+        ({"width": 0}, "0x6"),
+        ({"step": 23}, "step >= 24, got 23"),
+        ({"data": GOOD.data[:-1]}, "144 bytes of data, got 143"),
+        ({"data": b""}, "got 0"),
+        ({"height": 70000, "width": 70000}, "70000x70000"),
+    ],
+)
 def test_bad_images_name_what_was_expected_and_what_came(change: dict, says: str) -> None:
     for convert in (to_rgb, to_sensor):
         with pytest.raises(ImageError, match=says):
@@ -217,14 +260,21 @@ def test_depth_is_no_colour_and_64_bit_is_no_sensor() -> None:
 RVL_END = pack_depth(DEPTH, "16UC1", "rvl").data
 
 
-@pytest.mark.parametrize("message", [
-    compressed(b"", "jpeg"), compressed(b"no picture", "jpeg"), compressed(b"", "16UC1; compressedDepth png"),
-    compressed(bytes(40), "16UC1; compressedDepth png"), compressed(RVL_END[:30], "16UC1; compressedDepth rvl"),
-    compressed(RVL_END[:14], "16UC1; compressedDepth rvl"), compressed(bytes(20), "16UC1; compressedDepth rvl"),
-    compressed(RVL_END[:12] + struct.pack("<ii", 1 << 20, 1 << 20), "16UC1; compressedDepth rvl"),
-    compressed(RVL_END, "8UC1; compressedDepth rvl"),
-    compressed(bytes(12) + cv2.imencode(".png", RGB)[1].tobytes(), "16UC1; compressedDepth png"),
-])
+@pytest.mark.parametrize(
+    "message",
+    [
+        compressed(b"", "jpeg"),
+        compressed(b"no picture", "jpeg"),
+        compressed(b"", "16UC1; compressedDepth png"),
+        compressed(bytes(40), "16UC1; compressedDepth png"),
+        compressed(RVL_END[:30], "16UC1; compressedDepth rvl"),
+        compressed(RVL_END[:14], "16UC1; compressedDepth rvl"),
+        compressed(bytes(20), "16UC1; compressedDepth rvl"),
+        compressed(RVL_END[:12] + struct.pack("<ii", 1 << 20, 1 << 20), "16UC1; compressedDepth rvl"),
+        compressed(RVL_END, "8UC1; compressedDepth rvl"),
+        compressed(bytes(12) + cv2.imencode(".png", RGB)[1].tobytes(), "16UC1; compressedDepth png"),
+    ],
+)
 def test_damaged_compressed_images(message: SimpleNamespace) -> None:
     with pytest.raises(ImageError, match="compressed"):
         to_sensor(message)
@@ -242,11 +292,15 @@ def test_damaged_rvl_never_breaks_out() -> None:
             pass
 
 
-@pytest.mark.parametrize("pixels, encoding", [(RGB, "rgb8"), (RGB[::2, ::2], "rgb8"), (RGB[..., 0], "mono8"),
-                                              (DEPTH, "16UC1"), (METRES, "32FC1")])
+@pytest.mark.parametrize(
+    "pixels, encoding",
+    [(RGB, "rgb8"), (RGB[::2, ::2], "rgb8"), (RGB[..., 0], "mono8"), (DEPTH, "16UC1"), (METRES, "32FC1")],
+)
 def test_fill_image_comes_back(pixels: np.ndarray, encoding: str) -> None:
     message = fill_image(SimpleNamespace(), pixels, encoding)
-    assert (message.height, message.width) == pixels.shape[:2] and len(message.data) == message.step * message.height
+    assert (message.height, message.width) == pixels.shape[:2] and len(
+        message.data
+    ) == message.step * message.height
     assert np.array_equal(to_sensor(message), pixels, equal_nan=encoding == "32FC1")
 
 
@@ -261,8 +315,9 @@ class _WrongBridge:
 
 
 @pytest.mark.parametrize("bridge", [_BrokenBridge, _WrongBridge])
-def test_a_cv_bridge_that_does_not_work_is_passed_over(bridge: type, monkeypatch: pytest.MonkeyPatch,
-                                                       caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cv_bridge_that_does_not_work_is_passed_over(
+    bridge: type, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     # Stands for apt's cv_bridge, which no package registry carries.
     module = ModuleType("cv_bridge")
     module.CvBridge = bridge

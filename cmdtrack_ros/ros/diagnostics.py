@@ -17,7 +17,7 @@ _FAULTS_KEPT = 50
 
 
 class Latencies:
-    """The last results' times in s, for percentiles and the output rate. Filled by one thread, read by another."""
+    """Times of the last results in s: percentiles and output rate. One thread fills it, another reads."""
 
     def __init__(self, kept: int = 300) -> None:
         self._entries: deque[tuple[float, float, float]] = deque(maxlen=kept)
@@ -71,7 +71,9 @@ class Reports:
     def latest(self) -> list[str]:
         """Kinds of fault told within the last `repeat_after` seconds."""
         now = time.monotonic()
-        return sorted({kind for (kind, _), (at, _) in list(self._told.items()) if now - at < self._repeat_after})
+        return sorted(
+            {kind for (kind, _), (at, _) in list(self._told.items()) if now - at < self._repeat_after}
+        )
 
 
 def gpu_memory() -> dict[str, str]:
@@ -82,13 +84,17 @@ def gpu_memory() -> dict[str, str]:
     return {"GPU memory (MiB)": f"{torch.cuda.memory_allocated() / 2**20:.0f}"}
 
 
-def diagnostic_array(stamp: Any, name: str, hardware: str, problems: list[str], summary: str,
-                     values: Mapping[str, Any]) -> DiagnosticArray:
+def diagnostic_array(
+    stamp: Any, name: str, hardware: str, problems: list[str], summary: str, values: Mapping[str, Any]
+) -> DiagnosticArray:
     """One status: OK with `summary`, or a warning that lists the problems."""
-    status = DiagnosticStatus(name=name, hardware_id=hardware,
-                              level=DiagnosticStatus.WARN if problems else DiagnosticStatus.OK,
-                              message="; ".join(problems) if problems else summary,
-                              values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+    status = DiagnosticStatus(
+        name=name,
+        hardware_id=hardware,
+        level=DiagnosticStatus.WARN if problems else DiagnosticStatus.OK,
+        message="; ".join(problems) if problems else summary,
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+    )
     array = DiagnosticArray(status=[status])
     array.header.stamp = stamp
     return array

@@ -1,7 +1,7 @@
 """sensor_msgs images <-> NumPy arrays. Works on messages of rclpy and of rosbags alike; imports no rclpy.
 
-The layout of the bytes (`step`, `is_bigendian`, sizes) is read here, colours are converted by cv_bridge where it
-works, else by rosbags-image. The formats of `compressedDepth` are those of image_transport_plugins.
+The layout of the bytes (`step`, `is_bigendian`, sizes) is read here, colours are converted by cv_bridge where
+it works, else by rosbags-image. The formats of `compressedDepth` are those of image_transport_plugins.
 """
 
 from __future__ import annotations
@@ -22,15 +22,37 @@ from cmdtrack_ros.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
-_TYPES = {"8U": np.uint8, "8S": np.int8, "16U": np.uint16, "16S": np.int16, "32S": np.int32, "32F": np.float32,
-          "64F": np.float64}
+_TYPES = {
+    "8U": np.uint8,
+    "8S": np.int8,
+    "16U": np.uint16,
+    "16S": np.int16,
+    "32S": np.int32,
+    "32F": np.float32,
+    "64F": np.float64,
+}
 _GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?")
-_COLOURS = {"rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "rgba8": (np.uint8, 4), "bgra8": (np.uint8, 4),
-            "rgb16": (np.uint16, 3), "bgr16": (np.uint16, 3), "rgba16": (np.uint16, 4), "bgra16": (np.uint16, 4),
-            "uyvy": (np.uint8, 2), "yuv422": (np.uint8, 2), "yuyv": (np.uint8, 2), "yuv422_yuy2": (np.uint8, 2),
-            "nv12": (np.uint8, 1), "nv21": (np.uint8, 1)}
-_COLOURS |= {f"bayer_{order}{bits}": (dtype, 1) for order in ("rggb", "bggr", "gbrg", "grbg")
-             for bits, dtype in ((8, np.uint8), (16, np.uint16))}
+_COLOURS = {
+    "rgb8": (np.uint8, 3),
+    "bgr8": (np.uint8, 3),
+    "rgba8": (np.uint8, 4),
+    "bgra8": (np.uint8, 4),
+    "rgb16": (np.uint16, 3),
+    "bgr16": (np.uint16, 3),
+    "rgba16": (np.uint16, 4),
+    "bgra16": (np.uint16, 4),
+    "uyvy": (np.uint8, 2),
+    "yuv422": (np.uint8, 2),
+    "yuyv": (np.uint8, 2),
+    "yuv422_yuy2": (np.uint8, 2),
+    "nv12": (np.uint8, 1),
+    "nv21": (np.uint8, 1),
+}
+_COLOURS |= {
+    f"bayer_{order}{bits}": (dtype, 1)
+    for order in ("rggb", "bggr", "gbrg", "grbg")
+    for bits, dtype in ((8, np.uint8), (16, np.uint16))
+}
 _GREY = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
 # Generic names say nothing of the meaning; as a colour stream they are read the way OpenCV would.
 _AS_COLOUR = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
@@ -57,8 +79,8 @@ def to_sensor(message: Any) -> np.ndarray:
     """An auxiliary camera's Image or CompressedImage -> the sensor's own array.
 
     Returns:
-        HxW uint8, uint16 (counts, millimetres) or float32 (metres, degrees), or HxWx3 uint8 RGB where the camera
-        sends colours.
+        HxW uint8, uint16 (counts, millimetres) or float32 (metres, degrees), or HxWx3 uint8 RGB where the
+        camera sends colours.
 
     Raises:
         ImageError: as for `to_rgb`.
@@ -107,15 +129,19 @@ def _pixels(message: Any) -> np.ndarray:
         raise ImageError(f"{encoding} image: expected at least one pixel, got {width}x{height}")
     if height * width > _MAX_PIXELS:
         raise ImageError(f"{encoding} image: {width}x{height} pixels is beyond any camera; damaged header?")
-    rows = height * 3 // 2 if encoding in ("nv12", "nv21") else height  # the colour plane follows the grey one
+    rows = (
+        height * 3 // 2 if encoding in ("nv12", "nv21") else height
+    )  # the colour plane follows the grey one
     row_bytes = width * channels * dtype.itemsize
     if step < row_bytes:
         raise ImageError(f"{encoding} image {width}x{height}: expected step >= {row_bytes}, got {step}")
     data = np.frombuffer(message.data, np.uint8)
     needed = step * (rows - 1) + row_bytes
     if data.size < needed:
-        raise ImageError(f"{encoding} image {width}x{height}, step {step}: expected {step * rows} bytes of data, "
-                         f"got {data.size}")
+        raise ImageError(
+            f"{encoding} image {width}x{height}, step {step}: expected {step * rows} bytes of data, "
+            f"got {data.size}"
+        )
     shape = (rows, row_bytes)
     lines = np.lib.stride_tricks.as_strided(data, shape, (step, 1), writeable=False)
     samples = np.ascontiguousarray(lines).view(dtype)
@@ -130,14 +156,24 @@ def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
     if encoding in ("uyvy", "yuv422", "yuyv", "yuv422_yuy2") and pixels.shape[1] % 2:
         raise ImageError(f"{encoding} image: expected an even width, got {pixels.shape[1]}")
     if encoding in ("nv12", "nv21") and (pixels.shape[0] % 3 or pixels.shape[1] % 2):
-        raise ImageError(f"{encoding} image: expected an even width and height, got {pixels.shape[1]} x "
-                         f"{pixels.shape[0] * 2 // 3}")
-    packed = SimpleNamespace(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
-                             is_bigendian=int(sys.byteorder == "big"), step=pixels.strides[0], data=pixels)
+        raise ImageError(
+            f"{encoding} image: expected an even width and height, got {pixels.shape[1]} x "
+            f"{pixels.shape[0] * 2 // 3}"
+        )
+    packed = SimpleNamespace(
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=pixels.strides[0],
+        data=pixels,
+    )
     try:
         return np.ascontiguousarray(_converter()(packed))
     except Exception as error:  # cv2.error, CvBridgeError and rosbags' own have no common base
-        raise ImageError(f"{encoding} image {packed.width}x{packed.height}: cannot convert to rgb8: {error}") from error
+        raise ImageError(
+            f"{encoding} image {packed.width}x{packed.height}: cannot convert to rgb8: {error}"
+        ) from error
 
 
 _chosen: Callable[[Any], np.ndarray] | None = None
@@ -160,7 +196,9 @@ def _choose_converter() -> Callable[[Any], np.ndarray]:
         def convert(message: Any) -> np.ndarray:
             return bridge.imgmsg_to_cv2(message, "rgb8")
 
-        probe = SimpleNamespace(height=1, width=1, encoding="bgr8", is_bigendian=0, step=3, data=b"\x01\x02\x03")
+        probe = SimpleNamespace(
+            height=1, width=1, encoding="bgr8", is_bigendian=0, step=3, data=b"\x01\x02\x03"
+        )
         if convert(probe).ravel().tolist() == [3, 2, 1]:
             return convert
         logger.warning("cv_bridge converts wrongly here; using rosbags-image")
@@ -171,8 +209,9 @@ def _choose_converter() -> Callable[[Any], np.ndarray]:
     try:
         from rosbags.image import image_to_cvimage
     except ImportError as error:
-        raise ImageError("no image converter: install cv_bridge (apt: ros-$ROS_DISTRO-cv-bridge) or rosbags-image "
-                         "(pip)") from error
+        raise ImageError(
+            "no image converter: install cv_bridge (apt: ros-$ROS_DISTRO-cv-bridge) or rosbags-image (pip)"
+        ) from error
     return lambda message: image_to_cvimage(message, "rgb8")
 
 

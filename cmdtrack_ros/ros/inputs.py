@@ -30,7 +30,9 @@ class ImageInput:
         depth: messages queued by the middleware.
     """
 
-    def __init__(self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int) -> None:
+    def __init__(
+        self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int
+    ) -> None:
         self._node = node
         self._name = name
         self._parameter = parameter
@@ -59,12 +61,19 @@ class ImageInput:
         if plan == self._plan:
             return
         if self._subscriber:
-            self._node.get_logger().info(f"{self._name} on {self.topic}: subscribing anew ({plan.describe()})")
+            self._node.get_logger().info(
+                f"{self._name} on {self.topic}: subscribing anew ({plan.describe()})"
+            )
             self._node.destroy_subscription(self._subscriber.sub)
         self._plan = plan
         events = SubscriptionEventCallbacks(incompatible_qos=lambda _: self._wake.trigger())
-        self._subscriber = Subscriber(self._node, plan.message_type, self.topic, event_callbacks=events,
-                                      qos_profile=plan.profile(self._depth))
+        self._subscriber = Subscriber(
+            self._node,
+            plan.message_type,
+            self.topic,
+            event_callbacks=events,
+            qos_profile=plan.profile(self._depth),
+        )
         self._subscriber.registerCallback(self._receive)
 
     def rate(self) -> float:
@@ -80,16 +89,22 @@ class ImageInput:
         """What is known about a silent stream, and what to try."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         offers = {f"{p.topic_type}, {reliability_name(p.qos_profile.reliability)}" for p in publishers}
-        text = (f"no {self._name} image on {self.topic} for {self.silence():.1f} s; subscribed to "
-                f"{self._plan.describe()}; {len(publishers)} publisher(s)")
+        text = (
+            f"no {self._name} image on {self.topic} for {self.silence():.1f} s; subscribed to "
+            f"{self._plan.describe()}; {len(publishers)} publisher(s)"
+        )
         if not publishers:
-            return (f"{text}. Is the camera's driver running, with the same ROS_DOMAIN_ID? `ros2 topic list -t` shows "
-                    f"what there is; set parameter '{self._parameter}' or remap the topic")
+            return (
+                f"{text}. Is the camera's driver running, with the same ROS_DOMAIN_ID? `ros2 topic list -t` "
+                f"shows what there is; set parameter '{self._parameter}' or remap the topic"
+            )
         wanted = f"sensor_msgs/msg/{self._plan.message_type.__name__}"
         if all(p.topic_type != wanted for p in publishers):
             return f"{text} ({'; '.join(sorted(offers))}): expected Image or CompressedImage"
-        return (f"{text} ({'; '.join(sorted(offers))}). `ros2 topic hz {self.topic}` shows whether images flow; large "
-                "best-effort images need FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides")
+        return (
+            f"{text} ({'; '.join(sorted(offers))}). `ros2 topic hz {self.topic}` shows whether images flow; "
+            "large best-effort images need FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides"
+        )
 
     def close(self) -> None:
         self._node.destroy_subscription(self._subscriber.sub)

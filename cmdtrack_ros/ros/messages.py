@@ -19,10 +19,22 @@ def to_track_state(frame: Frame, outcome: Outcome, latency: float) -> TrackState
     track = outcome.track
     x, y, width, height = (float(v) for v in track.box)
     return TrackState(
-        header=frame.header, state=int(track.state), target_id=outcome.name, x=x, y=y, width=width, height=height,
-        score=float(track.score), weight_rgb=float(track.weight_rgb), weight_aux=float(track.weight_aux),
-        has_rgb=outcome.rgb is not None, has_aux=outcome.aux is not None, pair_gap=frame.gap, latency=latency,
-        processing_time=outcome.seconds)
+        header=frame.header,
+        state=int(track.state),
+        target_id=outcome.name,
+        x=x,
+        y=y,
+        width=width,
+        height=height,
+        score=float(track.score),
+        weight_rgb=float(track.weight_rgb),
+        weight_aux=float(track.weight_aux),
+        has_rgb=outcome.rgb is not None,
+        has_aux=outcome.aux is not None,
+        pair_gap=frame.gap,
+        latency=latency,
+        processing_time=outcome.seconds,
+    )
 
 
 def to_detections(frame: Frame, outcome: Outcome) -> Any:

@@ -1,20 +1,22 @@
 """The tracker node: pairs two image streams, follows one target, publishes its box.
 
-Callbacks run in a single-threaded executor and only store: the newest pair goes into a mailbox that one worker
-thread, the owner of the network, empties. (rclpy has no component composition; the node is a process of its own.)
+Callbacks run in a single-threaded executor and only store: the newest pair goes into a mailbox that one
+worker thread, the owner of the network, empties. (rclpy has no component composition; the node is a process
+of its own.)
 
 Topics (the image topics are parameters, all can be remapped):
     rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in
-    ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw: the target
-                            is started there and followed through the frames since. Width and height 0: release it.
-    ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent and aux
-                            is not, one per aux image, with that one's header.
+    ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw:
+                            the target is started there and followed through the frames since.
+                            Width and height 0: release it.
+    ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent
+                            and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
     ~/overlay               Image out, while somebody subscribes
     /diagnostics            DiagnosticArray out, every second
 
-When time or stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is started
-again on the new first frame; any other target stays where it was last seen.
+When time or stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is
+started again on the new first frame; any other target stays where it was last seen.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from cmdtrack_ros.errors import CmdtrackError, ConfigError
+from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.ros.diagnostics import Latencies, Reports, diagnostic_array, gpu_memory
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
@@ -47,7 +49,7 @@ from cmdtrack_ros.ros.overlay import draw
 from cmdtrack_ros.ros.pairing import NearestPairFilter, stamp_ns
 from cmdtrack_ros.ros.parameters import Parameters, Settings
 from cmdtrack_ros.ros.pipeline import Frame, Outcome, Pipeline, Target
-from cmdtrack_ros.tracking import TargetState, load_tracker
+from cmdtrack_ros.tracking import load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_DEPTH = 10
@@ -76,7 +78,7 @@ class TrackerNode(LifecycleNode):
         self._inputs: dict[str, ImageInput] = {}
 
     def autostart(self) -> None:
-        """Configure and activate where the parameter says so. A refusal is logged, and the node stays to be mended."""
+        """Configure and activate where the parameter says so; after a refusal the node stays for repair."""
         if not self.get_parameter("autostart").value:
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
@@ -113,17 +115,26 @@ class TrackerNode(LifecycleNode):
 
     def _configure(self) -> None:
         settings = self._options.settings()
-        tracker = load_tracker(settings.weights or None, modality=settings.modality, device=settings.device,
-                               threads=settings.threads, sha256=settings.weights_sha256 or None)
+        tracker = load_tracker(
+            settings.weights or None,
+            modality=settings.modality,
+            device=settings.device,
+            threads=settings.threads,
+            sha256=settings.weights_sha256 or None,
+        )
         self._pipeline = Pipeline(tracker, registration=settings.registration, report=self._reports)
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_DEPTH)
         self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
-        self._diagnostics_out = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", _RESULT_DEPTH)
+        self._diagnostics_out = self.create_lifecycle_publisher(
+            DiagnosticArray, "/diagnostics", _RESULT_DEPTH
+        )
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
         else:
-            self._detections_out = self.create_lifecycle_publisher(Detection2DArray, "~/detections", _RESULT_DEPTH)
+            self._detections_out = self.create_lifecycle_publisher(
+                Detection2DArray, "~/detections", _RESULT_DEPTH
+            )
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
@@ -137,26 +148,40 @@ class TrackerNode(LifecycleNode):
         self._restarts = 0
         self._restarted_at = -_SAME_RESTART
         self._open_inputs(settings)
-        self._target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
-        self._ticks = [self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady),
-                        self.create_timer(1.0, self._every_second, clock=self._steady)]
+        self._target_in = self.create_subscription(
+            TargetBox, "~/target", self._on_target, QoSProfile(depth=5)
+        )
+        self._ticks = [
+            self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady),
+            self.create_timer(1.0, self._every_second, clock=self._steady),
+        ]
         self._ticks[0].cancel()  # runs only while an image waits
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
         self._jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
-        self._worker = threading.Thread(target=self._work, args=(self._mailbox,), name="tracking", daemon=True)
+        self._worker = threading.Thread(
+            target=self._work, args=(self._mailbox,), name="tracking", daemon=True
+        )
         self._worker.start()
-        self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
+        self.get_logger().info(
+            f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values())
+        )
 
     def _open_inputs(self, settings: Settings) -> None:
         topics = {"RGB": ("rgb_topic", settings.rgb_topic), "auxiliary": ("aux_topic", settings.aux_topic)}
         if settings.modality == "rgb":
             del topics["auxiliary"]
-        self._inputs = {name: ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
-                        for name, (parameter, topic) in topics.items()}
+        self._inputs = {
+            name: ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
+            for name, (parameter, topic) in topics.items()
+        }
         self._pairing_filter = NearestPairFilter(
-            list(self._inputs.values()), settings.queue_size, settings.slop, aux_offset=settings.aux_offset,
+            list(self._inputs.values()),
+            settings.queue_size,
+            settings.slop,
+            aux_offset=settings.aux_offset,
             aux_timeout=settings.aux_timeout if len(topics) > 1 else 0.0,
-            clock=None if settings.process_every_pair else time.monotonic_ns)
+            clock=None if settings.process_every_pair else time.monotonic_ns,
+        )
         self._pairing_filter.registerCallback(self._on_pair)
         for stream in self._inputs.values():
             stream.registerCallback(self._wait_for_partner)
@@ -193,8 +218,10 @@ class TrackerNode(LifecycleNode):
         self._settings = settings
         if self._inputs:
             self._pairing_filter.configure(
-                slop=settings.slop, aux_offset=settings.aux_offset,
-                aux_timeout=settings.aux_timeout if len(self._inputs) > 1 else 0.0)
+                slop=settings.slop,
+                aux_offset=settings.aux_offset,
+                aux_timeout=settings.aux_timeout if len(self._inputs) > 1 else 0.0,
+            )
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -242,8 +269,11 @@ class TrackerNode(LifecycleNode):
         if message.width == 0 and message.height == 0:
             request = _Request(None)
         elif not np.isfinite(box).all() or min(box[2:]) <= 0:
-            self._reports("target", f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and "
-                          "height above 0")
+            self._reports(
+                "target",
+                f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and "
+                "height above 0",
+            )
             return
         else:
             request = _Request(Target(box, message.target_id), stamp)
@@ -258,12 +288,22 @@ class TrackerNode(LifecycleNode):
                 problems.append(f"no {name} images")
                 self._silence("no data", stream.explain_silence())
         state = self._pipeline.state.name
-        values = {"state": state, **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}}
+        values = {
+            "state": state,
+            **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()},
+        }
         values |= self._latencies.values() | self._pairing_filter.counters.as_dict()
         values |= {"dropped": self._mailbox.dropped, **self._pipeline.faults, **gpu_memory()}
-        self._diagnostics_out.publish(diagnostic_array(
-            self.get_clock().now().to_msg(), f"{self.get_fully_qualified_name()[1:]}: tracking",
-            self._settings.device, problems, state, values))
+        self._diagnostics_out.publish(
+            diagnostic_array(
+                self.get_clock().now().to_msg(),
+                f"{self.get_fully_qualified_name()[1:]}: tracking",
+                self._settings.device,
+                problems,
+                state,
+                values,
+            )
+        )
 
     # Worker thread: owns the pipeline.
 
@@ -280,12 +320,13 @@ class TrackerNode(LifecycleNode):
         if outcome is None:
             return
         if outcome.started:
-            self.get_logger().info(f"target '{target.name}' at {np.round(target.box, 1).tolist()}: "
-                                   f"{outcome.track.state.name}")
+            self.get_logger().info(
+                f"target '{target.name}' at {np.round(target.box, 1).tolist()}: {outcome.track.state.name}"
+            )
         self._publish(frame, outcome)
 
     def _due_target(self, now: int) -> tuple[Target | None, list[Frame]]:
-        """The requested target if its frame is there, and the kept frames from that one up to before `now` (ns)."""
+        """The requested target if its frame has come, and the frames from there up to before `now` (ns)."""
         with self._request_lock:
             request = self._request
             if request is None or request.stamp > now:
@@ -299,8 +340,11 @@ class TrackerNode(LifecycleNode):
             return request.target, []
         kept = self._mailbox.since(request.stamp)
         if not kept:
-            self._reports("target", f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
-                          "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame")
+            self._reports(
+                "target",
+                f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
+                "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame",
+            )
             return None, []
         return request.target, [frame for stamp, frame in kept if stamp < now]
 

@@ -12,7 +12,8 @@ How long an RGB image waits for its partner. It goes out as soon as one of these
 3. it has waited for `aux_timeout`;
 4. the auxiliary stream has been silent for `SILENT_NS` (the stream is taken up again when it returns).
 
-When RGB has been silent for `SILENT_NS` while auxiliary images keep coming, these come out alone until it returns.
+When RGB has been silent for `SILENT_NS` while auxiliary images keep coming, these come out alone until it
+returns.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ class NearestPairer:
         aux_timeout: longest wait of an RGB image for its partner, in seconds.
         aux_offset: seconds added to every auxiliary stamp (negative where that camera stamps late).
 
-    `now_ns` in the methods is the caller's clock (any monotonic one). Where it is None, time is the newest stamp
-    seen, which makes the result depend on the recording alone and not on the speed of its replay.
+    `now_ns` in the methods is the caller's clock (any monotonic one). Where it is None, time is the newest
+    stamp seen, which makes the result depend on the recording alone and not on the speed of its replay.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class NearestPairer:
         return out
 
     def flush(self, now_ns: int | None = None) -> list[Pair]:
-        """Send out what has waited long enough at `now_ns`; all that is queued when it is None (end of data)."""
+        """Send out what has waited long enough at `now_ns`; everything when it is None (end of data)."""
         if now_ns is None:
             return [self._emit() for _ in range(len(self._pending))]
         return self._settle(now_ns)
@@ -198,7 +199,7 @@ class NearestPairer:
         self._intervals: deque[int] = deque(maxlen=_INTERVALS_KEPT)
 
     def _restart(self, stamp: int) -> list[Pair]:
-        """The RGB stamps jumped back to `stamp`: finish the old pass, keep aux images that belong to the new one."""
+        """The RGB stamps jumped back to `stamp`: finish the old pass, keep aux images of the new one."""
         self.counters.restarts += 1
         out = [self._emit() for _ in range(len(self._pending))]
         kept = [entry for entry in self._aux if entry.stamp <= stamp + RESTART_NS]
@@ -239,7 +240,9 @@ class NearestPairer:
     def _nearest(self, stamp: int) -> _Entry | None:
         """The nearest auxiliary image within the slop; the earlier one of two equally near."""
         at = bisect_left(self._aux, (stamp,))
-        near = [entry for entry in self._aux[max(at - 1, 0) : at + 1] if abs(entry.stamp - stamp) <= self._slop]
+        near = [
+            entry for entry in self._aux[max(at - 1, 0) : at + 1] if abs(entry.stamp - stamp) <= self._slop
+        ]
         return min(near, key=lambda entry: abs(entry.stamp - stamp), default=None)
 
     def _settled(self, entry: _Entry, now: int) -> bool:
@@ -289,8 +292,8 @@ def stamp_ns(message: Any) -> int:
 class NearestPairFilter:
     """`NearestPairer` with the protocol of message_filters; thread-safe.
 
-    Callbacks get `(rgb_message or None, aux_message or None, *args)`, one call at a time and in stamp order, with no lock
-    held. One that raises is logged, and the others are still called.
+    Callbacks get `(rgb_message or None, aux_message or None, *args)`, one call at a time and in stamp order,
+    with no lock held. One that raises is logged, and the others are still called.
 
     Args:
         fs: the RGB filter and, unless RGB is the only stream, the auxiliary filter.

@@ -65,28 +65,41 @@ class Spec:
         if type(value) is not kind:
             raise ConfigError(f"parameter '{self.name}': expected {_KINDS[kind]}, got {value!r}")
         if self.choices and value not in self.choices:
-            raise ConfigError(f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}")
+            raise ConfigError(
+                f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}"
+            )
         if kind in (int, float) and not self.low <= value <= self.high:
-            raise ConfigError(f"parameter '{self.name}': expected {self.low:g} to {self.high:g}, got {value!r}")
+            raise ConfigError(
+                f"parameter '{self.name}': expected {self.low:g} to {self.high:g}, got {value!r}"
+            )
         return value
 
     def _read_box(self, value: Any) -> tuple[float, ...]:
         numbers = tuple(value or ()) if not isinstance(value, (str, bytes, bool, int, float)) else (None,)
-        valid = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers) and len(numbers) in (0, 4)
+        valid = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers) and len(numbers) in (
+            0,
+            4,
+        )
         if not valid or (numbers and min(numbers[2:]) <= 0):
-            raise ConfigError(f"parameter '{self.name}': expected nothing or x, y, width, height in pixels with "
-                              f"width and height above 0, got {value!r}")
+            raise ConfigError(
+                f"parameter '{self.name}': expected nothing or x, y, width, height in pixels with "
+                f"width and height above 0, got {value!r}"
+            )
         return tuple(float(n) for n in numbers)
 
     def descriptor(self) -> ParameterDescriptor:
         when = "Takes effect at once." if self.live else "Takes effect when the node is configured."
-        descriptor = ParameterDescriptor(name=self.name, description=f"{self.text} {when}", dynamic_typing=True)
+        descriptor = ParameterDescriptor(
+            name=self.name, description=f"{self.text} {when}", dynamic_typing=True
+        )
         if self.choices:
             descriptor.additional_constraints = f"one of: {', '.join(self.choices)}"
         if math.isfinite(self.low) and isinstance(self.default, float):
             descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
         if math.isfinite(self.low) and isinstance(self.default, int):
-            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
+            ]
         return descriptor
 
 
@@ -94,35 +107,108 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 SPECS = (
     Spec("autostart", True, "Configure and activate by itself; false leaves that to a lifecycle manager."),
-    Spec("modality", "thermal", "What the auxiliary stream carries; rgb tracks in RGB alone.",
-         choices=("thermal", "depth", "event", "rgb")),
+    Spec(
+        "modality",
+        "thermal",
+        "What the auxiliary stream carries; rgb tracks in RGB alone.",
+        choices=("thermal", "depth", "event", "rgb"),
+    ),
     Spec("weights", "", "Path of a weights file (safetensors); empty for the shipped weights."),
-    Spec("weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."),
-    Spec("device", "auto", "Where the network runs; auto takes a GPU where there is one.",
-         choices=("auto", "cpu", "cuda")),
+    Spec(
+        "weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."
+    ),
+    Spec(
+        "device",
+        "auto",
+        "Where the network runs; auto takes a GPU where there is one.",
+        choices=("auto", "cpu", "cuda"),
+    ),
     Spec("threads", 0, "CPU threads of the network; 0 takes one per core.", 0, 256),
-    Spec("rgb_topic", "rgb/image", "RGB images: sensor_msgs/Image, or CompressedImage where the topic carries that."),
-    Spec("aux_topic", "aux/image", "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth."),
-    Spec("reliability", "auto", "Reliability asked of the image publishers; auto follows what they offer.",
-         choices=("auto", "reliable", "best_effort")),
-    Spec("slop", 0.03, "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
-         "free-running cameras, and lets the two images show different moments.", 0.0, 10.0, live=True),
-    Spec("aux_timeout", 0.1, "Longest wait in s of an RGB image for its partner before it is tracked alone. More "
-         "tolerates a slow auxiliary driver, at the price of latency whenever an image is lost.", 0.0, 10.0, live=True),
-    Spec("aux_offset", 0.0, "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
-         -10.0, 10.0, live=True),
-    Spec("queue_size", 10, "Images kept per stream while they wait for a partner. More bridges a larger difference "
-         "in delay between the two drivers, and takes memory.", 1, 1000),
-    Spec("registration", "none", "How auxiliary images are brought onto the RGB image: none expects equal sizes, "
-         "resize stretches them over it.", choices=("none", "resize")),
-    Spec("initial_box", [], "x, y, width, height in RGB pixels: a target that is started on the first frame, and again "
-         "when a recording starts over; empty for none."),
-    Spec("target_history", 30, "Recent frames kept so that a target can be started on the frame its user saw. More "
-         "accepts slower users, and takes memory.", 1, 300),
-    Spec("data_timeout", 5.0, "Seconds without images after which a warning says what to check.", 0.1, 3600.0,
-         live=True),
-    Spec("process_every_pair", False, "Replay for evaluation: no pair is dropped when the network is slower than the "
-         "streams, and pairing goes by the stamps alone, so that it does not depend on the machine's speed."),
+    Spec(
+        "rgb_topic",
+        "rgb/image",
+        "RGB images: sensor_msgs/Image, or CompressedImage where the topic carries that.",
+    ),
+    Spec(
+        "aux_topic",
+        "aux/image",
+        "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth.",
+    ),
+    Spec(
+        "reliability",
+        "auto",
+        "Reliability asked of the image publishers; auto follows what they offer.",
+        choices=("auto", "reliable", "best_effort"),
+    ),
+    Spec(
+        "slop",
+        0.03,
+        "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
+        "free-running cameras, and lets the two images show different moments.",
+        0.0,
+        10.0,
+        live=True,
+    ),
+    Spec(
+        "aux_timeout",
+        0.1,
+        "Longest wait in s of an RGB image for its partner before it is tracked alone. More "
+        "tolerates a slow auxiliary driver, at the price of latency whenever an image is lost.",
+        0.0,
+        10.0,
+        live=True,
+    ),
+    Spec(
+        "aux_offset",
+        0.0,
+        "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
+        -10.0,
+        10.0,
+        live=True,
+    ),
+    Spec(
+        "queue_size",
+        10,
+        "Images kept per stream while they wait for a partner. More bridges a larger difference "
+        "in delay between the two drivers, and takes memory.",
+        1,
+        1000,
+    ),
+    Spec(
+        "registration",
+        "none",
+        "How auxiliary images are brought onto the RGB image: none expects equal sizes, "
+        "resize stretches them over it.",
+        choices=("none", "resize"),
+    ),
+    Spec(
+        "initial_box",
+        [],
+        "x, y, width, height in RGB pixels: a target that is started on the first frame, and again "
+        "when a recording starts over; empty for none.",
+    ),
+    Spec(
+        "target_history",
+        30,
+        "Recent frames kept so that a target can be started on the frame its user saw. More "
+        "accepts slower users, and takes memory.",
+        1,
+        300,
+    ),
+    Spec(
+        "data_timeout",
+        5.0,
+        "Seconds without images after which a warning says what to check.",
+        0.1,
+        3600.0,
+        live=True,
+    ),
+    Spec(
+        "process_every_pair",
+        False,
+        "Replay for evaluation: no pair is dropped when the network is slower than the "
+        "streams, and pairing goes by the stamps alone, so that it does not depend on the machine's speed.",
+    ),
 )
 
 
@@ -137,7 +223,9 @@ class Parameters:
         changed: called with the new settings after a live change was accepted.
     """
 
-    def __init__(self, node: Node, configured: Callable[[], bool], changed: Callable[[Settings], None]) -> None:
+    def __init__(
+        self, node: Node, configured: Callable[[], bool], changed: Callable[[Settings], None]
+    ) -> None:
         self._node = node
         self._configured = configured
         self._changed = changed
@@ -177,8 +265,10 @@ class Parameters:
             for name, value in changes.items():
                 ours[name].read(value)
                 if self._configured() and not ours[name].live:
-                    raise ConfigError(f"parameter '{name}': takes effect when the node is configured; bring it back "
-                                      "to unconfigured first (ros2 lifecycle set <node> deactivate, then cleanup)")
+                    raise ConfigError(
+                        f"parameter '{name}': takes effect when the node is configured; bring it back "
+                        "to unconfigured first (ros2 lifecycle set <node> deactivate, then cleanup)"
+                    )
             settings = self._with(changes)
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))

@@ -71,8 +71,13 @@ class Pipeline:
         report: called with a kind of fault and a text that names its cause.
     """
 
-    def __init__(self, tracker: Tracker, *, registration: str = "none",
-                 report: Callable[[str, str], None] = lambda kind, text: None) -> None:
+    def __init__(
+        self,
+        tracker: Tracker,
+        *,
+        registration: str = "none",
+        report: Callable[[str, str], None] = lambda kind, text: None,
+    ) -> None:
         if registration not in ("none", "resize"):
             raise ConfigError(f"registration: expected none or resize, got {registration!r}")
         self._tracker = tracker
@@ -91,7 +96,9 @@ class Pipeline:
         self._tracker.reset()
         self._name = ""
 
-    def process(self, frame: Frame, target: Target | None = None, since: Iterable[Frame] = ()) -> Outcome | None:
+    def process(
+        self, frame: Frame, target: Target | None = None, since: Iterable[Frame] = ()
+    ) -> Outcome | None:
         """Track one frame, or start `target` on it.
 
         A target that cannot be started is reported, and the one before is followed on.
@@ -112,18 +119,18 @@ class Pipeline:
                 continue
             track = None
             if target:
-                track = self._attempt("target", lambda: self._tracker.init(rgb, aux, target.box))
+                track = self._attempt("target", self._tracker.init, rgb, aux, target.box)
                 if track:
                     self._name, started = target.name, True
                 target = None
-            track = track or self._attempt("tracking", lambda: self._follow(rgb, aux))
+            track = track or self._attempt("tracking", self._follow, rgb, aux)
             if track:
                 outcome = Outcome(track, self._name, rgb, aux, time.perf_counter() - begin, started)
         return outcome
 
-    def _attempt(self, kind: str, action: Callable[[], Track]) -> Track | None:
+    def _attempt(self, kind: str, action: Callable[..., Track], *args: Any) -> Track | None:
         try:
-            return action()
+            return action(*args)
         except CmdtrackError as error:
             self._fault(kind, str(error))
             return None
@@ -140,7 +147,9 @@ class Pipeline:
         aux = self._read("aux image", to_sensor, frame.aux)
         return rgb, aux if aux is None else self._register(aux)
 
-    def _read(self, what: str, convert: Callable[[Any], np.ndarray], message: Any | None) -> np.ndarray | None:
+    def _read(
+        self, what: str, convert: Callable[[Any], np.ndarray], message: Any | None
+    ) -> np.ndarray | None:
         if message is None:
             return None
         try:
@@ -154,9 +163,14 @@ class Pipeline:
             return aux
         height, width = self._size
         if self._registration == "resize":
-            return cv2.resize(aux, (width, height), interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST))
-        self._fault("registration", f"rgb image is {width}x{height}, aux image {aux.shape[1]}x{aux.shape[0]}: expected "
-                    "equal sizes; publish a registered image or set parameter 'registration' to resize")
+            return cv2.resize(
+                aux, (width, height), interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST)
+            )
+        self._fault(
+            "registration",
+            f"rgb image is {width}x{height}, aux image {aux.shape[1]}x{aux.shape[0]}: expected "
+            "equal sizes; publish a registered image or set parameter 'registration' to resize",
+        )
         return None
 
     def _fault(self, kind: str, text: str) -> None:

@@ -19,8 +19,12 @@ class Plan(NamedTuple):
     reliability: ReliabilityPolicy
 
     def profile(self, depth: int) -> QoSProfile:
-        return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=self.reliability,
-                          durability=DurabilityPolicy.VOLATILE)
+        return QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=depth,
+            reliability=self.reliability,
+            durability=DurabilityPolicy.VOLATILE,
+        )
 
     def describe(self) -> str:
         return f"sensor_msgs/msg/{self.message_type.__name__}, {reliability_name(self.reliability)}"
@@ -33,15 +37,18 @@ def reliability_name(policy: ReliabilityPolicy) -> str:
 def plan_subscription(topic: str, publishers: Sequence[Any], reliability: str = "auto") -> Plan:
     """Follow the publishers of `topic`: reliable only if all of them are, as rosbag2 does.
 
-    A reliable subscription receives nothing from a best-effort publisher, and a best-effort one loses large images
-    of a reliable publisher, so neither suits all.
+    A reliable subscription receives nothing from a best-effort publisher, and a best-effort one loses large
+    images of a reliable publisher, so neither suits all.
     """
     types = {publisher.topic_type for publisher in publishers}
     compressed = types == {_COMPRESSED} if types else topic.endswith(_SUFFIXES)
     if reliability == "auto":
-        best_effort = any(publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
-                          for publisher in publishers)
+        best_effort = any(
+            publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers
+        )
     else:
         best_effort = reliability == "best_effort"
-    return Plan(CompressedImage if compressed else Image,
-                ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE)
+    return Plan(
+        CompressedImage if compressed else Image,
+        ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
+    )
