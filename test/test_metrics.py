@@ -1,4 +1,6 @@
-"""Each metric against figures worked out by hand, against the published ceilings, and against the `rgbt` toolkit."""
+"""Each metric against figures worked out by hand, against the published ceilings, and against the `rgbt`
+toolkit.
+"""
 
 from __future__ import annotations
 
@@ -118,9 +120,10 @@ def _oracle(dataset, tmp_path: Path, names: list[str], results: dict[str, np.nda
     for name in names:
         write_rows(tmp_path / f"{name}.txt", results[name])
     dataset(tracker_name="mine", result_path=f"{tmp_path}/", seqs=names)
-    # rgbt reads single precision, in which an IoU of exactly 0.1 is greater than 0.1; the benchmarks' toolkits count
-    # in doubles. Casting its arrays up makes the two decide ties alike (it moves SR by up to 2e-4).
-    # Likewise it samples at np.linspace's 0.05 i, whose 0.6 is 0.6000000000000001, not at MATLAB's (3e-6).
+    # rgbt reads single precision, in which an IoU of exactly 0.1 is greater than 0.1; the benchmarks'
+    # toolkits count in doubles. Casting its arrays up makes the two decide ties alike (it moves SR by up to
+    # 2e-4). Likewise it samples at np.linspace's 0.05 i, whose 0.6 is 0.6000000000000001, not at MATLAB's
+    # (3e-6).
     if dataset.name != "GTOT":
         getattr(dataset, "SR_fun" if hasattr(dataset, "SR_fun") else "MSR_fun").thr = m.SUCCESS_THRESHOLDS
     result = dataset.trackers["mine"].seqs_result
@@ -135,19 +138,23 @@ def _oracle(dataset, tmp_path: Path, names: list[str], results: dict[str, np.nda
 
 @pytest.mark.parametrize("character", CHARACTERS)
 def test_lasher_agrees_with_rgbt(rgbt, tmp_path, monkeypatch, character):
-    # rgbt adds 1e-8 to width and height, which lets an error of exactly 0.2 pass (1e-5 of NPR); LasHeR's does not.
+    # rgbt adds 1e-8 to width and height, which lets an error of exactly 0.2 pass (1e-5 of NPR); LasHeR's
+    # does not.
     monkeypatch.setattr(rgbt.utils.normalize, "__defaults__", (0.0,))
     dataset = rgbt.LasHeR()
     names = [str(name) for name in dataset.seqs_name[::STRIDE]]
     truths = {name: np.array(dataset[name], np.float64) for name in names}
     results = {name: make_result(character, truths[name], i) for i, name in enumerate(names)}
-    # rgbt copies the row before only over rows without an area, the benchmark's own toolkit over NaN rows as well:
-    # a NaN row of ours must score as a row without an area does there.
+    # rgbt copies the row before only over rows without an area, the benchmark's own toolkit over NaN rows as
+    # well: a NaN row of ours must score as a row without an area does there.
     written = {name: np.nan_to_num(result, nan=0.0) for name, result in results.items()}
     oracle = _oracle(dataset, tmp_path, names, written)
     curves = [m.lasher_curves(results[name], truths[name]) for name in names]
-    ours = (np.mean([c[0].mean() for c in curves]), np.mean([c[1][20] for c in curves]),
-            np.mean([c[2][20] for c in curves]))
+    ours = (
+        np.mean([c[0].mean() for c in curves]),
+        np.mean([c[1][20] for c in curves]),
+        np.mean([c[2][20] for c in curves]),
+    )
     theirs = tuple(metric("mine", seqs=names)[0] for metric in (oracle.SR, oracle.PR, oracle.NPR))
     print(character, len(names), "SR PR NPR", ours, "rgbt", theirs)
     assert ours == pytest.approx(theirs, abs=1e-6)
@@ -160,7 +167,9 @@ def test_lasher_agrees_with_rgbt(rgbt, tmp_path, monkeypatch, character):
 def test_rgbt234_agrees_with_rgbt(rgbt, tmp_path, character):
     dataset = rgbt.RGBT234()
     names = [str(name) for name in dataset.seqs_name[::STRIDE]]
-    truths = {name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names}
+    truths = {
+        name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names
+    }
     results = {name: make_result(character, truths[name][0], i) for i, name in enumerate(names)}
     oracle = _oracle(dataset, tmp_path, names, results)
     curves = [m.rgbt234_curves(results[name], *truths[name]) for name in names]
@@ -172,13 +181,15 @@ def test_rgbt234_agrees_with_rgbt(rgbt, tmp_path, character):
 
 @pytest.mark.parametrize("character", CHARACTERS)
 def test_gtot_agrees_with_rgbt(rgbt, tmp_path, character):
-    from rgbt.utils import RGBT_start, RGBT_end
+    from rgbt.utils import RGBT_end, RGBT_start
 
     RGBT_start()  # rgbt's switch to GTOT's own w = x2 - x1
     try:
         dataset = rgbt.GTOT()
-        names = [str(name) for name in dataset.seqs_name[::max(STRIDE // 4, 1)]]
-        truths = {name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names}
+        names = [str(name) for name in dataset.seqs_name[:: max(STRIDE // 4, 1)]]
+        truths = {
+            name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names
+        }
         results = {name: make_result(character, truths[name][0], i) for i, name in enumerate(names)}
         oracle = _oracle(dataset, tmp_path, names, results)
         theirs = oracle.MSR("mine", seqs=names)[0], oracle.MPR("mine", seqs=names)[0]

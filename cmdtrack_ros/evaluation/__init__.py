@@ -1,1 +1,4 @@
-"""How good a tracker is: baselines, protocols, metrics, result files and reports. Nothing here imports rclpy."""
+"""How good a tracker is: baselines, protocols, metrics, result files and reports.
+
+Nothing here imports rclpy.
+"""

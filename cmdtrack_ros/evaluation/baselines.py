@@ -1,4 +1,4 @@
-"""Every tracker that can be evaluated, behind one interface: ``init(rgb, aux, box)`` and ``update(rgb, aux)``.
+"""Every tracker that can be evaluated, behind one interface: init(rgb, aux, box) and update(rgb, aux).
 
 A tracker is named ``NAME`` or ``NAME@STREAM``: ``ours`` (both streams), ``ours@rgb``, ``ours@aux``, ``csrt``,
 ``csrt@aux`` ... OpenCV's trackers look at one stream, RGB unless told otherwise.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -72,8 +73,13 @@ class TrackerSpec:
         return self.name if self.stream == default else f"{self.name}@{self.stream}"
 
 
-def parse_spec(text: str, nano: Path | None = None, vit: Path | None = None, ours: Path | None = None,
-               device: str = "cpu") -> TrackerSpec:
+def parse_spec(
+    text: str,
+    nano: Path | None = None,
+    vit: Path | None = None,
+    ours: Path | None = None,
+    device: str = "cpu",
+) -> TrackerSpec:
     """``NAME[@STREAM]`` -> TrackerSpec.
 
     Args:
@@ -87,24 +93,34 @@ def parse_spec(text: str, nano: Path | None = None, vit: Path | None = None, our
     """
     name, _, stream = text.partition("@")
     if name != "ours" and name not in OPENCV_TRACKERS:
-        raise ConfigError(f"tracker '{text}': expected one of ours, {', '.join(OPENCV_TRACKERS)}, "
-                          "each with @rgb or @aux if wanted")
+        raise ConfigError(
+            f"tracker '{text}': expected one of ours, {', '.join(OPENCV_TRACKERS)}, "
+            "each with @rgb or @aux if wanted"
+        )
     stream = stream or (BOTH if name == "ours" else RGB)
     if stream not in STREAMS or (stream == BOTH and name != "ours"):
         raise ConfigError(f"tracker '{text}': expected stream rgb or aux, got '{stream}'")
     weights = {"nano": lambda: nano_files(nano), "vit": lambda: vit_file(vit)}.get(
-        name, lambda: (ours,) if name == "ours" and ours else ())()
+        name, lambda: (ours,) if name == "ours" and ours else ()
+    )()
     return TrackerSpec(name, stream, weights, device if name == "ours" else "cpu")
 
 
 def nano_files(folder: Path | None) -> tuple[Path, Path]:
-    """The backbone and head files of NanoTrack in ``folder``; ConfigError or WeightsError when they are not there."""
+    """The backbone and head files of NanoTrack in ``folder``.
+
+    Raises:
+        ConfigError: no folder.
+        WeightsError: the files are not in it.
+    """
     if folder is None:
         raise ConfigError("tracker 'nano' needs the folder of its two ONNX files (--nano-weights)")
     found = [sorted(Path(folder).glob(f"*{part}*.onnx")) for part in ("backbone", "head")]
     if any(len(files) != 1 for files in found):
-        raise WeightsError(f"{folder}: expected one *backbone*.onnx and one *head*.onnx, "
-                           f"found {[f.name for files in found for f in files] or 'none'}")
+        raise WeightsError(
+            f"{folder}: expected one *backbone*.onnx and one *head*.onnx, "
+            f"found {[f.name for files in found for f in files] or 'none'}"
+        )
     return found[0][0], found[1][0]
 
 
@@ -129,12 +145,17 @@ def make_tracker(spec: TrackerSpec, modality: Modality | str) -> EvaluatedTracke
         raise DataError(f"tracker '{spec.label}' needs a second stream and the sequence has RGB only")
     if spec.name != "ours":
         return OpenCVTracker(spec, modality)
-    # Torch takes seconds to import and the OpenCV baselines do without it.
+    tracker = _load_ours(spec.weights, modality, spec.device)
+    return tracker if spec.stream == BOTH else SingleStream(tracker, spec.stream)
+
+
+@lru_cache(maxsize=2)
+def _load_ours(weights: tuple[Path, ...], modality: Modality, device: str) -> EvaluatedTracker:
+    # Torch takes seconds to import, and the OpenCV baselines do without it. All streams share one tracker,
+    # which takes long to load; `init` makes it start afresh.
     from cmdtrack_ros.tracking import load_tracker
 
-    tracker = load_tracker(spec.weights[0] if spec.weights else None, modality=modality, device=spec.device,
-                           threads=1)
-    return tracker if spec.stream == BOTH else SingleStream(tracker, spec.stream)
+    return load_tracker(weights[0] if weights else None, modality=modality, device=device, threads=1)
 
 
 class SingleStream:
@@ -143,7 +164,9 @@ class SingleStream:
     def __init__(self, tracker: EvaluatedTracker, stream: str) -> None:
         self._tracker, self._stream = tracker, stream
 
-    def _select(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _select(
+        self, rgb: np.ndarray | None, aux: np.ndarray | None
+    ) -> tuple[np.ndarray | None, np.ndarray | None]:
         return (rgb, None) if self._stream == RGB else (None, aux)
 
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> object:
@@ -179,14 +202,18 @@ class OpenCVTracker:
             self._encoder.reset()
         picture = self._picture(rgb, aux)
         if picture is None:
-            raise ImageError(f"tracker '{self._spec.label}': the first frame has no {self._spec.stream} image")
+            raise ImageError(
+                f"tracker '{self._spec.label}': the first frame has no {self._spec.stream} image"
+            )
         self._box = np.asarray(box, np.float64)
         self._tracker = OPENCV_TRACKERS[self._spec.name](self._spec.weights)
         rectangle = inside(self._box, picture.shape[1], picture.shape[0])
         try:
             self._tracker.init(picture, rectangle)
         except cv2.error as error:
-            raise ImageError(f"tracker '{self._spec.label}' cannot start on box {self._box.tolist()}: {error}") from error
+            raise ImageError(
+                f"tracker '{self._spec.label}' cannot start on box {self._box.tolist()}: {error}"
+            ) from error
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Prediction:
         picture = self._picture(rgb, aux)
@@ -201,7 +228,7 @@ class OpenCVTracker:
 
 
 def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """``box`` (4,) xywh rounded and cut to the image: OpenCV's trackers abort on a rectangle that leaves it."""
+    """``box`` (4,) xywh rounded and cut to the image; OpenCV's trackers abort on one that leaves it."""
     left, top = (int(np.clip(round(v), 0, limit - 2)) for v, limit in zip(box[:2], (width, height)))
     right = int(np.clip(round(box[0] + box[2]), left + 2, width))
     bottom = int(np.clip(round(box[1] + box[3]), top + 2, height))

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from cmdtrack_ros.evaluation.protocols import Protocol
 
+if TYPE_CHECKING:
+    from cmdtrack_ros.data import Sequence
+    from cmdtrack_ros.evaluation.scoring import Scores
+
 Dataset = Annotated[list[Path], typer.Argument(help="Sequence folders, or folders of sequences.")]
 LayoutOption = Annotated[str, typer.Option(help="Layout of the data set, or auto to recognise it.")]
-ProtocolOption = Annotated[Protocol, typer.Option(help="How trackers are driven; auto = as the benchmark does.")]
+ProtocolOption = Annotated[
+    Protocol, typer.Option(help="How trackers are driven; auto = as the benchmark does.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's verbs to ``app``."""
     app.command()(evaluate)
     app.command()(score)
+    app.command()(report)
 
 
 def evaluate(
     dataset: Dataset,
-    output: Annotated[Path, typer.Option(help="Folder for results, summary.json and report.html. "
-                                              "Finished sequences in it are not run again.")],
-    tracker: Annotated[list[str], typer.Option(
-        help="ours, csrt, kcf, mil, mosse, nano or vit, each with @rgb or @aux for one stream. Repeat for several; "
-             "summary.json's `mean` is the first one's.")] = ["ours"],
-    weights: Annotated[Optional[Path], typer.Option(help="Weights of `ours`; the shipped ones by default.")] = None,
-    nano_weights: Annotated[Optional[Path], typer.Option(help="Folder of NanoTrack's two ONNX files.")] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for results, summary.json and report.html. "
+            "Finished sequences in it are not run again."
+        ),
+    ],
+    tracker: Annotated[
+        list[str],
+        typer.Option(
+            help="ours, csrt, kcf, mil, mosse, nano or vit, each with @rgb or @aux for one stream. "
+            "Repeat for several; summary.json's `mean` is the first one's."
+        ),
+    ] = ["ours"],
+    weights: Annotated[
+        Optional[Path], typer.Option(help="Weights of `ours`; the shipped ones by default.")
+    ] = None,
+    nano_weights: Annotated[
+        Optional[Path], typer.Option(help="Folder of NanoTrack's two ONNX files.")
+    ] = None,
     vit_weights: Annotated[Optional[Path], typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
     device: Annotated[str, typer.Option(help="Where `ours` runs: cpu, cuda or auto.")] = "cpu",
     layout: LayoutOption = "auto",
@@ -40,15 +60,20 @@ def evaluate(
     from cmdtrack_ros.evaluation.baselines import parse_spec
 
     specs = [parse_spec(text, nano_weights, vit_weights, weights, device) for text in dict.fromkeys(tracker)]
-    scores = runner.evaluate(dataset, specs, output, layout=layout, protocol=protocol, jobs=jobs)
-    _finish(scores, output / runner.SUMMARY)
+    scores, sequences = runner.evaluate(dataset, specs, output, layout=layout, protocol=protocol, jobs=jobs)
+    title = "Evaluation on " + ", ".join(path.resolve().name for path in dataset)
+    _finish(scores, sequences, output, title)
 
 
 def score(
-    results: Annotated[Path, typer.Argument(help="A tracker's folder of result files, or a folder of such folders.")],
+    results: Annotated[
+        Path, typer.Argument(help="A tracker's folder of result files, or a folder of such folders.")
+    ],
     dataset: Dataset,
-    output: Annotated[Optional[Path], typer.Option(help="Where to write summary.json; "
-                                                        "beside the results by default.")] = None,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder for summary.json and report.html; the results' own by default."),
+    ] = None,
     layout: LayoutOption = "auto",
     protocol: ProtocolOption = Protocol.AUTO,
 ) -> None:
@@ -58,17 +83,46 @@ def score(
 
     entries, broken = runner.open_dataset(dataset, layout, protocol)
     scores = score_folder(results, [(entry.sequence, entry.protocol) for entry in entries], broken)
-    file = (output or results) / runner.SUMMARY
-    runner.write_summary(file, scores)
-    _finish(scores, file)
+    output = output or results
+    runner.write_summary(output / runner.SUMMARY, scores)
+    _finish(
+        scores,
+        {entry.sequence.name: entry.sequence for entry in entries},
+        output,
+        f"Scores of {results.resolve().name}",
+    )
 
 
-def _finish(scores: list, summary: Path) -> None:
+def report(
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` to compare.")
+    ],
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Compare several evaluations on one page; its frames are chosen by the first folder's first tracker."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.report import write_report
     from cmdtrack_ros.evaluation.scoring import text_table
 
+    scores, sequences = runner.reload(evaluations)
+    write_report(
+        output, scores, sequences, "Comparison of " + ", ".join(f.resolve().name for f in evaluations)
+    )
     typer.echo(text_table(scores))
-    typer.echo(f"summary: {summary}")
-    failed = [f"{score.tracker} on {name}: {reason}" for score in scores for name, reason in score.failures.items()]
+    typer.echo(f"report: {output}")
+
+
+def _finish(scores: list[Scores], sequences: dict[str, Sequence], output: Path, title: str) -> None:
+    from cmdtrack_ros.evaluation.report import write_report
+    from cmdtrack_ros.evaluation.scoring import text_table
+
+    if any(score.sequences for score in scores):
+        write_report(output / "report.html", scores, sequences, title)
+        typer.echo(text_table(scores))
+        typer.echo(f"report: {output / 'report.html'}")
+    failed = [
+        f"{score.tracker} on {name}: {reason}" for score in scores for name, reason in score.failures.items()
+    ]
     for line in failed:
         typer.echo(f"FAILED {line}", err=True)
     if failed:

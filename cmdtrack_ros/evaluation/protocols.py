@@ -1,7 +1,7 @@
 """How a tracker is driven over a sequence: one pass from the first visible frame, or VOT's multi-start.
 
-DepthTrack's long-term protocol drives the tracker exactly as one pass does; what differs is that confidences are
-scored and how result files are laid out (``cmdtrack_ros.evaluation.results``).
+DepthTrack's long-term protocol drives the tracker exactly as one pass does; what differs is that confidences
+are scored and how result files are laid out (``cmdtrack_ros.evaluation.results``).
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def choose(sequence: Sequence, protocol: Protocol) -> Protocol:
             return Protocol.MULTISTART
         return Protocol.LONGTERM if getattr(sequence, "layout", "") == "depthtrack" else Protocol.OPE
     if protocol is Protocol.MULTISTART and sequence.anchors is None:
-        raise DataError(f"{sequence.name}: the multi-start protocol needs anchors (anchor.value), there are none")
+        raise DataError(
+            f"{sequence.name}: the multi-start protocol needs anchors (anchor.value), there are none"
+        )
     return protocol
 
 
@@ -106,12 +108,15 @@ def one_pass(tracker: EvaluatedTracker, sequence: Sequence) -> Run:
     start = first_visible(sequence)
     run = drive(tracker, sequence, np.arange(start, len(sequence)))
     gap = np.full(start, np.nan)
-    return Run(np.concatenate([np.full((start, 4), np.nan), run.boxes]), np.concatenate([gap, run.scores]),
-               np.concatenate([gap, run.seconds]))
+    return Run(
+        np.concatenate([np.full((start, 4), np.nan), run.boxes]),
+        np.concatenate([gap, run.scores]),
+        np.concatenate([gap, run.seconds]),
+    )
 
 
 def anchors(sequence: Sequence) -> list[tuple[int, np.ndarray]]:
-    """VOT's runs: (anchor frame, (k,) frame indices from it to the end, or backwards to frame 0), forward runs first.
+    """VOT's runs, forward ones first: anchor frame, (k,) frames from it to the end or backwards to 0.
 
     Source: the VOT-RGBD2022 challenge; ``anchor.value`` > 0 runs forward, < 0 backward.
 
@@ -120,10 +125,14 @@ def anchors(sequence: Sequence) -> list[tuple[int, np.ndarray]]:
     """
     values = sequence.anchors
     if values is None or not np.any(values != 0):
-        raise DataError(f"{sequence.name}: the multi-start protocol needs an anchor other than 0, there is none")
+        raise DataError(
+            f"{sequence.name}: the multi-start protocol needs an anchor other than 0, there is none"
+        )
     empty = np.flatnonzero((values != 0) & ~visible(sequence.boxes))
     if len(empty):
-        raise DataError(f"{sequence.name}: the anchor on frame {empty[0]} (from 0) has no ground-truth box to start on")
+        raise DataError(
+            f"{sequence.name}: the anchor on frame {empty[0]} (from 0) has no ground-truth box to start on"
+        )
     forward = [(int(i), np.arange(i, len(sequence))) for i in np.flatnonzero(values > 0)]
     return forward + [(int(i), np.arange(i, -1, -1)) for i in np.flatnonzero(values < 0)]
 

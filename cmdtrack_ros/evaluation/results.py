@@ -4,9 +4,10 @@ Below ``OUTPUT/results/TRACKER/``:
 
 - one pass (LasHeR, RGBT234, GTOT, VisEvent, OTB): ``SEQ.txt``, a row ``x,y,w,h`` a frame; beside it
   ``confidence/SEQ.txt`` and ``time/SEQ.txt`` (seconds);
-- long-term (VOT toolkit, experiment ``rgbd-unsupervised``): ``rgbd-unsupervised/SEQ/SEQ_001.txt``, whose row of the
-  first frame is ``1``, and ``SEQ_001_confidence.value``, ``SEQ_001_time.value``;
-- multi-start (VOT toolkit, experiment ``baseline``): ``baseline/SEQ/SEQ_ANCHOR.txt`` (eight digits) with the same two.
+- long-term (VOT toolkit, experiment ``rgbd-unsupervised``): ``rgbd-unsupervised/SEQ/SEQ_001.txt``, whose row
+  of the first frame is ``1``, and ``SEQ_001_confidence.value``, ``SEQ_001_time.value``;
+- multi-start (VOT toolkit, experiment ``baseline``): ``baseline/SEQ/SEQ_ANCHOR.txt`` (eight digits) with the
+  same two.
 
 The file of boxes is written last and in one step, so that a run whose file is there is complete.
 """
@@ -44,7 +45,10 @@ def starts(sequence: Sequence, protocol: Protocol) -> list[int]:
 
 def finished(folder: Path, sequence: Sequence, protocol: Protocol) -> bool:
     """Whether every run of the sequence has its file of boxes."""
-    return all(run_files(folder, sequence.name, protocol, anchor)[0].is_file() for anchor in starts(sequence, protocol))
+    return all(
+        run_files(folder, sequence.name, protocol, anchor)[0].is_file()
+        for anchor in starts(sequence, protocol)
+    )
 
 
 def write_run(folder: Path, name: str, protocol: Protocol, run: Run, anchor: int = 0) -> Path:
@@ -76,7 +80,7 @@ def read_run(folder: Path, sequence: Sequence, protocol: Protocol, anchor: int =
 
 
 def read_boxes(file: Path, count: int, truth: np.ndarray) -> np.ndarray:
-    """Rows of boxes -> (count, 4) float64; separators are commas, tabs or spaces; rows beyond ``count`` are cut.
+    """Rows of boxes, separated by commas, tabs or spaces -> (count, 4) float64; rows beyond are cut.
 
     A row of one number is a VOT code: 1 = started here, and stands for that row of ``truth`` (count, 4);
     any other code is "no answer" (NaN).

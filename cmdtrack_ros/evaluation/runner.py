@@ -1,4 +1,4 @@
-"""Runs trackers over data sets in parallel processes, one thread each, and can be killed and started again."""
+"""Runs trackers over data sets in parallel processes, one thread each; can be killed and started again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import cv2
 from tqdm import tqdm
 
 from cmdtrack_ros.data import Sequence, find_sequences, load_sequence
-from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, WeightsError
 from cmdtrack_ros.evaluation.baselines import AUX, EvaluatedTracker, TrackerSpec, make_tracker
 from cmdtrack_ros.evaluation.protocols import Protocol, choose, first_visible, multi_start, one_pass
 from cmdtrack_ros.evaluation.results import finished, write_run, write_text
@@ -50,8 +50,9 @@ class Job:
     folder: Path
 
 
-def open_dataset(paths: Iterable[Path], layout: str = "auto", protocol: Protocol = Protocol.AUTO
-                 ) -> tuple[list[Entry], dict[str, str]]:
+def open_dataset(
+    paths: Iterable[Path], layout: str = "auto", protocol: Protocol = Protocol.AUTO
+) -> tuple[list[Entry], dict[str, str]]:
     """All sequences below ``paths``, and name -> reason for those that cannot be used.
 
     Raises:
@@ -75,14 +76,25 @@ def open_dataset(paths: Iterable[Path], layout: str = "auto", protocol: Protocol
     return entries, broken
 
 
-def evaluate(paths: list[Path], specs: list[TrackerSpec], output: Path, *, layout: str = "auto",
-             protocol: Protocol = Protocol.AUTO, jobs: int = 1, progress: bool = True) -> list[Scores]:
+def evaluate(
+    paths: list[Path],
+    specs: list[TrackerSpec],
+    output: Path,
+    *,
+    layout: str = "auto",
+    protocol: Protocol = Protocol.AUTO,
+    jobs: int = 1,
+    progress: bool = True,
+) -> tuple[list[Scores], dict[str, Sequence]]:
     """Run every tracker over every sequence, write result files and ``summary.json``, and score.
 
     A sequence whose result file is there is not run again. One that fails is reported and the rest goes on.
 
     Args:
         jobs: processes.
+
+    Returns:
+        The scores of each tracker, and the sequences that could be opened, by name.
 
     Raises:
         ConfigError: ``output`` holds results of other settings.
@@ -95,12 +107,36 @@ def evaluate(paths: list[Path], specs: list[TrackerSpec], output: Path, *, layou
     failures = run_jobs(make_jobs(entries, specs, output, layout), jobs, progress)
     scores = []
     for spec in specs:
-        usable = [entry for entry in entries if applies(spec, entry.sequence)]
+        usable = [(entry.sequence, entry.protocol) for entry in entries if applies(spec, entry.sequence)]
         failed = broken | failures.get(spec.label, {})
-        scores.append(score_results(output / RESULTS / spec.label, spec.label,
-                                    [(entry.sequence, entry.protocol) for entry in usable], failed))
+        scores.append(score_results(output / RESULTS / spec.label, spec.label, usable, failed))
     write_summary(output / SUMMARY, scores)
-    return scores
+    return scores, {entry.sequence.name: entry.sequence for entry in entries}
+
+
+def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, Sequence]]:
+    """Score what :func:`evaluate` left in ``folders``; with several, trackers are named ``FOLDER/TRACKER``.
+
+    Raises:
+        DataError: a folder that is not an evaluation's, or whose data is gone.
+    """
+    scores: list[Scores] = []
+    sequences: dict[str, Sequence] = {}
+    for folder in folders:
+        settings = read_settings(folder)
+        entries, broken = open_dataset(
+            [Path(path) for path in settings["datasets"]], settings["layout"], Protocol(settings["protocol"])
+        )
+        sequences |= {entry.sequence.name: entry.sequence for entry in entries}
+        for label in settings["trackers"]:
+            usable = [
+                (entry.sequence, entry.protocol)
+                for entry in entries
+                if not label.endswith(f"@{AUX}") or entry.sequence.modality is not Modality.RGB
+            ]
+            name = label if len(folders) == 1 else f"{folder.resolve().name}/{label}"
+            scores.append(score_results(folder / RESULTS / label, name, usable, broken))
+    return scores, sequences
 
 
 def applies(spec: TrackerSpec, sequence: Sequence) -> bool:
@@ -108,12 +144,17 @@ def applies(spec: TrackerSpec, sequence: Sequence) -> bool:
     return spec.stream != AUX or sequence.modality is not Modality.RGB
 
 
-def make_jobs(entries: list[Entry], specs: list[TrackerSpec], output: Path, layout: str) -> list[tuple[Job, int]]:
+def make_jobs(
+    entries: list[Entry], specs: list[TrackerSpec], output: Path, layout: str
+) -> list[tuple[Job, int]]:
     """What is still to run, with its number of frames; the longest first, so that processes end together."""
-    jobs = [(Job(spec, entry.path, layout, entry.protocol, output / RESULTS / spec.label), len(entry.sequence))
-            for spec in specs for entry in entries
-            if applies(spec, entry.sequence)
-            and not finished(output / RESULTS / spec.label, entry.sequence, entry.protocol)]
+    jobs = [
+        (Job(spec, entry.path, layout, entry.protocol, output / RESULTS / spec.label), len(entry.sequence))
+        for spec in specs
+        for entry in entries
+        if applies(spec, entry.sequence)
+        and not finished(output / RESULTS / spec.label, entry.sequence, entry.protocol)
+    ]
     return sorted(jobs, key=lambda job: -job[1])
 
 
@@ -122,8 +163,12 @@ def run_jobs(jobs: list[tuple[Job, int]], processes: int, progress: bool = True)
     failures: dict[str, dict[str, str]] = {}
     if not jobs:
         return failures
-    with ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), initializer=_start_worker) as pool, \
-            tqdm(total=sum(frames for _, frames in jobs), unit="frame", disable=not progress) as bar:
+    with (
+        ProcessPoolExecutor(
+            min(processes, len(jobs)), get_context("spawn"), initializer=_start_worker
+        ) as pool,
+        tqdm(total=sum(frames for _, frames in jobs), unit="frame", disable=not progress) as bar,
+    ):
         pending = {pool.submit(run_job, job): (job, frames) for job, frames in jobs}
         for future in as_completed(pending):
             job, frames = pending[future]
@@ -177,20 +222,30 @@ def _cached_tracker(spec: TrackerSpec, modality: Modality) -> EvaluatedTracker:
     return make_tracker(spec, modality)
 
 
-def remember_settings(output: Path, paths: list[Path], layout: str, protocol: Protocol,
-                      specs: list[TrackerSpec]) -> None:
+def remember_settings(
+    output: Path, paths: list[Path], layout: str, protocol: Protocol, specs: list[TrackerSpec]
+) -> None:
     """Write ``run.json``; ConfigError when the folder holds results of other data, protocol or weights."""
-    settings = {"datasets": [str(Path(path).resolve()) for path in paths], "layout": layout,
-                "protocol": protocol.value, "trackers": {spec.label: _fingerprint(spec) for spec in specs}}
+    settings = {
+        "datasets": [str(Path(path).resolve()) for path in paths],
+        "layout": layout,
+        "protocol": protocol.value,
+        "trackers": {spec.label: _fingerprint(spec) for spec in specs},
+    }
     file = output / SETTINGS
     if file.is_file():
         before = read_settings(output)
         differing = [key for key in ("datasets", "layout", "protocol") if before[key] != settings[key]]
-        differing += [label for label, mark in settings["trackers"].items()
-                      if before["trackers"].get(label, mark) != mark]
+        differing += [
+            label
+            for label, mark in settings["trackers"].items()
+            if before["trackers"].get(label, mark) != mark
+        ]
         if differing:
-            raise ConfigError(f"{output} holds results of another run ({', '.join(differing)} differ, see {file}); "
-                              "take another --output")
+            raise ConfigError(
+                f"{output} holds results of another run ({', '.join(differing)} differ, see {file}); "
+                "take another --output"
+            )
         settings["trackers"] = before["trackers"] | settings["trackers"]
     write_text(file, json.dumps(settings, indent=2) + "\n")
 
@@ -201,16 +256,28 @@ def read_settings(output: Path) -> dict:
         settings = json.loads((output / SETTINGS).read_text())
         return {key: settings[key] for key in ("datasets", "layout", "protocol", "trackers")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{output / SETTINGS}: expected the settings that `cmdtrack evaluate` leaves "
-                        f"({type(error).__name__}: {error})") from error
+        raise DataError(
+            f"{output / SETTINGS}: expected the settings that `cmdtrack evaluate` leaves "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _fingerprint(spec: TrackerSpec) -> dict[str, str]:
-    return {path.name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in spec.weights}
+    files = spec.weights
+    if spec.name == "ours" and not files:
+        from cmdtrack_ros.models.weights import SHIPPED  # imports torch, which the baselines do without
+
+        files = (SHIPPED,)
+    try:
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    except OSError as error:
+        raise WeightsError(
+            f"{error.filename}: the weights of '{spec.label}' cannot be read ({error.strerror})"
+        ) from error
 
 
 def write_summary(file: Path, scores: list[Scores]) -> None:
-    """``summary.json``: ``mean`` and ``sequences`` of the first tracker, and of every tracker below ``trackers``."""
+    """``summary.json``: ``mean`` and ``sequences`` of the first tracker; of each one below ``trackers``."""
     first = {"tracker": scores[0].tracker, **scores[0].summary()}
     trackers = {"trackers": {score.tracker: score.summary() for score in scores}}
     write_text(file, json.dumps(first | trackers, indent=2) + "\n")

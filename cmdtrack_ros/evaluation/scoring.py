@@ -4,7 +4,8 @@ Which metrics a sequence gets depends on its layout (``mean_iou`` always):
 
 - LasHeR: ``sr``, ``pr``, ``npr`` with the toolkit's treatment of invalid frames;
 - VisEvent: the same names, absent frames never a hit;
-- RGBT234, VTUAV: ``msr``, ``mpr`` (best of the two annotations); GTOT: the same, over the frames of all sequences;
+- RGBT234, VTUAV: ``msr``, ``mpr`` (best of the two annotations); GTOT: the same, over the frames of all
+  sequences;
 - DepthTrack: ``f``, ``f_precision``, ``f_recall``, and ``sr``, ``pr``, ``npr``;
 - anything else: ``sr``, ``pr``, ``npr`` by LasHeR's definitions over the frames that have a ground truth;
 - multi-start runs: ``accuracy``, ``robustness``, ``eao``.
@@ -62,8 +63,10 @@ class Scores:
     curves: dict[str, np.ndarray]
 
     def summary(self) -> dict:
-        """``{"mean": {...}, "sequences": {name: {..., "frames": n, "fps": f}}}`` and ``failures`` if there are any."""
-        sequences = {name: {**_plain(score.metrics), "frames": score.frames} for name, score in self.sequences.items()}
+        """``mean`` and ``sequences`` (name -> metrics, ``frames``), and ``failures`` if there are any."""
+        sequences = {
+            name: {**_plain(score.metrics), "frames": score.frames} for name, score in self.sequences.items()
+        }
         summary = {"mean": _plain(self.mean), "sequences": sequences}
         return {**summary, "failures": self.failures} if self.failures else summary
 
@@ -73,8 +76,12 @@ def _plain(values: dict[str, float]) -> dict[str, float | None]:
     return {name: round(float(value), 6) if np.isfinite(value) else None for name, value in values.items()}
 
 
-def score_results(folder: Path, tracker: str, sequences: Iterable[tuple[Sequence, Protocol]],
-                  failures: dict[str, str] | None = None) -> Scores:
+def score_results(
+    folder: Path,
+    tracker: str,
+    sequences: Iterable[tuple[Sequence, Protocol]],
+    failures: dict[str, str] | None = None,
+) -> Scores:
     """Score a tracker's result files below ``folder``.
 
     Args:
@@ -89,7 +96,9 @@ def score_results(folder: Path, tracker: str, sequences: Iterable[tuple[Sequence
         if sequence.name in failed:
             continue
         try:
-            runs = {anchor: read_run(folder, sequence, protocol, anchor) for anchor in starts(sequence, protocol)}
+            runs = {
+                anchor: read_run(folder, sequence, protocol, anchor) for anchor in starts(sequence, protocol)
+            }
             scored[sequence.name] = score_sequence(sequence, protocol, runs)
         except DataError as error:
             failed[sequence.name] = str(error)
@@ -105,8 +114,13 @@ def score_sequence(sequence: Sequence, protocol: Protocol, runs: dict[int, Run])
     truth, seen = sequence.boxes, visible(sequence.boxes)
     overlaps = np.where(seen, iou(run.boxes, truth), np.nan)
     start = int(np.argmax(seen))
-    score = SequenceScore(sequence.name, len(sequence), {"mean_iou": m.mean_overlap(run.boxes, truth, start)},
-                          overlaps, run.boxes)
+    score = SequenceScore(
+        sequence.name,
+        len(sequence),
+        {"mean_iou": m.mean_overlap(run.boxes, truth, start)},
+        overlaps,
+        run.boxes,
+    )
     if sequence.aux_boxes is not None:
         _add_paired(score, sequence, run)
     else:
@@ -150,7 +164,9 @@ def _image_size(sequence: Sequence) -> tuple[int, int]:
 
 def _longterm_parts(sequence: Sequence, run: Run, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if np.isnan(run.scores).all():
-        raise DataError(f"{sequence.name}: the long-term protocol needs the tracker's confidences, there are none")
+        raise DataError(
+            f"{sequence.name}: the long-term protocol needs the tracker's confidences, there are none"
+        )
     overlaps = m.pixel_overlap(run.boxes, sequence.boxes, *_image_size(sequence), empty=EMPTY_OVERLAP)
     overlaps[start] = 0.0
     # The toolkit takes an empty confidence, as in the first frame, for 0.
@@ -170,19 +186,27 @@ def _score_multistart(sequence: Sequence, runs: dict[int, Run]) -> SequenceScore
     boxes = np.full((len(sequence), 4), np.nan)
     boxes[order] = runs[anchor].boxes
     fps = float(np.nanmean([run.fps for run in runs.values()]))
-    values = {"mean_iou": float(np.nanmean(means)), "accuracy": accuracy, "robustness": robustness,
-              "eao": m.vot_eao(parts)[0], "fps": fps}
+    values = {
+        "mean_iou": float(np.nanmean(means)),
+        "accuracy": accuracy,
+        "robustness": robustness,
+        "eao": m.vot_eao(parts)[0],
+        "fps": fps,
+    }
     overlaps = np.where(visible(sequence.boxes), iou(boxes, sequence.boxes), np.nan)
     return SequenceScore(sequence.name, len(sequence), values, overlaps, boxes, multistart=parts)
 
 
 def aggregate(scores: list[SequenceScore]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics and curves of the data set: means over sequences, except where the benchmark pools frames or runs.
+    """Metrics and curves of the data set: means over sequences, but pooled where the benchmark pools.
 
-    Long-term scoring also sets ``f``, ``f_precision`` and ``f_recall`` of each sequence, at the data set's threshold.
+    Long-term scoring also sets ``f``, ``f_precision`` and ``f_recall`` of each sequence, at the data set's
+    threshold.
     """
-    curves = {name: np.mean([s.curves[name] for s in scores if name in s.curves], axis=0)
-              for name in dict.fromkeys(name for s in scores for name in s.curves)}
+    curves = {
+        name: np.mean([s.curves[name] for s in scores if name in s.curves], axis=0)
+        for name in dict.fromkeys(name for s in scores for name in s.curves)
+    }
     longterm = [s for s in scores if s.longterm is not None]
     if longterm:
         curves |= _add_longterm(longterm)
@@ -190,8 +214,11 @@ def aggregate(scores: list[SequenceScore]) -> tuple[dict[str, float], dict[str, 
     mean = {name: _finite_mean([s.metrics[name] for s in scores if name in s.metrics]) for name in names}
     if longterm:
         best = int(np.argmax(m.f_score(curves["f_precision"], curves["f_recall"])))
-        mean |= {"f": float(m.f_score(curves["f_precision"], curves["f_recall"])[best]),
-                 "f_precision": float(curves["f_precision"][best]), "f_recall": float(curves["f_recall"][best])}
+        mean |= {
+            "f": float(m.f_score(curves["f_precision"], curves["f_recall"])[best]),
+            "f_precision": float(curves["f_precision"][best]),
+            "f_recall": float(curves["f_recall"][best]),
+        }
     paired = [s.paired for s in scores if s.paired is not None]
     if paired and len(paired) == sum("msr" in s.metrics for s in scores):
         mean |= {"msr": m.gtot_msr(p[0] for p in paired), "mpr": m.gtot_mpr(p[1] for p in paired)}
@@ -215,26 +242,41 @@ def _add_longterm(scores: list[SequenceScore]) -> dict[str, np.ndarray]:
     precision, recall = (np.mean(part, axis=0) for part in zip(*each))
     best = int(np.argmax(m.f_score(precision, recall)))
     for score, (own_precision, own_recall) in zip(scores, each):
-        score.metrics |= {"f": float(m.f_score(own_precision, own_recall)[best]),
-                          "f_precision": float(own_precision[best]), "f_recall": float(own_recall[best])}
+        score.metrics |= {
+            "f": float(m.f_score(own_precision, own_recall)[best]),
+            "f_precision": float(own_precision[best]),
+            "f_recall": float(own_recall[best]),
+        }
     return {"f_precision": precision, "f_recall": recall}
 
 
-def score_folder(results: Path, sequences: list[tuple[Sequence, Protocol]], failures: dict[str, str]) -> list[Scores]:
-    """Score every tracker whose result files lie in ``results``, in its folders or in its ``results/`` folders.
+def score_folder(
+    results: Path, sequences: list[tuple[Sequence, Protocol]], failures: dict[str, str]
+) -> list[Scores]:
+    """Score every tracker with result files in ``results``, its folders or those of its ``results/``.
 
     Raises:
         DataError: no result file of these sequences in any of them.
     """
     candidates = [results, *sorted(results.glob("*/")), *sorted(results.glob("results/*/"))]
-    folders = [folder for folder in candidates if any(
-        run_files(folder, sequence.name, protocol, anchor)[0].is_file()
-        for sequence, protocol in sequences for anchor in starts(sequence, protocol))]
+    folders = [
+        folder
+        for folder in candidates
+        if any(
+            run_files(folder, sequence.name, protocol, anchor)[0].is_file()
+            for sequence, protocol in sequences
+            for anchor in starts(sequence, protocol)
+        )
+    ]
     if not folders:
-        expected = [str(run_files(results, sequence.name, protocol, starts(sequence, protocol)[0])[0])
-                    for sequence, protocol in sequences[:1]]
-        raise DataError(f"{results}: no result file of these sequences, expected such as "
-                        f"{', '.join(expected) or 'SEQUENCE.txt'}; --protocol chooses other file layouts")
+        expected = [
+            str(run_files(results, sequence.name, protocol, starts(sequence, protocol)[0])[0])
+            for sequence, protocol in sequences[:1]
+        ]
+        raise DataError(
+            f"{results}: no result file of these sequences, expected such as "
+            f"{', '.join(expected) or 'SEQUENCE.txt'}; --protocol chooses other file layouts"
+        )
     return [score_results(folder, folder.resolve().name, sequences, failures) for folder in folders]
 
 
