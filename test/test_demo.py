@@ -16,7 +16,7 @@ import pytest
 
 from cmdtrack_ros.data.bags import load_bag
 from cmdtrack_ros.data.video import VideoFile
-from cmdtrack_ros.demo import ANNOTATION, _Run, _sustainable_rate, demo_sequence, interpolated_boxes
+from cmdtrack_ros.demo import ANNOTATION, _Run, _slower, demo_sequence, interpolated_boxes
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.student import Student, StudentConfig
@@ -154,13 +154,14 @@ def test_a_slow_machine_gets_a_rate_it_can_keep() -> None:
     result = Result(0, "TRACKING", np.ones(4), 1.0, 0.5, 0.5, True, 0.0, 0.2, 0.0667)
     report = PlayReport(240, 4.0, 0.0, 0)
 
-    def rate(count: int, seconds: float) -> float:
+    def slower(count: int, seconds: float, rate: float = 1.0) -> float | None:
         results = [replace(result, processing=seconds)] * count
-        return _sustainable_rate(sequence, _Run(results, {}, report, 1.0))
+        return _slower(sequence, _Run(results, {}, report, rate))
 
-    assert rate(120, 0.0667) == 1.0  # all answered: nothing to mend, whatever it took
-    assert rate(60, 2 / 29.97) == pytest.approx(0.5, rel=1e-3)
-    assert rate(3, 60.0) == 0.05 and rate(100, 0.001) == 1.0
+    assert slower(114, 0.0667) is None  # enough were answered: nothing to mend, whatever it took
+    assert slower(60, 2 / 29.97) == pytest.approx(0.35, rel=1e-3)
+    assert slower(60, 0.001, rate=0.4) == pytest.approx(0.28)  # always less than what was too fast
+    assert slower(3, 60.0) == 0.05 and slower(0, 0) is None
 
 
 def test_overlay_shows_box_and_state() -> None:
