@@ -62,7 +62,7 @@ def run_demo(
         None = as recorded, then slower where this machine cannot keep pace; summary.json has all attempts.
     Yields the lines of a short report.
     """
-    _isolate()
+    isolate()
     sequence = demo_sequence() if recording is None else open_recording(recording)
     if not np.isfinite(sequence.boxes[0]).all():
         raise DataError(f"{sequence.name}: the demo starts from the true box of the first frame, it has none")
@@ -107,7 +107,7 @@ def interpolated_boxes(path: Path, count: int) -> np.ndarray:
     return np.stack([np.interp(frames, keys[:, 0], keys[:, k], np.nan, np.nan) for k in range(1, 5)], axis=1)
 
 
-def _isolate() -> None:
+def isolate() -> None:
     """Keep the demo's topics on this machine and, unless the user chose one, in a DDS domain of their own."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
@@ -119,7 +119,7 @@ def _topics(sequence: Sequence) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Run:
+class DdsRun:
     """What came back from DDS, and how it was played."""
 
     results: list[Result]
@@ -128,14 +128,33 @@ class _Run:
     rate: float
 
 
-def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None, rate: float) -> _Run:
+def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None, rate: float) -> DdsRun:
+    parameters: dict[str, Any] = {
+        "modality": sequence.modality.value,
+        "rgb_topic": RGB_TOPIC,
+        "aux_topic": AUX_TOPIC,
+        "initial_box": [float(v) for v in sequence.boxes[0]],
+        "process_every_pair": "false",
+    }
+    if weights is not None:
+        parameters["weights"] = str(weights.resolve())
+    return track_through_dds(output / "bag", parameters, _topics(sequence), output / "node.log", rate)
+
+
+def track_through_dds(
+    bag: Path, parameters: dict[str, Any], topics: list[str], log: Path, rate: float
+) -> DdsRun:
+    """Play `topics` of a bag to a node of its own process and collect its results.
+
+    parameters: of the node. log: file for what the node says. Stamps are moved to the present.
+    CmdtrackError when the node does not become active.
+    """
     from cmdtrack_ros.ros.player import play
     from cmdtrack_ros.ros.recorder import TrackRecorder
 
-    topics = _topics(sequence)
     # A fresh interpreter each: rclpy does not survive a fork.
     with (
-        _node(sequence, output / "node.log", weights) as node,
+        _node(parameters, log) as node,
         TrackRecorder() as recorder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
@@ -145,27 +164,14 @@ def _track_through_dds(sequence: Sequence, output: Path, weights: Path | None, r
                 if node.poll() is None
                 else "ended while starting"
             )
-            raise CmdtrackError(
-                f"the node {what}: {_last_line(output / 'node.log')} (all it said: {output / 'node.log'})"
-            )
-        report = pool.submit(
-            play, output / "bag", rate=rate, topics=topics, restamp="now", wait=PLAYER_WAIT
-        ).result()
+            raise CmdtrackError(f"the node {what}: {_last_line(log)} (all it said: {log})")
+        report = pool.submit(play, bag, rate=rate, topics=topics, restamp="now", wait=PLAYER_WAIT).result()
         recorder.wait_quiet(QUIET, timeout=60.0)
-        return _Run(list(recorder.results), dict(recorder.diagnostics), report, rate)
+        return DdsRun(list(recorder.results), dict(recorder.diagnostics), report, rate)
 
 
 @contextmanager
-def _node(sequence: Sequence, log: Path, weights: Path | None) -> Iterator[subprocess.Popen]:
-    parameters = {
-        "modality": sequence.modality.value,
-        "rgb_topic": RGB_TOPIC,
-        "aux_topic": AUX_TOPIC,
-        "initial_box": [float(v) for v in sequence.boxes[0]],
-        "process_every_pair": "false",
-    }
-    if weights is not None:
-        parameters["weights"] = str(weights.resolve())
+def _node(parameters: dict[str, Any], log: Path) -> Iterator[subprocess.Popen]:
     command = [sys.executable, "-c", NODE_CODE, "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
@@ -186,7 +192,7 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def _slower(sequence: Sequence, run: _Run) -> float | None:
+def _slower(sequence: Sequence, run: DdsRun) -> float | None:
     """A rate at which frames last longer than nearly all of them took; None where the node kept pace."""
     if len(run.results) >= ENOUGH * len(sequence) or not run.results:
         return None
@@ -195,7 +201,7 @@ def _slower(sequence: Sequence, run: _Run) -> float | None:
     return max(min(interval / needed, run.rate) * MARGIN, SLOWEST)
 
 
-def _per_frame(sequence: Sequence, run: _Run) -> list[Result | None]:
+def _per_frame(sequence: Sequence, run: DdsRun) -> list[Result | None]:
     """The result of each frame, found by its stamp; None where the node gave none."""
     start = round(OPTIONS.start * 1e9) + run.report.stamp_offset_ns
     by_stamp = {result.stamp_ns: result for result in run.results}
@@ -236,7 +242,7 @@ def _csv_row(shown: Shown, result: Result | None) -> dict[str, Any]:
 
 
 def _summary(
-    sequence: Sequence, shown: list[Shown], rows: list[Result | None], runs: list[_Run], weights: Path
+    sequence: Sequence, shown: list[Shown], rows: list[Result | None], runs: list[DdsRun], weights: Path
 ) -> dict[str, Any]:
     """Figures of the last run; `attempts` tells how all of them went."""
     run = runs[-1]

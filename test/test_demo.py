@@ -16,7 +16,7 @@ import pytest
 
 from cmdtrack_ros.data.bags import load_bag
 from cmdtrack_ros.data.video import VideoFile
-from cmdtrack_ros.demo import ANNOTATION, _Run, _slower, demo_sequence, interpolated_boxes
+from cmdtrack_ros.demo import ANNOTATION, DdsRun, _slower, demo_sequence, interpolated_boxes
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.student import Student, StudentConfig
@@ -156,7 +156,7 @@ def test_a_slow_machine_gets_a_rate_it_can_keep() -> None:
 
     def slower(count: int, seconds: float, rate: float = 1.0) -> float | None:
         results = [replace(result, processing=seconds)] * count
-        return _slower(sequence, _Run(results, {}, report, rate))
+        return _slower(sequence, DdsRun(results, {}, report, rate))
 
     assert slower(114, 0.0667) is None  # enough were answered: nothing to mend, whatever it took
     assert slower(60, 2 / 29.97) == pytest.approx(0.35, rel=1e-3)
