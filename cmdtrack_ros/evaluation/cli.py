@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.evaluation.protocols import Protocol
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command()(evaluate)
     app.command()(score)
     app.command()(report)
+    app.command("evaluate-bag")(evaluate_bag)
 
 
 def evaluate(
@@ -110,6 +112,75 @@ def report(
     )
     typer.echo(text_table(scores))
     typer.echo(f"report: {output}")
+
+
+def evaluate_bag(
+    bag: Annotated[list[Path], typer.Argument(help="rosbag2 recordings (MCAP or sqlite3).")],
+    output: Annotated[Path, typer.Option(help="Folder for results, summary.json and report.html.")],
+    through_dds: Annotated[
+        bool, typer.Option(help="Play through DDS into the running node, instead of offline.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.01, help="Speed of playing through DDS.")] = 1.0,
+    modality: Annotated[
+        Optional[str], typer.Option(help="thermal, depth or event; by default what the bag says.")
+    ] = None,
+    rgb_topic: Annotated[Optional[str], typer.Option(help="RGB images; /rgb/image by default.")] = None,
+    aux_topic: Annotated[Optional[str], typer.Option(help="Second stream; /aux/image by default.")] = None,
+    truth_topic: Annotated[
+        Optional[str], typer.Option(help="TargetBox or Detection2DArray; /ground_truth by default.")
+    ] = None,
+    truth_file: Annotated[Optional[Path], typer.Option(help="One box a line for each RGB image.")] = None,
+    init_box: Annotated[Optional[str], typer.Option(help="x,y,w,h in the first RGB image.")] = None,
+    registration: Annotated[str, typer.Option(help="none or resize, as the node's parameter.")] = "none",
+    slop: Annotated[float, typer.Option(min=0, help="Largest stamp gap of a pair, seconds.")] = 0.03,
+    aux_offset: Annotated[float, typer.Option(help="Seconds added to the second stream's stamps.")] = 0.0,
+    weights: Annotated[Optional[Path], typer.Option(help="The shipped ones by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+) -> None:
+    """Track recordings with the node's own pairing and tracker; boxes, pairing, latency and a report."""
+    from cmdtrack_ros.evaluation import bag as bags
+    from cmdtrack_ros.evaluation.runner import SUMMARY, write_summary
+
+    options = bags.BagOptions(
+        modality=modality,
+        rgb_topic=rgb_topic,
+        aux_topic=aux_topic,
+        truth_topic=truth_topic,
+        truth_file=truth_file,
+        initial_box=None if init_box is None else _box(init_box),
+        registration=registration,
+        slop=slop,
+        aux_offset=aux_offset,
+        weights=weights,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    if through_dds:
+        scores, sequences, statistics = bags.evaluate_bags(
+            bag,
+            output,
+            lambda path: bags.run_through_dds(path, options, output / f"{path.name}.node.log", rate, device),
+        )
+    else:
+        scores, sequences, statistics = bags.evaluate_bags(
+            bag, output, lambda path: bags.run_offline(path, options, device)
+        )
+    write_summary(output / SUMMARY, [scores], {"bags": statistics})
+    for name, values in statistics.items():
+        typer.echo(f"{name}: {values['answered']} of {values['frames']} frames answered")
+        for key in ("gap_ms", "processing_ms", "latency_ms"):
+            if values[key]:
+                typer.echo(f"  {key:14}" + ", ".join(f"{p} {v:.1f}" for p, v in values[key].items()))
+    _finish([scores], sequences, output, "Recordings " + ", ".join(path.resolve().name for path in bag))
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4 or not min(box[2:]) > 0:
+        raise ConfigError(f"--init-box: expected x,y,w,h in pixels with w and h above 0, got '{text}'")
+    return box
 
 
 def _finish(scores: list[Scores], sequences: dict[str, Sequence], output: Path, title: str) -> None:

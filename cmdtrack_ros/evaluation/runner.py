@@ -276,8 +276,8 @@ def _fingerprint(spec: TrackerSpec) -> dict[str, str]:
         ) from error
 
 
-def write_summary(file: Path, scores: list[Scores]) -> None:
+def write_summary(file: Path, scores: list[Scores], more: dict | None = None) -> None:
     """``summary.json``: ``mean`` and ``sequences`` of the first tracker; of each one below ``trackers``."""
     first = {"tracker": scores[0].tracker, **scores[0].summary()}
     trackers = {"trackers": {score.tracker: score.summary() for score in scores}}
-    write_text(file, json.dumps(first | trackers, indent=2) + "\n")
+    write_text(file, json.dumps(first | trackers | (more or {}), indent=2) + "\n")

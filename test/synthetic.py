@@ -1,0 +1,43 @@
+"""Small recordings made on the spot, and the command line as a user calls it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+SIZE = (120, 160)
+FRAMES = 24
+
+
+def make_folder(folder: Path, seed: int = 0, frames: int = FRAMES, absent: tuple[int, ...] = ()) -> Path:
+    """A DepthTrack-like sequence: a textured square that moves over noise, in colour and in depth."""
+    rng = np.random.default_rng(seed)
+    background = rng.integers(0, 90, (*SIZE, 3), np.uint8)
+    target = cv2.resize(
+        rng.integers(100, 255, (6, 6, 3), np.uint8), (30, 30), interpolation=cv2.INTER_NEAREST
+    )
+    (folder / "color").mkdir(parents=True)
+    (folder / "depth").mkdir()
+    boxes = []
+    for i in range(frames):
+        x, y = 20 + 2 * i, 30 + i
+        colour, depth = background.copy(), np.full(SIZE, 3000, np.uint16)
+        colour[y : y + 30, x : x + 30], depth[y : y + 30, x : x + 30] = target, 1200
+        cv2.imwrite(str(folder / "color" / f"{i + 1:08d}.jpg"), colour)
+        cv2.imwrite(str(folder / "depth" / f"{i + 1:08d}.png"), depth)
+        boxes.append("nan,nan,nan,nan" if i in absent else f"{x},{y},30,30")
+    (folder / "groundtruth.txt").write_text("\n".join(boxes) + "\n")
+    return folder
+
+
+def run_cli(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
