@@ -74,7 +74,7 @@ def test_bad_image_leaves_the_other_stream(pipeline: Pipeline, reports: list) ->
 
 def test_sizes_that_differ_need_a_registration(pipeline: Pipeline, tracker: Tracker, reports: list) -> None:
     outcome = pipeline.process(Frame(RGB, SMALL))
-    assert outcome.aux is None and "160x120, aux image 80x60" in reports[0][1] and "resize" in reports[0][1]
+    assert outcome.aux is None and "rgb is 160x120, aux 80x60" in reports[0][1] and "resize" in reports[0][1]
     assert pipeline.process(Frame(None, SMALL)) is None, "nor without the RGB image"
     resizing = Pipeline(tracker, registration="resize")
     assert resizing.process(Frame(RGB, SMALL)).aux.shape == (HEIGHT, WIDTH)

@@ -72,6 +72,7 @@ def test_whole_numbers_pass_for_floating_point_ones(context: rclpy.context.Conte
         ("threads", 1.5, "'threads': expected a whole number"),
         ("autostart", 1, "'autostart': expected true or false, got 1"),
         ("modality", "sonar", "'modality': expected one of thermal, depth, event, rgb, got 'sonar'"),
+        ("rgb_topic", "not a topic", "'rgb_topic': expected the name of a topic"),
         ("initial_box", [1.0, 2.0, 3.0], "'initial_box': expected nothing or x, y, width, height"),
         ("initial_box", [1.0, 2.0, 0.0, 3.0], "above 0"),
         ("initial_box", "centre", "'initial_box'"),

@@ -122,7 +122,10 @@ class TrackerNode(LifecycleNode):
             threads=settings.threads,
             sha256=settings.weights_sha256 or None,
         )
-        self._pipeline = Pipeline(tracker, registration=settings.registration, report=self._reports)
+        topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
+        self._pipeline = Pipeline(
+            tracker, registration=settings.registration, topics=topics, report=self._reports
+        )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_DEPTH)
         self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
         self._diagnostics_out = self.create_lifecycle_publisher(
@@ -282,11 +285,15 @@ class TrackerNode(LifecycleNode):
 
     def _every_second(self) -> None:
         problems = self._reports.latest()
+        silent = 0
         for name, stream in self._inputs.items():
             stream.follow_publishers()
             if stream.silence() > self._settings.data_timeout:
+                silent += 1
                 problems.append(f"no {name} images")
                 self._silence("no data", stream.explain_silence())
+        if silent == len(self._inputs):
+            self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
         state = self._pipeline.state.name
         values = {
             "state": state,
@@ -312,6 +319,8 @@ class TrackerNode(LifecycleNode):
             try:
                 self._handle(frame)
             except Exception:
+                if not self.context.ok():  # interrupted: nothing can be published any more
+                    return
                 self._reports("internal error", traceback.format_exc())
 
     def _handle(self, frame: Frame) -> None:
@@ -371,6 +380,9 @@ def main() -> None:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():  # else a callback was about to publish when the node was interrupted
+            raise
     finally:
         node._shut_down()
         node.destroy_node()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import InvalidParameterValueException
+from rclpy.exceptions import InvalidParameterValueException, InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from cmdtrack_ros.errors import ConfigError
 
@@ -50,6 +51,7 @@ class Spec:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     live: bool = False
+    topic: bool = False
 
     def read(self, value: Any) -> Any:
         """The value in its Python type; a whole number passes for a floating-point one.
@@ -68,11 +70,19 @@ class Spec:
             raise ConfigError(
                 f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}"
             )
+        if self.topic:
+            self._check_topic(value)
         if kind in (int, float) and not self.low <= value <= self.high:
             raise ConfigError(
                 f"parameter '{self.name}': expected {self.low:g} to {self.high:g}, got {value!r}"
             )
         return value
+
+    def _check_topic(self, value: str) -> None:
+        try:
+            validate_topic_name(value)
+        except InvalidTopicNameException as error:
+            raise ConfigError(f"parameter '{self.name}': expected the name of a topic: {error}") from error
 
     def _read_box(self, value: Any) -> tuple[float, ...]:
         numbers = tuple(value or ()) if not isinstance(value, (str, bytes, bool, int, float)) else (None,)
@@ -128,11 +138,13 @@ SPECS = (
         "rgb_topic",
         "rgb/image",
         "RGB images: sensor_msgs/Image, or CompressedImage where the topic carries that.",
+        topic=True,
     ),
     Spec(
         "aux_topic",
         "aux/image",
         "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth.",
+        topic=True,
     ),
     Spec(
         "reliability",

@@ -68,6 +68,7 @@ class Pipeline:
     Args:
         tracker: the tracker; owned from here on.
         registration: "none" (aux must have RGB's size) or "resize".
+        topics: of the RGB and the auxiliary images, as faults name them.
         report: called with a kind of fault and a text that names its cause.
     """
 
@@ -76,12 +77,14 @@ class Pipeline:
         tracker: Tracker,
         *,
         registration: str = "none",
+        topics: tuple[str, str] = ("rgb", "aux"),
         report: Callable[[str, str], None] = lambda kind, text: None,
     ) -> None:
         if registration not in ("none", "resize"):
             raise ConfigError(f"registration: expected none or resize, got {registration!r}")
         self._tracker = tracker
         self._registration = registration
+        self._topics = topics
         self._report = report
         self._name = ""
         self._size: tuple[int, int] | None = None  # height, width of RGB, for frames that lack it
@@ -141,21 +144,22 @@ class Pipeline:
         return self._tracker.update(rgb, aux)
 
     def _images(self, frame: Frame) -> tuple[np.ndarray | None, np.ndarray | None]:
-        rgb = self._read("rgb image", to_rgb, frame.rgb)
+        rgb_topic, aux_topic = self._topics
+        rgb = self._read("rgb image", rgb_topic, to_rgb, frame.rgb)
         if rgb is not None:
             self._size = rgb.shape[:2]
-        aux = self._read("aux image", to_sensor, frame.aux)
+        aux = self._read("aux image", aux_topic, to_sensor, frame.aux)
         return rgb, aux if aux is None else self._register(aux)
 
     def _read(
-        self, what: str, convert: Callable[[Any], np.ndarray], message: Any | None
+        self, kind: str, topic: str, convert: Callable[[Any], np.ndarray], message: Any | None
     ) -> np.ndarray | None:
         if message is None:
             return None
         try:
             return convert(message)
         except ImageError as error:
-            self._fault(what, str(error))
+            self._fault(kind, f"{topic}: {error}")
             return None
 
     def _register(self, aux: np.ndarray) -> np.ndarray | None:
@@ -166,9 +170,10 @@ class Pipeline:
             return cv2.resize(
                 aux, (width, height), interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST)
             )
+        rgb_topic, aux_topic = self._topics
         self._fault(
             "registration",
-            f"rgb image is {width}x{height}, aux image {aux.shape[1]}x{aux.shape[0]}: expected "
+            f"{rgb_topic} is {width}x{height}, {aux_topic} {aux.shape[1]}x{aux.shape[0]}: expected "
             "equal sizes; publish a registered image or set parameter 'registration' to resize",
         )
         return None
