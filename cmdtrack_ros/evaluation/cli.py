@@ -1,4 +1,4 @@
-"""The verbs ``evaluate``, ``score`` and ``report`` of the ``cmdtrack`` command."""
+"""The verbs ``evaluate``, ``evaluate-bag``, ``score`` and ``report`` of the ``cmdtrack`` command."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ def evaluate_bag(
         for key in ("gap_ms", "processing_ms", "latency_ms"):
             if values[key]:
                 typer.echo(f"  {key:14}" + ", ".join(f"{p} {v:.1f}" for p, v in values[key].items()))
-    _finish([scores], sequences, output, "Recordings " + ", ".join(path.resolve().name for path in bag))
+    title = "Recordings " + ", ".join(path.resolve().name for path in bag)
+    _finish([scores], sequences, output, title, statistics)
 
 
 def _box(text: str) -> tuple[float, ...]:
@@ -183,12 +184,18 @@ def _box(text: str) -> tuple[float, ...]:
     return box
 
 
-def _finish(scores: list[Scores], sequences: dict[str, Sequence], output: Path, title: str) -> None:
+def _finish(
+    scores: list[Scores],
+    sequences: dict[str, Sequence],
+    output: Path,
+    title: str,
+    recordings: dict[str, dict] | None = None,
+) -> None:
     from cmdtrack_ros.evaluation.report import write_report
     from cmdtrack_ros.evaluation.scoring import text_table
 
     if any(score.sequences for score in scores):
-        write_report(output / "report.html", scores, sequences, title)
+        write_report(output / "report.html", scores, sequences, title, recordings)
         typer.echo(text_table(scores))
         typer.echo(f"report: {output / 'report.html'}")
     failed = [

@@ -25,7 +25,7 @@ COLOURS = ("#0b6e99", "#d9730d", "#6940a5", "#0f7b6c", "#ad1a72", "#64473a", "#d
 TRUTH_COLOUR = "#ffffff"
 STRIPS = 2  # sequences shown from either end of the ranking
 STRIP_FRAMES = 8
-STRIP_HEIGHT = 150  # px
+STRIP_HEIGHT = 200  # px
 LOST_OVERLAP, LOST_FRAMES = 0.1, 10
 METRICS = {
     "mean_iou": "mean IoU, without the frame the tracker is given and frames without a truth",
@@ -65,12 +65,19 @@ def failures(overlaps: np.ndarray) -> list[Failure]:
     ]
 
 
-def write_report(file: Path, scores: list[Scores], sequences: Mapping[str, Sequence], title: str) -> None:
+def write_report(
+    file: Path,
+    scores: list[Scores],
+    sequences: Mapping[str, Sequence],
+    title: str,
+    recordings: Mapping[str, dict] | None = None,
+) -> None:
     """Write the page.
 
     Args:
         scores: one a tracker; the first decides which sequences are shown as frames.
         sequences: name -> sequence, for those that are scored.
+        recordings: name -> statistics of a bag's pairing and times.
     """
     names = list(dict.fromkeys(name for score in scores for name in score.sequences))
     colours = {score.tracker: COLOURS[i % len(COLOURS)] for i, score in enumerate(scores)}
@@ -97,6 +104,7 @@ def write_report(file: Path, scores: list[Scores], sequences: Mapping[str, Seque
         modalities={name: str(sequences[name].modality) for name in names},
         strips=[_strip(name, rank, scores, sequences[name], colours) for name, rank in _chosen(scores)],
         losses=_losses(scores, sequences),
+        recordings=recordings or {},
         lost_overlap=LOST_OVERLAP,
         lost_frames=LOST_FRAMES,
     )

@@ -1,0 +1,107 @@
+"""The report: what it shows, that it stands alone, and that it is the same for the same scores."""
+
+from __future__ import annotations
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from synthetic import FRAMES, make_folder
+
+from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.evaluation.protocols import Protocol, Run
+from cmdtrack_ros.evaluation.report import Failure, failures, write_report
+from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
+
+VOID = {"meta", "img", "br", "link"}
+
+
+class Checker(HTMLParser):
+    """Finds tags that are not closed, and everything that a browser would have to fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+        self.fetched += [
+            v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith(("data:", "#"))
+        ]
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> does not close the tag before it"
+
+
+def scores_of(sequences, tracker: str, shift: float, failed: dict[str, str]) -> Scores:
+    scored = {}
+    for sequence in sequences:
+        boxes = sequence.boxes + [shift, 0, 0, 0]
+        if sequence.name == "square1":
+            boxes[8:] = [1, 1, 5, 5]
+        run = Run(boxes, np.linspace(0.5, 1, FRAMES), np.full(FRAMES, 0.01))
+        scored[sequence.name] = score_sequence(sequence, Protocol.LONGTERM, {0: run})
+    mean, curves = aggregate(list(scored.values()))
+    return Scores(tracker, scored, failed, mean, curves)
+
+
+@pytest.fixture
+def page(tmp_path):
+    sequences = [load_sequence(make_folder(tmp_path / f"square{i}", i)) for i in range(6)]
+    scores = [
+        scores_of(sequences, "first", 2, {"broken": "00000010.jpg: <does not decode>"}),
+        scores_of(sequences[:5], "second", 9, {}),
+    ]
+
+    def write(name: str = "report.html") -> str:
+        write_report(tmp_path / name, scores, {s.name: s for s in sequences}, "A <title>")
+        return (tmp_path / name).read_text()
+
+    return write
+
+
+def test_page_is_whole_and_stands_alone(page):
+    checker = Checker()
+    text = page()
+    checker.feed(text)
+    assert checker.open == [] and checker.fetched == []
+    assert "url(" not in text.replace("url(#", "") and "@import" not in text
+
+
+def test_page_shows_scores_frames_and_failures(page):
+    text = page()
+    assert "A &lt;title&gt;" in text and "&lt;does not decode&gt;" in text
+    assert text.count("<svg") == 4 + 4, (
+        "three curves, the Pr-Re curve, one overlap curve for each shown sequence"
+    )
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', text)
+    assert len(pictures) == 4 * 8 * 2, "four sequences, eight frames, two streams"
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(pictures[0]), np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape[0] == 200
+    assert "6 of 6" in text and "1 of 6" in text
+    assert f"8 to {FRAMES - 1}" in text, "the stretch in which square1 was lost"
+    for tracker in ("first", "second"):
+        assert f"All metrics of {tracker}" in text
+
+
+def test_same_scores_give_the_same_page(page):
+    assert page("one.html") == page("two.html")
+
+
+def test_failures_are_long_stretches_of_labelled_frames():
+    overlaps = np.full(60, 0.7)
+    overlaps[5:14] = 0.0
+    assert failures(overlaps) == []
+    overlaps[20:32] = 0.1
+    overlaps[24:26] = np.nan
+    assert failures(overlaps) == [Failure(20, 31, True)]
+    overlaps[45:] = 0.0
+    assert failures(overlaps)[1] == Failure(45, 59, False)

@@ -1,0 +1,104 @@
+"""Each benchmark's layout gets its own metrics: the truth echoed scores the ceiling, from files on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.evaluation.protocols import Protocol, Run, choose
+from cmdtrack_ros.evaluation.scoring import aggregate, score_sequence
+
+N = 20
+BOXES = np.stack([10 + 2.0 * np.arange(N), np.full(N, 12.0), np.full(N, 20.0), np.full(N, 16.0)], 1)
+
+
+def images(folder: Path, names: list[str]) -> None:
+    folder.mkdir(parents=True)
+    for name in names:
+        cv2.imwrite(str(folder / name), np.zeros((60, 90, 3), np.uint8))
+
+
+def rows(file: Path, boxes: np.ndarray, separator: str = ",") -> None:
+    np.savetxt(file, boxes, fmt="%g", delimiter=separator)
+
+
+def lasher(root: Path) -> Path:
+    images(root / "visible", [f"v{i:03d}.jpg" for i in range(N)])
+    images(root / "infrared", [f"i{i:03d}.jpg" for i in range(N)])
+    for name in ("init.txt", "visible.txt", "infrared.txt"):
+        rows(root / name, BOXES)
+    return root
+
+
+def rgbt234(root: Path) -> Path:
+    images(root / "visible", [f"{i:05d}v.jpg" for i in range(N)])
+    images(root / "infrared", [f"{i:05d}i.jpg" for i in range(N)])
+    rows(root / "visible.txt", BOXES + [40, 0, 0, 0])
+    rows(root / "infrared.txt", BOXES)
+    return root
+
+
+def gtot(root: Path) -> Path:
+    images(root / "v", [f"{i:05d}.png" for i in range(N)])
+    images(root / "i", [f"{i:05d}.png" for i in range(N)])
+    corners = np.concatenate([BOXES[:, :2], BOXES[:, :2] + BOXES[:, 2:]], 1)
+    rows(root / "groundTruth_v.txt", corners, " ")
+    rows(root / "groundTruth_i.txt", corners + 30, " ")
+    return root
+
+
+def visevent(root: Path) -> Path:
+    images(root / "vis_imgs", [f"{i:05d}.bmp" for i in range(N)])
+    images(root / "event_imgs", [f"{i:05d}.bmp" for i in range(N)])
+    rows(root / "groundtruth.txt", BOXES)
+    np.savetxt(root / "absent_label.txt", np.arange(N) < 15, fmt="%d")
+    return root
+
+
+def vtuav(root: Path) -> Path:
+    images(root / "rgb", [f"{i:06d}.jpg" for i in range(N)])
+    images(root / "ir", [f"{i:06d}.jpg" for i in range(N)])
+    for name in ("rgb.txt", "ir.txt"):
+        rows(root / name, BOXES[::10], " ")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lasher, {"sr": 20 / 21, "pr": 1.0, "npr": 1.0}),
+        (rgbt234, {"msr": 20 / 21, "mpr": 1.0}),
+        (gtot, {"msr": 0.99, "mpr": 1.0}),
+        (visevent, {"sr": 0.75 * 20 / 21, "pr": 0.75, "npr": 0.75}),
+        (vtuav, {"msr": 20 / 21, "mpr": 1.0}),
+    ],
+)
+def test_echoed_truth_scores_the_ceiling(tmp_path, make, expected):
+    sequence = load_sequence(make(tmp_path / "sequence"))
+    assert choose(sequence, Protocol.AUTO) is Protocol.OPE
+    # RGBT234's and GTOT's second annotation is off: the better of the two counts, whichever was followed.
+    run = Run(BOXES.copy(), np.ones(N), np.full(N, 0.02))
+    score = score_sequence(sequence, Protocol.OPE, {0: run})
+    mean, _ = aggregate([score])
+    for name, value in expected.items():
+        assert score.metrics[name] == pytest.approx(value, abs=1e-9), name
+        assert mean[name] == pytest.approx(value, abs=1e-9), name
+    assert score.metrics["fps"] == pytest.approx(50)
+    assert set(score.metrics) == {"mean_iou", "fps", *expected}
+
+
+def test_gtot_pools_the_frames_of_all_sequences(tmp_path):
+    sequence = load_sequence(gtot(tmp_path / "sequence"))
+    good = Run(BOXES.copy(), np.ones(N), np.ones(N))
+    short = load_sequence(gtot(tmp_path / "other"))
+    for name in ("boxes", "aux_boxes", "labelled", "stamps"):
+        setattr(short, name, getattr(short, name)[:5])
+    lost = Run(BOXES[:5] + 50, np.ones(5), np.ones(5))
+    scores = [score_sequence(s, Protocol.OPE, {0: run}) for s, run in ((sequence, good), (short, lost))]
+    mean, _ = aggregate(scores)
+    assert mean["mpr"] == pytest.approx(20 / 25), "not the mean of 1 and 0"
+    assert mean["msr"] == pytest.approx(0.99 * 20 / 25)
