@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -54,26 +55,32 @@ class Reports:
         self._repeat_after = repeat_after
         self._counted = counted
         self._told: dict[tuple[str, str], tuple[float, int]] = {}
+        self._lock = threading.Lock()  # callbacks and worker both report
 
     def __call__(self, kind: str, text: str) -> None:
-        key = (kind, re.sub(r"[\d.]+", "#", text))
-        at, withheld = self._told.pop(key, (-math.inf, 0))
+        with self._lock:
+            withheld = self._count((kind, re.sub(r"[\d.]+", "#", text)))
+        if withheld is not None:
+            more = f" ({withheld} more since the last message)" if withheld and self._counted else ""
+            self._log(f"{kind}: {text}{more}")
+
+    def _count(self, fault: tuple[str, str]) -> int | None:
+        """How often a fault went untold before now; None where it stays untold now as well."""
+        at, withheld = self._told.pop(fault, (-math.inf, 0))
         now = time.monotonic()
         if now - at < self._repeat_after:
-            self._told[key] = (at, withheld + 1)
-            return
-        more = f" ({withheld} more since the last message)" if withheld and self._counted else ""
-        self._log(f"{kind}: {text}{more}")
+            self._told[fault] = (at, withheld + 1)
+            return None
         while len(self._told) >= _FAULTS_KEPT:
-            self._told.pop(next(iter(self._told)), None)
-        self._told[key] = (now, 0)
+            self._told.pop(next(iter(self._told)))
+        self._told[fault] = (now, 0)
+        return withheld
 
     def latest(self) -> list[str]:
         """Kinds of fault told within the last `repeat_after` seconds."""
         now = time.monotonic()
-        return sorted(
-            {kind for (kind, _), (at, _) in list(self._told.items()) if now - at < self._repeat_after}
-        )
+        with self._lock:
+            return sorted({kind for (kind, _), (at, _) in self._told.items() if now - at < self._repeat_after})
 
 
 def gpu_memory() -> dict[str, str]:
