@@ -80,7 +80,9 @@ class Reports:
         """Kinds of fault told within the last `repeat_after` seconds."""
         now = time.monotonic()
         with self._lock:
-            return sorted({kind for (kind, _), (at, _) in self._told.items() if now - at < self._repeat_after})
+            return sorted(
+                {kind for (kind, _), (at, _) in self._told.items() if now - at < self._repeat_after}
+            )
 
 
 def gpu_memory() -> dict[str, str]:
