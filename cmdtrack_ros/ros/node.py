@@ -7,7 +7,7 @@ of its own.)
 Topics (the image topics are parameters, all can be remapped):
     rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in
     ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw:
-                            the target is started there and followed through the frames since.
+                            the target is started there and caught up through frames since.
                             Width and height 0: release it.
     ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent
                             and aux is not, one per aux image, with that one's header.
@@ -53,15 +53,22 @@ from cmdtrack_ros.tracking import load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_DEPTH = 10
+_CATCH_UP = 5  # frames tracked between a target's and the newest; to track all takes a slow machine too long
 _SAME_RESTART = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
 
 
 class _Request:
-    """A target that waits for its frame; `stamp` in ns, 0 for the next frame."""
+    """A target that waits for its frame, the one at `stamp` (ns) or the next to come."""
 
-    def __init__(self, target: Target | None, stamp: int = 0) -> None:
+    def __init__(self, target: Target | None, stamp: int | None = None) -> None:
         self.target = target  # None releases the one there is
         self.stamp = stamp
+        self.frame: Frame | None = None
+
+    def offer(self, frame: Frame) -> None:
+        """Take the next frame, which is then kept until the worker gets to it, however slow that is."""
+        if self.stamp is None:
+            self.stamp, self.frame = stamp_ns(frame), frame
 
 
 class TrackerNode(LifecycleNode):
@@ -244,9 +251,8 @@ class TrackerNode(LifecycleNode):
             gap = (stamp_ns(aux) - stamp_ns(rgb)) * 1e-9
         frame = Frame(rgb, aux, gap)
         with self._request_lock:
-            if self._request is not None and self._request.stamp == 0:
-                # "The next frame" is this one, even where the worker only gets to see a later one.
-                self._request.stamp = stamp_ns(frame)
+            if self._request:
+                self._request.offer(frame)
         self._mailbox.put(stamp_ns(frame), frame)
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
@@ -268,7 +274,7 @@ class TrackerNode(LifecycleNode):
 
     def _on_target(self, message: TargetBox) -> None:
         box = np.array([message.x, message.y, message.width, message.height])
-        stamp = stamp_ns(message)
+        stamp = stamp_ns(message) or None
         if message.width == 0 and message.height == 0:
             request = _Request(None)
         elif not np.isfinite(box).all() or min(box[2:]) <= 0:
@@ -338,24 +344,25 @@ class TrackerNode(LifecycleNode):
         """The requested target if its frame has come, and the frames from there up to before `now` (ns)."""
         with self._request_lock:
             request = self._request
-            if request is None or request.stamp > now:
+            if request is None or request.stamp is None or request.stamp > now:
                 return None, []
             self._request = None
         if request.target is None:
             self._pipeline.release()
             self.get_logger().info("target released")
             return None, []
-        if request.stamp in (0, now):
+        if request.stamp == now:
             return request.target, []
         kept = self._mailbox.since(request.stamp)
-        if not kept:
+        if not kept and not request.frame:
             self._reports(
                 "target",
                 f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
                 "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame",
             )
             return None, []
-        return request.target, [frame for stamp, frame in kept if stamp < now]
+        frames = [frame for stamp, frame in kept if stamp < now] if kept else [request.frame]
+        return request.target, frames[:: max(-(-len(frames) // _CATCH_UP), 1)]
 
     def _publish(self, frame: Frame, outcome: Outcome) -> None:
         latency = (self.get_clock().now().nanoseconds - stamp_ns(frame)) * 1e-9
