@@ -211,8 +211,8 @@ def run_through_dds(
 
     Args:
         log: file for what the node says.
-        rate: speed of playing; stamps and gaps are scaled with it, and scaled back in the answers. No pair
-            is dropped: where the machine does not keep up, they wait, and latency grows.
+        rate: speed of playing; stamps and gaps are scaled with it, and scaled back in the answers. Where
+            the machine does not keep up, pairs wait (up to 256 of them) and latency grows.
 
     Raises:
         CmdtrackError: the node did not start (its last words are quoted), or what :func:`run_offline` raises.

@@ -39,7 +39,7 @@ METRICS = {
     "f_recall": "long-term recall at the largest F",
     "accuracy": "VOT multi-start accuracy",
     "robustness": "VOT multi-start robustness",
-    "eao": "expected average overlap, run lengths 115 to 755",
+    "eao": "expected average overlap of run lengths 115 to 755 (0 for lengths that no run reaches)",
     "fps": "updates a second on one thread, without reading images",
 }
 

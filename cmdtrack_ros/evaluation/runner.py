@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -176,7 +177,7 @@ def run_jobs(jobs: list[tuple[Job, int]], processes: int, progress: bool = True)
             reason = _reason(future)
             if reason:
                 failures.setdefault(job.spec.label, {})[job.path.name] = reason
-                tqdm.write(f"FAILED {job.spec.label} on {job.path.name}: {reason}")
+                tqdm.write(f"failed: {job.spec.label} on {job.path.name}", file=sys.stderr)
     return failures
 
 
