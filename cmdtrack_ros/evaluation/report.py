@@ -231,6 +231,7 @@ def _overlap_plot(name: str, scores: list[Scores], colours: Mapping[str, str]) -
                 -0.05 - 0.06 * i, failure.first, failure.last + 1, color=colours[score.tracker], linewidth=3
             )
     axes.set(xlabel="frame", ylabel="IoU", ylim=(-0.1 - 0.06 * len(scores), 1.02))
+    axes.set_yticks([0, 0.5, 1])
     axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
     return _svg(figure)
@@ -278,6 +279,9 @@ def _jpeg(picture: np.ndarray, boxes: list[tuple[np.ndarray, str]]) -> str:
         if np.isfinite(box).all():
             x, y, w, h = (round(float(v) * scale) for v in box)
             rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-            cv2.rectangle(image, (x, y), (x + w, y + h), rgb, 2 if colour == TRUTH_COLOUR else 1, cv2.LINE_AA)
+            if colour == TRUTH_COLOUR:
+                # White needs a dark rim on pictures of events, which are white themselves.
+                cv2.rectangle(image, (x, y), (x + w, y + h), (0, 0, 0), 4, cv2.LINE_AA)
+            cv2.rectangle(image, (x, y), (x + w, y + h), rgb, 2, cv2.LINE_AA)
     data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
     return base64.b64encode(data.tobytes()).decode()
