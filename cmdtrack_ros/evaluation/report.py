@@ -222,15 +222,16 @@ def _precision_recall_plot(scores: list[Scores], colours: Mapping[str, str]) -> 
 def _overlap_plot(name: str, scores: list[Scores], colours: Mapping[str, str]) -> str:
     figure = Figure(figsize=(11, 1.7))
     axes = figure.subplots()
+    lowest = -0.02
     for i, score in enumerate(s for s in scores if name in s.sequences):
         overlaps = score.sequences[name].overlaps
         axes.plot(overlaps, color=colours[score.tracker], linewidth=1.2)
         for failure in failures(overlaps):
             # One line a tracker below zero marks where it had lost the target.
-            axes.hlines(
-                -0.05 - 0.06 * i, failure.first, failure.last + 1, color=colours[score.tracker], linewidth=3
-            )
-    axes.set(xlabel="frame", ylabel="IoU", ylim=(-0.1 - 0.06 * len(scores), 1.02))
+            level = -0.08 - 0.07 * i
+            lowest = min(lowest, level - 0.07)
+            axes.hlines(level, failure.first, failure.last + 1, color=colours[score.tracker], linewidth=3)
+    axes.set(xlabel="frame", ylabel="IoU", ylim=(lowest, 1.02))
     axes.set_yticks([0, 0.5, 1])
     axes.margins(x=0.01)
     axes.spines[["top", "right"]].set_visible(False)
