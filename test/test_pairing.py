@@ -355,3 +355,14 @@ def test_reset_forgets_the_past() -> None:
     assert got == [] and pairing.waiting == 1
     pairing.flush(everything=True)
     assert got == [("rgb", None)]
+
+
+def test_slow_streams_do_not_fill_the_queue() -> None:
+    """Below 2 Hz an auxiliary image is soon older than a restart's jump; it must go all the same."""
+    pairer = NearestPairer(slop=0.03, queue_size=5)
+    pairs = []
+    for index in range(40):
+        pairs += pairer.add_rgb(index * 700_000_000, index)
+        pairs += pairer.add_aux(index * 700_000_000, index)
+    assert [(pair.rgb, pair.aux) for pair in pairs] == [(index, index) for index in range(40)]
+    assert pairer.counters.evicted == 0

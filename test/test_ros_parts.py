@@ -76,6 +76,8 @@ def test_whole_numbers_pass_for_floating_point_ones(context: rclpy.context.Conte
         ("initial_box", [1.0, 2.0, 3.0], "'initial_box': expected nothing or x, y, width, height"),
         ("initial_box", [1.0, 2.0, 0.0, 3.0], "above 0"),
         ("initial_box", "centre", "'initial_box'"),
+        ("thermal_range", [31315.0, 29315.0], "low below high"),
+        ("depth_max", 0.0, "depth_max"),
     ],
 )
 def test_unusable_values(context: rclpy.context.Context, name: str, value: object, says: str) -> None:
@@ -84,7 +86,7 @@ def test_unusable_values(context: rclpy.context.Context, name: str, value: objec
     with pytest.raises(ConfigError, match=says):
         options.settings()
     default = {spec.name: spec.default for spec in SPECS}[name]
-    if name != "initial_box":
+    if default != []:  # rclpy refuses an empty list
         assert node.set_parameters([Parameter(name, value=default)])[0].successful
         assert getattr(options.settings(), name) == default, "a good value mends it"
         result = node.set_parameters([Parameter(name, value=value)])[0]

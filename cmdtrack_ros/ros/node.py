@@ -22,6 +22,7 @@ started again on the new first frame; any other target stays where it was last s
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
 import traceback
@@ -38,6 +39,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from cmdtrack_ros.errors import CmdtrackError
+from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.ros.diagnostics import Latencies, Reports, diagnostic_array, gpu_memory
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
@@ -55,6 +57,11 @@ _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_DEPTH = 10
 _CATCH_UP = 5  # frames tracked between a target's and the newest; to track all takes a slow machine too long
 _SAME_RESTART = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
+
+
+def _encoding(settings: Settings) -> AuxEncoding:
+    low, high = settings.thermal_range or (float("nan"), float("nan"))
+    return AuxEncoding(low, high, settings.depth_max, settings.depth_unit, settings.range_smoothing)
 
 
 class _Request:
@@ -128,6 +135,7 @@ class TrackerNode(LifecycleNode):
             device=settings.device,
             threads=settings.threads,
             sha256=settings.weights_sha256 or None,
+            encoding=_encoding(settings),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
         self._pipeline = Pipeline(
@@ -391,6 +399,7 @@ def main() -> None:
         if rclpy.ok():  # else a callback was about to publish when the node was interrupted
             raise
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while this cleans up
         node._shut_down()
         node.destroy_node()
         rclpy.try_shutdown()

@@ -123,6 +123,7 @@ class NearestPairer:
         self._aux_heard: int | None = None
         self._rgb_heard: int | None = None
         self._aux_since_rgb = 0
+        self._aux_ahead = False  # in a recording that starts over: aux has, RGB not yet
         self._forget_aux()
 
     @property
@@ -162,6 +163,7 @@ class NearestPairer:
             while self._pending and self._pending[0].stamp > stamp + RESTART_NS:
                 out.append(self._emit())
             self._forget_aux()
+            self._aux_ahead = self._last_out is not None and stamp < self._last_out - RESTART_NS
         self._note_interval(stamp)
         now = self._now(now_ns)
         self._aux_heard = now
@@ -271,8 +273,8 @@ class NearestPairer:
         partner = self._nearest(entry.stamp)
         self._last_out = entry.stamp
         unusable = bisect_left(self._aux, (entry.stamp - self._slop,))
-        # An aux image far older than this frame is from a recording that restarted before its RGB stream did.
-        restarted = min(bisect_left(self._aux, (entry.stamp - RESTART_NS,)), unusable)
+        # Once aux has jumped back and RGB has not, images far older than this frame belong to what comes.
+        restarted = min(bisect_left(self._aux, (entry.stamp - RESTART_NS,)), unusable) if self._aux_ahead else 0
         if partner is None:
             self.counters.unpaired += 1
             gap = float("nan")

@@ -34,6 +34,10 @@ class Settings:
     aux_offset: float
     queue_size: int
     registration: str
+    thermal_range: tuple[float, ...]
+    depth_max: float
+    depth_unit: float
+    range_smoothing: float
     initial_box: tuple[float, ...]
     target_history: int
     data_timeout: float
@@ -42,7 +46,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Spec:
-    """One parameter. `live` ones take effect at once, the others when the node is configured."""
+    """One parameter. `live` ones take effect at once, the others when the node is configured.
+
+    A list is empty or has one number for each of `items`, which `valid` accepts (`condition` says what it expects).
+    """
 
     name: str
     default: Any
@@ -52,6 +59,9 @@ class Spec:
     choices: tuple[str, ...] = ()
     live: bool = False
     topic: bool = False
+    items: tuple[str, ...] = ()
+    condition: str = ""
+    valid: Callable[[tuple[float, ...]], bool] = bool
 
     def read(self, value: Any) -> Any:
         """The value in its Python type; a whole number passes for a floating-point one.
@@ -60,7 +70,7 @@ class Spec:
             ConfigError: wrong type, out of range, or none of the choices.
         """
         if isinstance(self.default, list):
-            return self._read_box(value)
+            return self._read_list(value)
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -84,16 +94,12 @@ class Spec:
         except InvalidTopicNameException as error:
             raise ConfigError(f"parameter '{self.name}': expected the name of a topic: {error}") from error
 
-    def _read_box(self, value: Any) -> tuple[float, ...]:
+    def _read_list(self, value: Any) -> tuple[float, ...]:
         numbers = tuple(value or ()) if not isinstance(value, (str, bytes, bool, int, float)) else (None,)
-        valid = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers) and len(numbers) in (
-            0,
-            4,
-        )
-        if not valid or (numbers and min(numbers[2:]) <= 0):
+        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
+        if not finite or len(numbers) not in (0, len(self.items)) or (numbers and not self.valid(numbers)):
             raise ConfigError(
-                f"parameter '{self.name}': expected nothing or x, y, width, height in pixels with "
-                f"width and height above 0, got {value!r}"
+                f"parameter '{self.name}': expected nothing or {', '.join(self.items)}{self.condition}, got {value!r}"
             )
         return tuple(float(n) for n in numbers)
 
@@ -194,10 +200,45 @@ SPECS = (
         choices=("none", "resize"),
     ),
     Spec(
+        "thermal_range",
+        [],
+        "Lowest and highest value of a 16-bit or float thermal image, in the sensor's unit (counts, "
+        "centikelvin, degrees), shown as black and white; empty follows the image's 1st and 99th percentile.",
+        items=("low", "high"),
+        condition=" with low below high",
+        valid=lambda pair: pair[0] < pair[1],
+    ),
+    Spec(
+        "depth_max",
+        10.0,
+        "Metres shown as the far end of the depth colours, at most; farther is far. More keeps distant "
+        "targets apart, and near ones less.",
+        0.1,
+        1000.0,
+    ),
+    Spec(
+        "depth_unit",
+        0.001,
+        "Metres per unit of an integer depth image; 0.001 is REP 118's millimetre.",
+        1e-6,
+        1.0,
+    ),
+    Spec(
+        "range_smoothing",
+        0.9,
+        "Share of the last range kept where the range follows the image. More flickers less, and follows "
+        "a change of scene later.",
+        0.0,
+        0.99,
+    ),
+    Spec(
         "initial_box",
         [],
         "x, y, width, height in RGB pixels: a target that is started on the first frame, and again "
         "when a recording starts over; empty for none.",
+        items=("x", "y", "width", "height"),
+        condition=" in pixels with width and height above 0",
+        valid=lambda box: min(box[2:]) > 0,
     ),
     Spec(
         "target_history",
