@@ -217,6 +217,7 @@ class _launched:
         finally:
             self._process.kill()
             print(self._log.read_text())
+        assert "process has died" not in self._log.read_text()
 
 
 @contextmanager
