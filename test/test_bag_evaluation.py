@@ -85,6 +85,12 @@ def test_a_start_box_is_needed(tmp_path):
     assert len(run.results) == 6
 
 
+def test_a_start_that_fails_leaves_no_answers(recording, caplog):
+    run = run_offline(recording, BagOptions(initial_box=(500, 500, 20, 20)))
+    assert run.results == [] and run.statistics()["drops"] == FRAMES
+    assert run.faults["target"] == 1 and "500.0" in caplog.text
+
+
 def test_missing_topics_are_named_with_those_there_are(recording):
     with pytest.raises(DataError, match="/rgb/image") as error:
         run_offline(recording, BagOptions(rgb_topic="/front/color"))

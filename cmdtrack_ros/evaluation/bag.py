@@ -7,6 +7,7 @@ with them the boxes, are the same.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
 from cmdtrack_ros.ros.pairing import NearestPairFilter, stamp_ns
 
 PERCENTILES = (50, 95, 99)
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -161,23 +163,30 @@ def run_offline(path: Path, options: BagOptions = BagOptions(), device: str = "c
     """
     # Torch takes seconds to import, which reports and the other trackers do without.
     from cmdtrack_ros.ros.pipeline import Frame, Pipeline, Target
-    from cmdtrack_ros.tracking import load_tracker
+    from cmdtrack_ros.tracking import TargetState, load_tracker
 
     source = _open(path, options)
     tracker = load_tracker(options.weights, modality=source.sequence.modality, device=device, threads=1)
-    pipeline = Pipeline(tracker, registration=options.registration, topics=(*source.topics, "none")[:2])
+    topics = (*source.topics, "none")[:2]
     target: list[Target | None] = [Target(source.box, "initial")]
     results: list[BagResult] = []
+    told: set[str] = set()
+
+    def report(kind: str, text: str) -> None:
+        if kind not in told:
+            logger.warning("%s: %s (the first of its kind)", path, text)
+        told.add(kind)
 
     def track(rgb: Any | None, aux: Any | None) -> None:
         gap = (stamp_ns(aux) - stamp_ns(rgb)) * 1e-9 if rgb is not None and aux is not None else float("nan")
         frame = Frame(rgb, aux, gap)
         outcome = pipeline.process(frame, target[0])
         target[0] = None
-        if outcome is not None:
+        if outcome is not None and outcome.track.state is not TargetState.IDLE:
             box, score = outcome.track.box, outcome.track.score
             results.append(BagResult(stamp_ns(frame), box, score, gap, outcome.seconds))
 
+    pipeline = Pipeline(tracker, registration=options.registration, topics=topics, report=report)
     pairing = _pairing(options, len(source.topics))
     pairing.registerCallback(track)
     begin = time.perf_counter()
@@ -248,6 +257,7 @@ def run_through_dds(
             start + round((r.stamp_ns - moved) * rate), r.box, r.score, r.gap * rate, r.processing, r.latency
         )
         for r in run.results
+        if r.state != "IDLE"
     ]
     counts = {k: int(v) for k, v in run.diagnostics.items() if v.isdigit()}
     return BagRun(source.sequence, results, counts, time.perf_counter() - begin)
