@@ -12,6 +12,7 @@ import cv2
 import jinja2
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cmdtrack_ros.data import Sequence
@@ -21,7 +22,10 @@ from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.evaluation.scoring import Scores
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 
-COLOURS = ("#0b6e99", "#d9730d", "#6940a5", "#0f7b6c", "#ad1a72", "#64473a", "#dfab01", "#5b5b5b")
+COLOURS = (
+    "#0b6e99", "#d9730d", "#6940a5", "#0f9d58", "#d6336c", "#7a4a2b",
+    "#c9a400", "#5b5b5b", "#22b8cf", "#a61e4d", "#74b816", "#9775fa",
+)  # fmt: skip
 TRUTH_COLOUR = "#ffffff"
 STRIPS = 2  # sequences shown from either end of the ranking
 STRIP_FRAMES = 8
@@ -174,13 +178,18 @@ def _plots(scores: list[Scores], colours: Mapping[str, str]) -> Iterator[str]:
         yield _precision_recall_plot(longterm, colours)
 
 
-def _axes(x: str, y: str) -> tuple[Figure, object]:
+def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.4, 3.3))
     axes = figure.subplots()
     axes.set(xlabel=x, ylabel=y, ylim=(0, 1.02))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    # Beside the curves: with many trackers no corner is free.
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.2)
 
 
 def _curve_plot(
@@ -200,7 +209,7 @@ def _curve_plot(
             color=colours[tracker],
             label=f"{tracker}  {figures}",
         )
-    axes.legend(fontsize=8, frameon=False)
+    _legend(axes)
     return _svg(figure)
 
 
@@ -215,7 +224,7 @@ def _precision_recall_plot(scores: list[Scores], colours: Mapping[str, str]) -> 
         )
         axes.plot(score.mean["f_recall"], score.mean["f_precision"], "o", color=colours[score.tracker])
     axes.set_xlim(0, 1.02)
-    axes.legend(fontsize=8, frameon=False)
+    _legend(axes)
     return _svg(figure)
 
 
@@ -255,11 +264,9 @@ def _strip(
             continue
         pictures = [frame.rgb, None if frame.aux is None else encoder(frame.aux)]
         boxes = [(score.sequences[name].result[index], colours[score.tracker]) for score in shown]
-        images = [
-            _jpeg(picture, [(sequence.boxes[index], TRUTH_COLOUR), *boxes])
-            for picture in pictures
-            if picture is not None
-        ]
+        # What matters most is drawn last: other trackers, truth, first tracker.
+        boxes = [*boxes[:0:-1], (sequence.boxes[index], TRUTH_COLOUR), boxes[0]]
+        images = [_jpeg(picture, boxes) for picture in pictures if picture is not None]
         overlap = shown[0].sequences[name].overlaps[index]
         tiles.append({"index": int(index), "images": images, "overlap": float(overlap)})
     return {
