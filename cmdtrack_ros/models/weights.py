@@ -6,17 +6,23 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cmdtrack_ros.errors import WeightsError
+from cmdtrack_ros.models.masked_autoencoder import AutoencoderConfig, MaskedAutoencoder
 from cmdtrack_ros.models.student import Student, StudentConfig
+from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
 """The weights that come with the package."""
 
-_MODEL = "cmdtrack_student"
+_NAMES = {Student: "cmdtrack_student", Teacher: "cmdtrack_teacher", MaskedAutoencoder: "cmdtrack_autoencoder"}
+_CONFIGS = {Student: StudentConfig, Teacher: TeacherConfig, MaskedAutoencoder: AutoencoderConfig}
+
+Network = TypeVar("Network", Student, Teacher, MaskedAutoencoder)
 
 
 @dataclass(frozen=True)
@@ -33,30 +39,31 @@ def sha256_of(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:
-    """Write weights and metadata; the file appears whole or not at all."""
+def save_weights(network: Network, path: str | Path, provenance: Provenance) -> None:
+    """Write a network's weights and metadata; the file appears whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"model": _MODEL, "config": json.dumps(student.config.to_dict()), "recipe": json.dumps(provenance.recipe),
-                "data": json.dumps(provenance.data), "scores": json.dumps(provenance.scores)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in student.state_dict().items()}
+    metadata = {"model": _NAMES[type(network)], "config": json.dumps(network.config.to_dict())}
+    metadata |= {name: json.dumps(getattr(provenance, name)) for name in ("recipe", "data", "scores")}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, metadata)
     partial.chmod(0o644)  # safetensors writes for the owner alone; an installed package has other readers
     partial.replace(path)
 
 
-def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:
-    """Read a student for inference (evaluation mode, on the CPU).
+def load_weights(path: str | Path, kind: type[Network], sha256: str | None = None) -> tuple[Network, Provenance]:
+    """Read a network for inference (evaluation mode, on the CPU).
 
     Args:
-        path: a file by :func:`save_student`; None = the shipped weights.
+        path: a file by :func:`save_weights`.
+        kind: the network the file must hold: ``Student``, ``Teacher`` or ``MaskedAutoencoder``.
         sha256: if given, the file must have this hash.
 
     Raises:
         WeightsError: missing or damaged file, another hash, another model, or tensors that do not fit.
     """
-    path = SHIPPED if path is None else Path(path).expanduser()
+    path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
     if sha256 and (found := sha256_of(path)) != sha256.lower():
@@ -67,12 +74,22 @@ def load_student(path: str | Path | None = None, sha256: str | None = None) -> t
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
-    if metadata.get("model") != _MODEL:
-        raise WeightsError(f"weights {path}: expected model {_MODEL}, got {metadata.get('model', 'no model name')}")
+    if metadata.get("model") != _NAMES[kind]:
+        raise WeightsError(f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}")
     try:
-        student = Student(StudentConfig(**json.loads(metadata["config"])))
-        student.load_state_dict(tensors)
+        network = kind(_CONFIGS[kind](**json.loads(metadata["config"])))
+        network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(f"weights {path}: configuration and tensors do not fit this version's model: {error}") from error
     history = {name: json.loads(metadata.get(name, "{}")) for name in ("recipe", "data", "scores")}
-    return student.eval(), Provenance(**history)
+    return network.eval(), Provenance(**history)
+
+
+def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:
+    """:func:`save_weights` of a student."""
+    save_weights(student, path, provenance)
+
+
+def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:
+    """:func:`load_weights` of a student; None = the shipped weights."""
+    return load_weights(SHIPPED if path is None else path, Student, sha256)

@@ -46,8 +46,11 @@ class Engine(Protocol):
     config: StudentConfig
     name: str
 
-    def encode_template(self, picture: np.ndarray, box: np.ndarray) -> Any:
-        """Picture (T, T, 3) uint8 and box (4,) xywh in fractions of T -> features of one modality, opaque."""
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> Any:
+        """Picture (T, T, 3) uint8 and box (4,) xywh in fractions of T -> features of one modality, opaque.
+
+        ``stream``: 0 RGB, 1 aux, for networks that treat them differently; a student does not.
+        """
 
     def search(self, pictures: list[np.ndarray], templates: list[Any]) -> Response:
         """Pictures (S, S, 3) uint8 of the modalities present, and their templates."""
@@ -94,7 +97,7 @@ class TorchEngine:
         self._template, self._search = _TemplateNet(student).eval(), _SearchNet(student).eval()
 
     @torch.inference_mode()
-    def encode_template(self, picture: np.ndarray, box: np.ndarray) -> tuple[Tensor, ...]:
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> tuple[Tensor, ...]:
         fractions = torch.as_tensor(box, dtype=self._dtype, device=self._device)[None]
         return self._template(torch.as_tensor(picture, device=self._device)[None], fractions)
 
@@ -127,7 +130,7 @@ class OnnxEngine:
                                          *(part.repeat_interleave(count, 0) for part in parts)), threads)
                         for count in (1, 2)}
 
-    def encode_template(self, picture: np.ndarray, box: np.ndarray) -> list[np.ndarray]:
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> list[np.ndarray]:
         return _run(self._template, [picture[None], np.asarray(box, np.float32)[None]])
 
     def search(self, pictures: list[np.ndarray], templates: list[list[np.ndarray]]) -> Response:

@@ -129,7 +129,7 @@ class Tracker:
         self._box = clip_box(box, width, height)
         with clock.step("network"):
             for stream in _present(pictures):
-                self._templates[stream] = self._template(pictures[stream])
+                self._templates[stream] = self._template(pictures[stream], stream)
         self._machine.start()
         streams = len(_present(pictures))
         weights = [float(picture is not None) / streams for picture in pictures]
@@ -180,17 +180,17 @@ class Tracker:
         self._check_images(rgb, aux)
         return [rgb, None if aux is None else self._encoder(aux)]
 
-    def _template(self, picture: np.ndarray) -> Any:
+    def _template(self, picture: np.ndarray, stream: int) -> Any:
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
-        return self.engine.encode_template(crop.cut(picture, mean_colour(picture)), box)
+        return self.engine.encode_template(crop.cut(picture, mean_colour(picture)), box, stream)
 
     def _add_late_templates(self, pictures: list[np.ndarray | None], score: float) -> None:
         if self.state == TargetState.TRACKING and score >= self.config.late_template:
             for stream in _present(pictures):
                 if self._templates[stream] is None:
-                    self._templates[stream] = self._template(pictures[stream])
+                    self._templates[stream] = self._template(pictures[stream], stream)
 
     def _search_crop(self, height: int, width: int) -> Crop:
         config = self.engine.config

@@ -53,13 +53,15 @@ def tracking_loss(output: HeadOutput, box: Tensor, positive: Tensor) -> dict[str
     ``box`` (B, 4) xywh in fractions of the search region. Box losses count where the heat map is above 0.1, so that
     the cells beside the centre learn the same box.
     """
-    heatmap = center_heatmap(box, positive, output.score.shape[-1])
+    # In half precision, small boxes and scores would lose most of their digits.
+    logits, boxes = output.score.float(), output.box.float()
+    heatmap = center_heatmap(box, positive, logits.shape[-1])
     near = heatmap * (heatmap > 0.1)
     share = near / near.sum((1, 2), keepdim=True).clamp(min=1e-6)
     center = torch.cat([box[:, :2] + box[:, 2:] / 2, box[:, 2:]], 1)
     target = center[:, None, None].expand(-1, *heatmap.shape[1:], -1)
-    predicted = output.box.permute(0, 2, 3, 1)
-    losses = {"score": focal_loss(output.score[:, 0], heatmap),
+    predicted = boxes.permute(0, 2, 3, 1)
+    losses = {"score": focal_loss(logits[:, 0], heatmap),
               "giou": ((1 - giou(predicted, target)) * share).sum((1, 2)),
               "l1": ((predicted - target).abs().mean(-1) * share).sum((1, 2))}
     losses["total"] = SCORE_WEIGHT * losses["score"] + GIOU_WEIGHT * losses["giou"] + L1_WEIGHT * losses["l1"]

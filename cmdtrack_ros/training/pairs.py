@@ -1,13 +1,13 @@
 """Training pairs: a template and a search region of the same target, both modalities, with everything random seeded.
 
 Sample ``i`` of a :class:`PairDataset` depends on ``(seed, i)`` alone, so a run that resumes at sample ``i`` sees
-what an uninterrupted run would have seen.
+what an uninterrupted run would have seen, and several processes share the work without talking about it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -15,35 +15,41 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
-from cmdtrack_ros.boxes import Crop, mean_colour, visible_fraction
+from cmdtrack_ros.boxes import Crop, iou, mean_colour, visible_fraction
 from cmdtrack_ros.data import Sequence
 from cmdtrack_ros.data.events import simulate_events
 from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, read_rgb
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.training import augment
+from cmdtrack_ros.training.config import PairConfig
 
 Rng = np.random.Generator
 
 
 @dataclass(frozen=True)
 class View:
-    """One moment: network pictures HxWx3 uint8 of each stream (None = absent) and the target's box, px, xywh."""
+    """One moment: network pictures HxWx3 uint8 of each stream (None = absent), the target's box, px, xywh, and which target it is."""
 
     rgb: np.ndarray | None
     aux: np.ndarray | None
     box: np.ndarray
+    target: str = ""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Template and search view; ``same`` is False when the search view shows another target (or none)."""
+    """Template and search view; ``same`` is False when the search view shows another target (or none).
+
+    ``distractor``: another target, to be pasted beside the one searched for.
+    """
 
     template: View
     search: View
     same: bool = True
+    distractor: View | None = None
 
 
 class PairSource(Protocol):
@@ -102,7 +108,7 @@ class SequenceSource:
         if aux is None:
             before, _ = self._cache.get((index, max(frame - 1, 0)), lambda: _pictures(sequence, max(frame - 1, 0)))
             aux = simulate_events(before, rgb, threshold=threshold)
-        return View(rgb, aux, sequence.boxes[frame])
+        return View(rgb, aux, sequence.boxes[frame], sequence.name)
 
 
 def _visible_frames(sequence: Sequence) -> np.ndarray:
@@ -126,7 +132,7 @@ class StillSource:
         files: (RGB file, infrared file or None) per still; without infrared, events are simulated from the motion.
     """
 
-    def __init__(self, files: list[tuple[Path, Path | None]], cache: int = 2000) -> None:
+    def __init__(self, files: list[tuple[Path, Path | None]], cache: int = 6000) -> None:
         if not files:
             raise DataError("a still source needs at least one picture, got none")
         self.files = files
@@ -138,7 +144,7 @@ class StillSource:
         aux = None if aux_file is None else self._cache.get(aux_file, lambda: read_rgb(aux_file))
         proposals = aux if aux is not None and rng.random() < 0.6 else rgb
         box = propose_box(proposals, rng)
-        template = View(rgb, aux, box)
+        template = View(rgb, aux, box, str(rgb_file))
         search = _moved(template, rng)
         if aux is None:
             # The picture as it was a frame ago, for both views.
@@ -203,7 +209,8 @@ def _moved(view: View, rng: Rng) -> View:
     # The corners of a turned box overstate it; halfway between their bounds and the stretched box fits objects.
     spread = np.ptp(corners, axis=0)
     size = (spread + np.abs(np.diag(linear)) * [w, h]) / 2
-    return View(warp(view.rgb), None if view.aux is None else warp(view.aux), np.concatenate([center - size / 2, size]))
+    return replace(view, rgb=warp(view.rgb), aux=None if view.aux is None else warp(view.aux),
+                   box=np.concatenate([center - size / 2, size]))
 
 
 def _nudged(image: np.ndarray, rng: Rng) -> np.ndarray:
@@ -213,74 +220,77 @@ def _nudged(image: np.ndarray, rng: Rng) -> np.ndarray:
     return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
-@dataclass(frozen=True)
-class PairConfig:
-    """How a pair becomes a sample. Crop sizes and factors are the network's, see ``StudentConfig``.
+class CropShape(Protocol):
+    """What a network's configuration says of its crops, see ``StudentConfig``."""
 
-    Attributes:
-        shift: largest displacement of the search region from the target, in units of sqrt(w * h) of its box.
-        zoom: standard deviation of the logarithm of the search region's scale.
-        jitter: standard deviation of the template box's error, as a fraction of its sides.
-        misalignment: largest shift between RGB and aux, in crop pixels.
-        negatives, degraded, occluded: shares of samples without the target, with one useless stream, and
-            with a patch over part of the target.
-    """
-
-    template_size: int = 128
-    search_size: int = 256
-    template_factor: float = 2.0
-    search_factor: float = 4.0
-    shift: float = 1.4
-    zoom: float = 0.18
-    jitter: float = 0.04
-    misalignment: float = 4.0
-    negatives: float = 0.1
-    degraded: float = 0.2
-    occluded: float = 0.15
+    template_size: int
+    search_size: int
+    template_factor: float
+    search_factor: float
 
 
 class PairDataset(Dataset):
-    """Samples ``first`` .. ``last`` (exclusive) of an endless, seeded stream.
+    """An endless, seeded stream of samples.
 
-    Each is a dict: ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in fractions of T, ``search`` (2, 3, S, S)
-    uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float (RGB, aux), ``positive`` () float.
+    Each is a dict: ``index`` () int64, ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in fractions of T, ``search``
+    (2, 3, S, S) uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float (RGB, aux), ``positive`` () float.
     """
 
-    def __init__(self, sources: list[tuple[PairSource, float]], config: PairConfig, seed: int, first: int, last: int) -> None:
+    def __init__(self, sources: list[tuple[PairSource, float]], config: PairConfig, crops: CropShape, seed: int) -> None:
         shares = np.array([share for _, share in sources], np.float64)
         self.sources = [source for source, _ in sources]
         self.shares = shares / shares.sum()
-        self.config, self.seed, self.first, self.last = config, seed, first, last
-
-    def __len__(self) -> int:
-        return self.last - self.first
+        self.config, self.crops, self.seed = config, crops, seed
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rng = np.random.default_rng((self.seed, self.first + index))
-        pair = self._draw(rng)
+        rng = np.random.default_rng((self.seed, index))
+        source = self._choose(rng)
+        pair = source.sample(rng)
         if rng.random() < self.config.negatives:
             # Another target's surroundings: the network must say that the target is not there.
-            pair = replace(pair, search=self._draw(rng).search, same=False)
-        return make_sample(pair, self.config, rng)
+            pair = replace(pair, search=self._choose(rng).sample(rng).search, same=False)
+        elif _decide(self.config.hard_negatives, rng) and (other := _other(source, pair, rng)):
+            pair = replace(pair, search=other, same=False)
+        if _decide(self.config.distractors, rng):
+            pair = replace(pair, distractor=_other(source, pair, rng))
+        return {"index": torch.tensor(index)} | make_sample(pair, self.config, self.crops, rng)
 
-    def _draw(self, rng: Rng) -> Pair:
-        return self.sources[int(rng.choice(len(self.sources), p=self.shares))].sample(rng)
+    def _choose(self, rng: Rng) -> PairSource:
+        return self.sources[int(rng.choice(len(self.sources), p=self.shares))]
 
 
-def make_sample(pair: Pair, config: PairConfig, rng: Rng) -> dict[str, torch.Tensor]:
+def _decide(share: float, rng: Rng) -> bool:
+    """True for this share of calls; without a share, nothing is drawn, so that older recipes keep their samples."""
+    return share > 0 and rng.random() < share
+
+
+def _other(source: PairSource, pair: Pair, rng: Rng, tries: int = 4) -> View | None:
+    """A view of another target of the same source; None if there hardly is any."""
+    for _ in range(tries):
+        view = source.sample(rng).search
+        if view.target not in (pair.template.target, pair.search.target):
+            return view
+    return None
+
+
+def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> dict[str, torch.Tensor]:
     """Cut, augment and stack a pair; see :class:`PairDataset` for the result."""
     present = [all(getattr(view, name) is not None for view in (pair.template, pair.search)) for name in ("rgb", "aux")]
     if not any(present):
         # A negative drawn from a source with other streams: show it through the stream the template has.
         picture = pair.search.rgb if pair.search.rgb is not None else pair.search.aux
-        pair = replace(pair, search=View(picture, picture, pair.search.box))
+        pair = replace(pair, search=replace(pair.search, rgb=picture, aux=picture))
         present = [pair.template.rgb is not None, pair.template.aux is not None]
+    if all(present) and _decide(config.dropped, rng):
+        present[int(rng.integers(2))] = False
     template_box = _jittered(pair.template.box, config.jitter, rng)
-    template_crop = Crop.around(template_box, config.template_factor, config.template_size)
-    search_crop = _search_crop(pair.search.box, config, rng)
+    template_crop = Crop.around(template_box, crops.template_factor, crops.template_size)
+    search_crop = _search_crop(pair.search.box, config, crops, rng)
     box = search_crop.to_crop(pair.search.box)
     template = _cut(pair.template, template_crop, present)
     search = _cut(pair.search, search_crop, present)
+    if pair.distractor is not None:
+        _paste(pair.distractor, search, present, box, rng)
     search[1] = _misaligned(search[1], config.misalignment, rng)
     if rng.random() < config.occluded:
         _occlude(search, box, rng)
@@ -291,8 +301,8 @@ def make_sample(pair: Pair, config: PairConfig, rng: Rng) -> dict[str, torch.Ten
     if all(present) and rng.random() < config.degraded:
         stream = int(rng.integers(2))
         search[stream] = augment.degrade(search[stream], rng)
-    template_fraction = template_crop.to_crop(template_box) / config.template_size
-    fraction = box / config.search_size
+    template_fraction = template_crop.to_crop(template_box) / crops.template_size
+    fraction = box / crops.search_size
     if rng.random() < 0.5:
         template, template_fraction = _flipped(template, template_fraction)
         search, fraction = _flipped(search, fraction)
@@ -303,8 +313,8 @@ def make_sample(pair: Pair, config: PairConfig, rng: Rng) -> dict[str, torch.Ten
             "positive": torch.tensor(float(pair.same and inside))}
 
 
-def _search_crop(box: np.ndarray, config: PairConfig, rng: Rng) -> Crop:
-    crop = Crop.around(box, config.search_factor, config.search_size)
+def _search_crop(box: np.ndarray, config: PairConfig, crops: CropShape, rng: Rng) -> Crop:
+    crop = Crop.around(box, crops.search_factor, crops.search_size)
     reach = np.sqrt(box[2] * box[3]) * config.shift
     # Mostly near, as between two frames; sometimes far, as after a loss.
     shift = rng.uniform(-reach, reach, 2) * (1.0 if rng.random() < 0.5 else 0.4)
@@ -329,6 +339,26 @@ def _misaligned(picture: np.ndarray, reach: float, rng: Rng) -> np.ndarray:
     shift = rng.uniform(-reach, reach, 2)
     matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
     return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+
+
+def _paste(view: View, pictures: list[np.ndarray], present: list[bool], box: np.ndarray, rng: Rng) -> None:
+    """Paste what is in the view's box beside the target, at about its size, into every picture, in place."""
+    size = pictures[0].shape[0]
+    side = float(np.sqrt(box[2] * box[3]) * np.exp(rng.normal(0, 0.15)))
+    w, h = np.clip(view.box[2:] / np.sqrt(view.box[2] * view.box[3]) * side, 4, size / 2).astype(int)
+    for _ in range(8):
+        x, y = int(rng.integers(0, size - w)), int(rng.integers(0, size - h))
+        if not iou(np.array([x, y, w, h]), box) > 0:
+            break
+    else:
+        return  # the target fills the region
+    # The window's square is cut whole and the box's part of it taken, so that all streams stay registered.
+    crop = Crop.around(view.box, max(w, h) / np.sqrt(w * h), int(max(w, h)))
+    left, top = (crop.size - w) // 2, (crop.size - h) // 2
+    for stream, image in enumerate((view.rgb, view.aux)):
+        if present[stream] and image is not None:
+            patch = crop.cut(image, mean_colour(image))[top:top + h, left:left + w]
+            pictures[stream][y:y + h, x:x + w] = patch
 
 
 def _occlude(pictures: list[np.ndarray], box: np.ndarray, rng: Rng) -> None:
@@ -356,7 +386,12 @@ def _stack(pictures: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
 
 
-def batches(dataset: PairDataset, size: int, workers: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of ``size`` samples in order, prepared by ``workers`` processes (0 = this one)."""
-    return iter(torch.utils.data.DataLoader(dataset, size, shuffle=False, num_workers=workers, drop_last=True,
-                                            persistent_workers=False, prefetch_factor=4 if workers else None))
+def batches(dataset: PairDataset, size: int, steps: range, process: int, processes: int, workers: int) -> DataLoader:
+    """Loader of one batch of ``size`` samples per step, prepared by ``workers`` data processes (0 = this one).
+
+    Step s takes the samples s * size * processes and following, of which each process has its own ``size``: what all of them
+    see together is what one process with a larger batch would see.
+    """
+    starts = ((step * processes + process) * size for step in steps)
+    sampler = [range(start, start + size) for start in starts]
+    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None)

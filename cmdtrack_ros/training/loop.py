@@ -1,0 +1,273 @@
+"""The one training loop of all stages, on Lightning Fabric: devices, processes and precision are Fabric's, the rest is here.
+
+A run is a folder: ``last.ckpt`` (everything needed to go on), the averaged weights, ``tensorboard/``, ``pictures/``.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
+from lightning_fabric.strategies import DDPStrategy
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from cmdtrack_ros.errors import CmdtrackError, ConfigError
+from cmdtrack_ros.models.weights import Provenance, save_weights
+from cmdtrack_ros.training.autoencoder import AutoencoderTask
+from cmdtrack_ros.training.config import AutoencoderTraining, DistillTraining, StudentTraining, TeacherTraining, Training
+from cmdtrack_ros.training.distill import DistillTask
+from cmdtrack_ros.training.pairs import PairDataset, batches
+from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
+from cmdtrack_ros.training.sources import open_sources
+from cmdtrack_ros.training.student import StudentTask
+from cmdtrack_ros.training.task import Batch, Task
+from cmdtrack_ros.training.teacher import TeacherTask
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "last.ckpt"
+TASKS: dict[type[Training], type[Task]] = {AutoencoderTraining: AutoencoderTask, TeacherTraining: TeacherTask,
+                                           StudentTraining: StudentTask, DistillTraining: DistillTask}
+_FREE = {"threads", "workers", "log_every", "checkpoint_every", "validate_every", "pictures_every"}
+"""Fields that may change between a checkpoint and its resumption: they have no influence on the weights."""
+_WAIT = timedelta(hours=2)
+"""How long processes wait for the first one to validate."""
+
+
+class Run:
+    """One training run: task, optimiser, averaged network and the step reached; all of it in one checkpoint."""
+
+    def __init__(self, config: Training, data: Path, output: Path) -> None:
+        self.config, self.output, self.step = config, output, 0
+        self.fabric = _fabric(config)
+        self.fabric.launch()
+        output.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(config.seed)
+        torch.set_num_threads(config.threads)
+        # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
+        torch.set_flush_denormal(True)
+        self.task = TASKS[type(config)](config)
+        if self.fabric.world_size > 1:
+            share_batch_norm(self.task)
+        self.task.to(memory_format=torch.channels_last)
+        # Only a copy of what is trained is kept: the rest of a task serves the training alone.
+        self.average = copy.deepcopy(self.task.network).requires_grad_(False).eval().to(self.fabric.device)
+        optimiser = torch.optim.AdamW(self.task.parameter_groups(), weight_decay=config.weight_decay)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
+        self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
+        self.sources, self.held_out = open_sources(config.sources, data)
+        self.scores: dict[str, float] = {}
+        self._resume()
+
+    def _rate(self, step: int) -> float:
+        if step < self.config.warmup:
+            return (step + 1) / self.config.warmup
+        done = (step - self.config.warmup) / max(self.config.steps - self.config.warmup, 1)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    def _resume(self) -> None:
+        """Go on from the output folder's last checkpoint, if there is one; ConfigError when it is of other settings."""
+        file = self.output / CHECKPOINT
+        if not file.is_file():
+            return
+        stored = self.fabric.load(file, weights_only=True)
+        if differing := differences(stored["settings"], self._settings()):
+            raise ConfigError(f"{file} was trained with other settings; take another output folder, or restore "
+                              f"{'; '.join(differing)}")
+        self.task.load_state_dict(stored["task"])
+        self.average.load_state_dict(stored["average"])
+        self.optimiser.load_state_dict(stored["optimiser"])
+        self.schedule.load_state_dict(stored["schedule"])
+        self.step, self.scores = stored["step"], stored["scores"]
+        log.info("resumed at step %d from %s", self.step, file)
+
+    def _settings(self) -> dict[str, Any]:
+        """What a checkpoint must have in common with the run that resumes from it."""
+        return self.config.model_dump(mode="json", exclude=_FREE) | {"processes": self.fabric.world_size}
+
+    def save(self) -> None:
+        """Write the checkpoint and the averaged weights, each whole or not at all. All processes must call it."""
+        state = {"task": self.wrapped, "average": self.average, "optimiser": self.optimiser, "step": self.step,
+                 "schedule": self.schedule.state_dict(), "settings": self._settings(), "scores": self.scores}
+        partial = self.output / (CHECKPOINT + ".partial")
+        self.fabric.save(partial, state)
+        if self.fabric.is_global_zero:
+            partial.replace(self.output / CHECKPOINT)
+            save_weights(self.average, self.weights, self.provenance())
+        self.fabric.barrier()
+
+    @property
+    def weights(self) -> Path:
+        """The file of the averaged weights."""
+        return self.output / self.task.weights_file
+
+    def provenance(self) -> Provenance:
+        """What the weights file says of this run."""
+        recipe = self.config.model_dump(mode="json", exclude={"sources"}) | {"step": self.step}
+        data = {str(source.path): source.model_dump(mode="json", exclude={"path"}) for source in self.config.sources}
+        return Provenance(recipe=recipe, data=data, scores=self.scores)
+
+    def train(self) -> None:
+        """Run to the last step; a checkpoint every ``checkpoint_every`` steps, after SIGINT or SIGTERM, and at the end."""
+        if self.step == self.config.steps:
+            log.info("%s: all %d steps are done", self.output, self.step)
+            return
+        config, first = self.config, self.step
+        dataset = PairDataset(self.sources, config.pairs, config.network, config.seed)
+        loader = batches(dataset, config.batch, range(first, config.steps), self.fabric.global_rank, self.fabric.world_size, config.workers)
+        loader = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        main = self.fabric.is_global_zero
+        writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=first) if main else None
+        progress = tqdm(loader, initial=first, total=config.steps, unit="step", disable=not main)
+        try:
+            with _stop_requested() as stop:
+                self._steps(progress, writer, stop)
+        finally:
+            if writer is not None:
+                writer.close()
+
+    def _steps(self, progress: tqdm, writer: SummaryWriter | None, stop: list[bool]) -> None:
+        config = self.config
+        for batch in progress:
+            if self.step == 0 and getattr(config, "init", None) is not None:
+                # What the weights were worth before: the data processes run by now, and must not share open files with this one.
+                self._validate(writer)
+            losses = self._train_step(batch)
+            last = self.step == config.steps
+            # All processes must agree, or those that go on would wait for those that stopped.
+            stopped = bool(self.fabric.all_reduce(torch.tensor(float(stop[0])), reduce_op="sum") > 0)
+            save = last or stopped or self.step % config.checkpoint_every == 0
+            if save or self.step % config.log_every == 0:
+                self._log(losses, progress, writer)
+            if config.pictures_every and self.step % config.pictures_every == 0:
+                self._draw(batch, writer)
+            if config.validate_every and (last or self.step % config.validate_every == 0):
+                self._validate(writer)
+            if save:
+                self.save()
+            if stopped:
+                log.warning("stopped at step %d of %d; the same command goes on from there", self.step, config.steps)
+                return
+
+    def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
+        self.wrapped.train()
+        losses = self.wrapped(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(losses["loss"])
+        self.fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.schedule.step()
+        self.step += 1
+        self._average_weights()
+        return losses
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for average, value in zip(self.average.state_dict().values(), self.task.network.state_dict().values()):
+            if average.dtype.is_floating_point:
+                average.lerp_(value, 1 - decay)
+            else:
+                average.copy_(value)
+
+    def _log(self, losses: dict[str, torch.Tensor], progress: tqdm, writer: SummaryWriter | None) -> None:
+        values = self.fabric.all_reduce(torch.stack([value.detach().float() for value in losses.values()]))
+        scalars = dict(zip(losses, values.tolist()))
+        if not math.isfinite(scalars["loss"]):
+            raise CmdtrackError(f"{self.output}: the loss is {scalars['loss']} at step {self.step}; expected a finite number. "
+                                "Lower the learning rate; the last checkpoint is from before")
+        if writer is None:
+            return
+        for name, value in scalars.items():
+            writer.add_scalar(f"train/{name}", value, self.step)
+        writer.add_scalar("train/learning_rate", self.schedule.get_last_lr()[0], self.step)
+        shown = {name: value for name, value in scalars.items() if "/" not in name}
+        if self.scores:
+            shown["validation"] = next(iter(self.scores.values()))
+        progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
+        for complaint in self.task.complaints(scalars):
+            log.warning("step %d: %s", self.step, complaint)
+
+    def _draw(self, batch: Batch, writer: SummaryWriter | None) -> None:
+        if writer is None:
+            return
+        self.task.eval()
+        picture = self.task.pictures(batch)
+        if picture is None:
+            return
+        writer.add_image("pictures", picture, self.step, dataformats="HWC")
+        folder = self.output / "pictures"
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{self.step:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def _validate(self, writer: SummaryWriter | None) -> None:
+        """Scores of the averaged network, by the first process; the others wait."""
+        if writer is not None:
+            self.scores = self.task.validate(self.average, self.held_out)
+            for name, value in self.scores.items():
+                writer.add_scalar(f"validation/{name}", value, self.step)
+            if self.scores:
+                log.info("step %d, held-out: %s", self.step, ", ".join(f"{name} {value:.3f}" for name, value in self.scores.items()))
+        self.fabric.barrier()
+
+
+def differences(stored: Any, asked: Any, name: str = "") -> list[str]:
+    """Where two nested settings differ, such as ``sources.0.share: 0.2 then, 0.3 now``."""
+    if isinstance(stored, dict) and isinstance(asked, dict):
+        keys = sorted({*stored, *asked})
+        pairs = [(key, stored.get(key), asked.get(key)) for key in keys]
+    elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(stored, asked))]
+    else:
+        return [] if stored == asked else [f"{name}: {stored} then, {asked} now"]
+    return [line for key, a, b in pairs for line in differences(a, b, f"{name}.{key}" if name else key)]
+
+
+class _Autocast(MixedPrecision):
+    """Mixed precision inside the networks only: Fabric would round the boxes of a batch to a few digits, too."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _fabric(config: Training) -> Fabric:
+    gpu = torch.cuda.is_available()
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+    mixed = [] if precision == "32-true" else [_Autocast(precision, "cuda" if gpu else "cpu")]
+    strategy = DDPStrategy(timeout=_WAIT) if processes() > 1 else "auto"
+    return Fabric(accelerator="cuda" if gpu else "cpu", devices=processes_here(), num_nodes=processes() // processes_here(),
+                  strategy=strategy, plugins=mixed)
+
+
+@contextmanager
+def _stop_requested() -> Iterator[list[bool]]:
+    """A flag that the first SIGINT or SIGTERM raises, so that a step is never cut in half; the second one has its usual effect."""
+    flag = [False]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: Any) -> None:
+        flag[0] = True
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
