@@ -1,4 +1,6 @@
-"""Teacher, masked autoencoder, the distillation losses, and tiny runs of each stage on pictures drawn by the tests."""
+"""Teacher, masked autoencoder, the distillation losses, and tiny runs of each stage on pictures drawn by the
+tests.
+"""
 
 import json
 
@@ -14,13 +16,28 @@ from cmdtrack_ros.data.sequences import Sequence
 from cmdtrack_ros.errors import ConfigError, DataError, WeightsError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.head import HeadOutput
-from cmdtrack_ros.models.masked_autoencoder import AutoencoderConfig, MaskedAutoencoder, complementary_mask, paint_over, structure
+from cmdtrack_ros.models.masked_autoencoder import (
+    AutoencoderConfig,
+    MaskedAutoencoder,
+    complementary_mask,
+    paint_over,
+    structure,
+)
 from cmdtrack_ros.models.student import Student, StudentConfig
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import Provenance, load_student, load_weights, save_weights
+from cmdtrack_ros.training import config as config_module
 from cmdtrack_ros.training.ablation import ROWS, markdown, run_ablation
-from cmdtrack_ros.training.config import (AblationTraining, AutoencoderTraining, DistillTraining, Source, StudentTraining,
-                                          TeacherTraining, load_config)
+from cmdtrack_ros.training.cli import train_app
+from cmdtrack_ros.training.config import (
+    AblationTraining,
+    AutoencoderTraining,
+    DistillTraining,
+    Source,
+    StudentTraining,
+    TeacherTraining,
+    load_config,
+)
 from cmdtrack_ros.training.distill import DistillTask, response_loss
 from cmdtrack_ros.training.loop import Run
 from cmdtrack_ros.training.mpsd import PathDistillation, cell_attention, entropy, select
@@ -58,9 +75,15 @@ def templates(teacher, count=2):
 
 
 def batch(count=3, present=((1, 1), (1, 0), (1, 1))) -> dict[str, torch.Tensor]:
-    return {"index": torch.arange(count), "template": pictures(count, 32, 1).byte(), "search": pictures(count).byte(),
-            "template_box": BOX.expand(count, 4), "box": torch.tensor([[0.4, 0.3, 0.25, 0.2]]).expand(count, 4),
-            "present": torch.tensor(present, dtype=torch.float32), "positive": torch.ones(count)}
+    return {
+        "index": torch.arange(count),
+        "template": pictures(count, 32, 1).byte(),
+        "search": pictures(count).byte(),
+        "template_box": BOX.expand(count, 4),
+        "box": torch.tensor([[0.4, 0.3, 0.25, 0.2]]).expand(count, 4),
+        "present": torch.tensor(present, dtype=torch.float32),
+        "positive": torch.ones(count),
+    }
 
 
 def stage(kind, **changes):
@@ -90,8 +113,14 @@ def test_exchanges_are_heard_when_both_streams_are_there(teacher):
     changed = pictures()
     changed[:, 1] = changed[:, 1].flip(-1)
     with torch.no_grad():
-        maps = [teacher.paths(torch.stack([teacher.features(i, x[:, i]) for i in range(2)], 1), templates(teacher), torch.ones(2, 2)).maps
-                for x in (pictures(), changed)]
+        maps = [
+            teacher.paths(
+                torch.stack([teacher.features(i, x[:, i]) for i in range(2)], 1),
+                templates(teacher),
+                torch.ones(2, 2),
+            ).maps
+            for x in (pictures(), changed)
+        ]
     assert not torch.allclose(maps[0][:, PATHS.index("neck_rgb")], maps[1][:, PATHS.index("neck_rgb")])
 
 
@@ -104,10 +133,17 @@ def test_new_teacher_is_two_independent_trackers():
 
 def test_paths_say_which_are_valid(teacher):
     with torch.no_grad():
-        paths = teacher.paths(torch.rand(2, 2, 48, 4, 4), templates(teacher), torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+        paths = teacher.paths(
+            torch.rand(2, 2, 48, 4, 4), templates(teacher), torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+        )
     assert paths.maps.shape == (2, len(PATHS), 48, 4, 4)
     assert paths.valid[0].tolist() == [1] * 7
-    assert [name for name, valid in zip(PATHS, paths.valid[1]) if valid] == ["neck_aux", "relation_aux", "head_aux", "final"]
+    assert [name for name, valid in zip(PATHS, paths.valid[1]) if valid] == [
+        "neck_aux",
+        "relation_aux",
+        "head_aux",
+        "final",
+    ]
 
 
 def test_teacher_engine_gives_the_networks_answer(teacher):
@@ -135,7 +171,7 @@ class Drawn(Sequence):
     def rgb(self, index):
         image = np.full((96, 128, 3), 40, np.uint8)
         x, y, w, h = self.boxes[index].astype(int)
-        image[y:y + h, x:x + w] = (200, 90, 30)
+        image[y : y + h, x : x + w] = (200, 90, 30)
         return image
 
     def aux(self, index):
@@ -156,7 +192,9 @@ def test_weights_of_every_network_travel(teacher, tmp_path):
         save_weights(network, file, Provenance({"name": "r"}, {}, {}))
         again, history = load_weights(file, type(network))
         assert history.recipe == {"name": "r"} and again.config == network.config
-        assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+        assert all(
+            torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items()
+        )
     with pytest.raises(WeightsError, match="expected model cmdtrack_student, got cmdtrack_autoencoder"):
         load_student(file)
 
@@ -173,7 +211,9 @@ def test_structure_is_where_the_picture_changes():
 
 
 def test_the_stream_that_shows_less_loses_the_patch():
-    """RGB has texture on the left, aux on the right: aux loses the left, RGB the right, and no place loses both."""
+    """RGB has texture on the left, aux on the right: aux loses the left, RGB the right, and no place loses
+    both.
+    """
     x = torch.full((8, 2, 3, 128, 128), 90.0)
     x[:, 0, :, :, :64] += torch.rand(8, 1, 128, 64) * 100
     x[:, 1, :, :, 64:] += torch.rand(8, 1, 128, 64) * 30
@@ -188,13 +228,22 @@ def test_painting_changes_masked_patches_alone():
     mask[0, 1, 0, 1] = 1
     painted = paint_over(x, mask)
     assert torch.equal(painted[0, 0], x[0, 0])
-    torch.testing.assert_close(painted[0, 1, :, :32, 32:], x[0, 1].mean((1, 2)).view(3, 1, 1).expand(3, 32, 32))
+    torch.testing.assert_close(
+        painted[0, 1, :, :32, 32:], x[0, 1].mean((1, 2)).view(3, 1, 1).expand(3, 32, 32)
+    )
     assert torch.equal(painted[0, 1, :, 32:], x[0, 1, :, 32:])
 
 
 def test_cmae_learns_draws_and_starts_students_and_teachers(data, tmp_path):
-    config = stage(AutoencoderTraining, steps=12, batch=4, pictures_every=12, learning_rate=3e-3, validate_every=0,
-                   pairs={"negatives": 0.0, "degraded": 0.0})
+    config = stage(
+        AutoencoderTraining,
+        steps=12,
+        batch=4,
+        pictures_every=12,
+        learning_rate=3e-3,
+        validate_every=0,
+        pairs={"negatives": 0.0, "degraded": 0.0},
+    )
     run = Run(config, data, tmp_path / "cmae")
     run.train()
     losses = curve(tmp_path / "cmae", "loss")
@@ -226,11 +275,15 @@ def test_standardised_features_are_centred_and_uncounted_where_absent():
     assert values.shape == (48, 5) and values[32:].abs().max() == 0
     torch.testing.assert_close(values.sum(0), torch.zeros(5), atol=1e-4, rtol=0)
     torch.testing.assert_close(values.square().sum(0), torch.ones(5), atol=1e-3, rtol=0)
-    torch.testing.assert_close(deviation, features[:2].transpose(0, 1).flatten(1).std(1, correction=0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        deviation, features[:2].transpose(0, 1).flatten(1).std(1, correction=0), atol=1e-3, rtol=0
+    )
 
 
 def test_separation_finds_what_both_modalities_share():
-    """Teacher features are a shared and an own half, mixed: what is called common can tell the shared half, not the own one."""
+    """Teacher features are a shared and an own half, mixed: what is called common can tell the shared half,
+    not the own one.
+    """
     torch.manual_seed(0)
     mixing = torch.linalg.qr(torch.randn(16, 16)).Q
 
@@ -245,7 +298,12 @@ def test_separation_finds_what_both_modalities_share():
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
-    assert losses["agree"] < 0.1 and losses["apart"] < 0.02 and losses["spread"] < 0.1 and losses["restore"] < 0.2
+    assert (
+        losses["agree"] < 0.1
+        and losses["apart"] < 0.02
+        and losses["spread"] < 0.1
+        and losses["restore"] < 0.2
+    )
     shared, own, features = draw()
     common, _ = module.separate(functional.layer_norm(features.transpose(2, 4), (16,)).transpose(2, 4))
     assert explained(common[:, 0], shared[:, 0]) > 0.8 and explained(common[:, 0], own[:, 0]) < 0.2
@@ -273,7 +331,10 @@ def test_absent_stream_counts_nowhere_in_scfd():
 
 
 def test_selection_prefers_paths_that_help_and_keeps_a_floor():
-    losses, valid = torch.tensor([[1.0, 3.0, 2.0], [1.0, 0.0, 2.0]]), torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    losses, valid = (
+        torch.tensor([[1.0, 3.0, 2.0], [1.0, 0.0, 2.0]]),
+        torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0]]),
+    )
     weights = select(losses, valid, 1.0, 0.3)
     torch.testing.assert_close(weights.sum(1), torch.ones(2))
     assert weights[0].argmax() == 0 and weights[0].min() >= 0.1 and weights[1, 1] == 0
@@ -350,7 +411,9 @@ def test_collapsed_selection_is_reported(teacher_file):
     task = DistillTask(stage(DistillTraining, teacher=teacher_file))
     scalars = {"mpsd/entropy": 0.9, **{f"mpsd/{name}": 0.0 for name in PATHS}}
     assert task.complaints(scalars) == []
-    assert "collapses onto head_aux" in task.complaints(scalars | {"mpsd/entropy": 0.1, "mpsd/head_aux": 0.9})[0]
+    assert (
+        "collapses onto head_aux" in task.complaints(scalars | {"mpsd/entropy": 0.1, "mpsd/head_aux": 0.9})[0]
+    )
 
 
 def test_unfit_teachers_are_refused(teacher_file):
@@ -370,7 +433,11 @@ def test_held_out_frames_are_never_trained_on(tmp_path):
         write_bag(Drawn(10, name), tmp_path / name)
     source = Source(kind="bags", path=".", held_out_part=0.3)
     [(training, share)], held_out = open_sources([source], tmp_path)
-    assert share == 1 and [len(sequence) for sequence in training.sequences] == [7, 7] and [len(s) for s in held_out] == [3, 3]
+    assert (
+        share == 1
+        and [len(sequence) for sequence in training.sequences] == [7, 7]
+        and [len(s) for s in held_out] == [3, 3]
+    )
     np.testing.assert_array_equal(held_out[0].rgb(0), Drawn(10).rgb(7))
     np.testing.assert_array_equal(held_out[0].boxes, Drawn(10).boxes[7:])
     with pytest.raises(DataError, match="no sequence three in"):
@@ -399,8 +466,14 @@ def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_p
     write_bag(Drawn(8), tmp_path / "bags" / "one")
     start = Student(StudentConfig(**STUDENT))
     save_weights(start, tmp_path / "start.safetensors", Provenance({}, {}, {}))
-    config = stage(StudentTraining, steps=1, batch=1, init=tmp_path / "start.safetensors", validate_every=1,
-                   sources=[{"kind": "bags", "path": "bags", "held_out_part": 0.4}])
+    config = stage(
+        StudentTraining,
+        steps=1,
+        batch=1,
+        init=tmp_path / "start.safetensors",
+        validate_every=1,
+        sources=[{"kind": "bags", "path": "bags", "held_out_part": 0.4}],
+    )
     run = Run(config, tmp_path, tmp_path / "out")
     assert torch.equal(run.task.network.head.score[-1].weight, start.head.score[-1].weight)
     run.train()
@@ -414,30 +487,69 @@ def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_p
         Run(stage(StudentTraining, init="shipped"), tmp_path, tmp_path / "other")
 
 
-@pytest.mark.parametrize("name,kind", [
-    ("student", StudentTraining), ("finetune", StudentTraining), ("cmae", AutoencoderTraining), ("teacher", TeacherTraining),
-    ("distill", DistillTraining), ("ablation", AblationTraining), ("full/student", StudentTraining), ("full/teacher", TeacherTraining),
-    ("full/distill", DistillTraining), ("full/cmae_student", AutoencoderTraining), ("full/cmae_teacher", AutoencoderTraining)])
+@pytest.mark.parametrize(
+    "name,kind",
+    [
+        ("student", StudentTraining),
+        ("finetune", StudentTraining),
+        ("cmae", AutoencoderTraining),
+        ("teacher", TeacherTraining),
+        ("distill", DistillTraining),
+        ("ablation", AblationTraining),
+        ("full/student", StudentTraining),
+        ("full/teacher", TeacherTraining),
+        ("full/distill", DistillTraining),
+        ("full/cmae_student", AutoencoderTraining),
+        ("full/cmae_teacher", AutoencoderTraining),
+    ],
+)
 def test_configurations_in_the_repository_are_valid(repository, name, kind):
     load_config(repository / "config" / "train" / f"{name}.yaml", kind)
+
+
+@pytest.mark.parametrize(
+    "arguments,expected", [([], "student.yaml"), (["--init", "shipped"], "finetune.yaml")]
+)
+def test_student_verb_finds_its_configuration(tmp_path, monkeypatch, arguments, expected):
+    """Without data the configuration is read, and the folder is what is complained about."""
+    monkeypatch.delenv("CMDTRACK_DATA", raising=False)
+    seen = []
+    monkeypatch.setattr(config_module, "load_config", lambda file, *_, **__: seen.append(file))
+    with pytest.raises(ConfigError, match="CMDTRACK_DATA"):
+        train_app(["student", *arguments], standalone_mode=False)
+    assert seen[0].name == expected
 
 
 def test_ablation_rows_share_steps_and_data(repository):
     config = load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining)
     runs = (config.teacher, config.student, config.distill)
-    assert len({(run.steps, run.batch, str(run.sources), str(run.pairs)) for run in runs}) == 1 and len(config.seeds) >= 2
+    assert (
+        len({(run.steps, run.batch, str(run.sources), str(run.pairs)) for run in runs}) == 1
+        and len(config.seeds) >= 2
+    )
 
 
 def test_ablation_writes_a_table_and_resumes(data, tmp_path):
     from cmdtrack_ros.data.bags import write_bag
 
     write_bag(Drawn(4), tmp_path / "bags" / "one")
-    sources = [{"kind": "bags", "path": str(tmp_path / "bags"), "held_out_part": 0.5},
-               {"kind": "stills", "path": str(data / "stills")}]
+    sources = [
+        {"kind": "bags", "path": str(tmp_path / "bags"), "held_out_part": 0.5},
+        {"kind": "stills", "path": str(data / "stills")},
+    ]
     common = {"steps": 1, "batch": 2, "sources": sources}
-    config = AblationTraining(seeds=[1], **{
-        name: stage(kind, **common) for name, kind in (("cmae", AutoencoderTraining), ("teacher", TeacherTraining),
-                                                       ("student", StudentTraining), ("distill", DistillTraining))})
+    config = AblationTraining(
+        seeds=[1],
+        **{
+            name: stage(kind, **common)
+            for name, kind in (
+                ("cmae", AutoencoderTraining),
+                ("teacher", TeacherTraining),
+                ("student", StudentTraining),
+                ("distill", DistillTraining),
+            )
+        },
+    )
     table = run_ablation(config, tmp_path, tmp_path / "out").read_text()
     assert all(f"| {row} |" in table for row in ROWS)
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]

@@ -1,4 +1,6 @@
-"""Training pairs, losses, the common loop, and tiny runs that are killed, resumed and shared. Pictures are drawn by the test."""
+"""Training pairs, losses, the common loop, and tiny runs that are killed, resumed and shared. Pictures are
+drawn by the test.
+"""
 
 import os
 import signal
@@ -22,7 +24,15 @@ from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.training.config import PairConfig, StudentTraining, data_folder, load_config
 from cmdtrack_ros.training.loop import CHECKPOINT, Run, differences
 from cmdtrack_ros.training.losses import center_heatmap, giou, tracking_loss
-from cmdtrack_ros.training.pairs import Pair, PairDataset, StillSource, View, batches, find_stills, make_sample
+from cmdtrack_ros.training.pairs import (
+    Pair,
+    PairDataset,
+    StillSource,
+    View,
+    batches,
+    find_stills,
+    make_sample,
+)
 
 SMALL = {"template_size": 32, "search_size": 64}
 
@@ -35,7 +45,9 @@ def draw_stills(folder: Path) -> Path:
     for index in range(6):
         rgb = cv2.GaussianBlur(rng.integers(0, 255, (120, 160, 3), np.uint8), (0, 0), 5)
         x, y = rng.integers(10, 90, 2)
-        cv2.rectangle(rgb, (int(x), int(y) // 2), (int(x) + 40, int(y) // 2 + 30), rng.integers(0, 255, 3).tolist(), -1)
+        cv2.rectangle(
+            rgb, (int(x), int(y) // 2), (int(x) + 40, int(y) // 2 + 30), rng.integers(0, 255, 3).tolist(), -1
+        )
         cv2.imwrite(str(folder / "set" / "visible" / f"{index}.png"), rgb)
         cv2.imwrite(str(folder / "set" / "infrared" / f"{index}.png"), 255 - rgb[..., 0])
     return folder
@@ -47,15 +59,26 @@ def stills(tmp_path_factory):
 
 
 def tiny_values(**changes) -> dict:
-    return {"name": "tiny", "steps": 4, "batch": 2, "warmup": 1, "threads": 1, "checkpoint_every": 2, "validate_every": 0,
-            "pictures_every": 0, "network": SMALL, "sources": [{"kind": "stills", "path": "stills", "share": 1.0}]} | changes
+    return {
+        "name": "tiny",
+        "steps": 4,
+        "batch": 2,
+        "warmup": 1,
+        "threads": 1,
+        "checkpoint_every": 2,
+        "validate_every": 0,
+        "pictures_every": 0,
+        "network": SMALL,
+        "sources": [{"kind": "stills", "path": "stills", "share": 1.0}],
+    } | changes
 
 
 def tiny(**changes) -> StudentTraining:
     return StudentTraining(**tiny_values(**changes))
 
 
-def dataset(stills, seed=3, crops=tiny().network, **changes) -> PairDataset:
+def dataset(stills, seed=3, crops=None, **changes) -> PairDataset:
+    crops = crops or tiny().network
     return PairDataset([(StillSource(find_stills(stills)), 1.0)], PairConfig(**changes), crops, seed)
 
 
@@ -80,7 +103,11 @@ def test_sample_shapes_and_boxes(stills):
         assert sample["template"].shape == (2, 3, 128, 128) and sample["search"].shape == (2, 3, 256, 256)
         assert sample["template"].dtype == torch.uint8
         x, y, w, h = sample["template_box"].tolist()
-        assert abs(x + w / 2 - 0.5) < 1e-5 and abs(y + h / 2 - 0.5) < 1e-5 and w * h == pytest.approx(0.25, rel=1e-3)
+        assert (
+            abs(x + w / 2 - 0.5) < 1e-5
+            and abs(y + h / 2 - 0.5) < 1e-5
+            and w * h == pytest.approx(0.25, rel=1e-3)
+        )
         assert sample["positive"] == 1
 
 
@@ -92,11 +119,15 @@ def test_hard_negatives_are_other_targets(stills):
 def test_dropped_stream_is_black_and_marked(stills):
     sample = dataset(stills, negatives=0.0, dropped=1.0)[0]
     gone = int(sample["present"].argmin())
-    assert sample["present"].sum() == 1 and sample["search"][gone].max() == 0 and sample["template"][gone].max() == 0
+    assert (
+        sample["present"].sum() == 1
+        and sample["search"][gone].max() == 0
+        and sample["template"][gone].max() == 0
+    )
 
 
 def test_distractor_lies_beside_the_target():
-    """A red thing is searched for on grey, a green one is pasted: both are there, in both streams, and apart."""
+    """A red thing is searched for on grey, a green one is pasted: both are there, in both streams."""
     grey = np.full((200, 200, 3), 128, np.uint8)
     target, other = grey.copy(), grey.copy()
     target[80:120, 80:120] = (255, 0, 0)
@@ -105,9 +136,13 @@ def test_distractor_lies_beside_the_target():
     calm = PairConfig(shift=0, zoom=0, jitter=0, misalignment=0, degraded=0, occluded=0)
     pair = Pair(view, view, distractor=View(other, other, np.array([50.0, 50, 40, 40]), "b"))
     for seed in range(5):
-        sample = make_sample(pair, calm, StudentTraining(**tiny_values(network={})).network, np.random.default_rng(seed))
+        sample = make_sample(
+            pair, calm, StudentTraining(**tiny_values(network={})).network, np.random.default_rng(seed)
+        )
         assert sample["positive"] == 1
-        red, green = (sample["search"][1].float()[channel] - sample["search"][1].float()[2] > 60 for channel in (0, 1))
+        red, green = (
+            sample["search"][1].float()[channel] - sample["search"][1].float()[2] > 60 for channel in (0, 1)
+        )
         assert red.sum() > 3000 and green.sum() > 1500, seed
 
 
@@ -124,8 +159,11 @@ def test_a_perfect_answer_costs_least():
 
 
 def test_absent_target_has_no_box_loss():
-    losses = tracking_loss(HeadOutput(torch.full((1, 1, 16, 16), -9.0), torch.rand(1, 4, 16, 16)),
-                           torch.tensor([[0.4, 0.3, 0.25, 0.2]]), torch.zeros(1))
+    losses = tracking_loss(
+        HeadOutput(torch.full((1, 1, 16, 16), -9.0), torch.rand(1, 4, 16, 16)),
+        torch.tensor([[0.4, 0.3, 0.25, 0.2]]),
+        torch.zeros(1),
+    )
     assert losses["giou"] == 0 and losses["l1"] == 0 and losses["score"] < 0.01
 
 
@@ -139,7 +177,10 @@ def command(stills, output: Path, values: dict, *launcher: str) -> tuple[list[st
     file = output.parent / f"{output.name}.yaml"
     file.write_text(yaml.safe_dump(values))
     start = [sys.executable, *launcher, "-m", "cmdtrack_ros.cli", "train", "student"]
-    return [*start, "--config", str(file), "--data", str(stills.parent), "--output", str(output)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    return [*start, "--config", str(file), "--data", str(stills.parent), "--output", str(output)], {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def checkpoint(output: Path) -> dict:
@@ -151,7 +192,9 @@ def test_run_killed_with_signal_9_resumes_to_the_same_weights(stills, tmp_path):
     whole = Run(StudentTraining(**values), stills.parent, tmp_path / "whole")
     whole.train()
     arguments, environment = command(stills, tmp_path / "killed", values)
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "killed" / CHECKPOINT).is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -197,7 +240,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(stills, tmp_path):
         curves = [curve(tmp_path / folder, name) for folder in ("one", "two")]
         assert len(curves[0]) == 6
         np.testing.assert_allclose(curves[1], curves[0], rtol=1e-3, err_msg=name)
-    weights = [checkpoint(tmp_path / folder)["average"]["neck.coarse.1.running_var"] for folder in ("one", "two")]
+    weights = [
+        checkpoint(tmp_path / folder)["average"]["neck.coarse.1.running_var"] for folder in ("one", "two")
+    ]
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
 
 
@@ -224,7 +269,11 @@ def test_only_the_late_backbone_learns(stills, tmp_path):
     run = Run(tiny(steps=1), stills.parent, tmp_path)
     before = {name: value.clone() for name, value in run.task.network.backbone.state_dict().items()}
     run.train()
-    changed = {name for name, value in run.task.network.backbone.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name
+        for name, value in run.task.network.backbone.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
     assert changed and all(name.startswith("late.") for name in changed)
     assert not any("running" in name for name in changed)
 
@@ -245,7 +294,9 @@ def test_other_settings_are_not_resumed(stills, tmp_path):
 
 def test_differences_name_nested_fields():
     then = {"sources": [{"share": 0.2, "path": "a"}], "seed": 1}
-    assert differences(then, {"sources": [{"share": 0.3, "path": "a"}], "seed": 1}) == ["sources.0.share: 0.2 then, 0.3 now"]
+    assert differences(then, {"sources": [{"share": 0.3, "path": "a"}], "seed": 1}) == [
+        "sources.0.share: 0.2 then, 0.3 now"
+    ]
     assert differences(then, then) == []
 
 

@@ -1,7 +1,7 @@
 """Masked autoencoder for paired pictures: each modality is restored with the help of the other.
 
-Our choice; the paper's is not public. The encoder is a convolutional backbone, hence masked patches are painted over in the
-picture (with its mean colour) rather than dropped, as a transformer could.
+Our choice; the paper's is not public. The encoder is a convolutional backbone, hence masked patches are
+painted over in the picture (with its mean colour) rather than dropped, as a transformer could.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class AutoencoderConfig:
         streams: 1 = one backbone for both modalities (a student's), 2 = one each (a teacher's).
         channels: width of the decoders, which are thrown away afterwards.
         patch: side of a patch, pixels, a multiple of 16.
-        template_size, search_size, template_factor, search_factor: as in ``StudentConfig``; only search crops are used.
+        template_size, search_size, template_factor, search_factor: as in ``StudentConfig``; only search crops
+            are used.
     """
 
     backbone: str = "lite0"
@@ -41,8 +42,10 @@ class AutoencoderConfig:
         if self.streams not in (1, 2):
             raise ValueError(f"streams: expected 1 or 2, got {self.streams}")
         if self.patch % STRIDE or self.search_size % self.patch:
-            raise ValueError(f"patch ({self.patch}): expected a multiple of {STRIDE} that divides search_size "
-                             f"({self.search_size})")
+            raise ValueError(
+                f"patch ({self.patch}): expected a multiple of {STRIDE} that divides search_size "
+                f"({self.search_size})"
+            )
 
     def to_dict(self) -> dict:
         """The configuration as plain values, for JSON."""
@@ -56,14 +59,18 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.config = config
         self.backbones = nn.ModuleList(EfficientNetLite(config.backbone) for _ in range(config.streams))
-        self.decoders = nn.ModuleList(_decoder(2 * self.backbones[0].channels16, config.channels) for _ in range(2))
+        self.decoders = nn.ModuleList(
+            _decoder(2 * self.backbones[0].channels16, config.channels) for _ in range(2)
+        )
 
     def encoder(self, stream: int) -> EfficientNetLite:
         """The backbone of a stream (0 RGB, 1 aux)."""
         return self.backbones[stream % len(self.backbones)]
 
     def decode(self, features: list[Tensor]) -> Tensor:
-        """Stride-16 features (B, C16, H/16, W/16) of each stream -> pictures (B, 2, 3, H, W), scaled as by :func:`scaled`."""
+        """Stride-16 features (B, C16, H/16, W/16) of each stream -> pictures (B, 2, 3, H, W), scaled as by
+        :func:`scaled`.
+        """
         restored = []
         for own, other, decoder in zip(features, features[::-1], self.decoders):
             restored.append(functional.pixel_shuffle(decoder(torch.cat([own, other], 1)), STRIDE))
@@ -75,8 +82,12 @@ class MaskedAutoencoder(nn.Module):
 
 
 def _decoder(inputs: int, channels: int) -> nn.Sequential:
-    return nn.Sequential(conv_bn(inputs, channels, 1), conv_bn(channels, channels, 3), conv_bn(channels, channels, 3),
-                         nn.Conv2d(channels, 3 * STRIDE**2, 1))
+    return nn.Sequential(
+        conv_bn(inputs, channels, 1),
+        conv_bn(channels, channels, 3),
+        conv_bn(channels, channels, 3),
+        nn.Conv2d(channels, 3 * STRIDE**2, 1),
+    )
 
 
 def scaled(pictures: Tensor) -> Tensor:
@@ -85,10 +96,11 @@ def scaled(pictures: Tensor) -> Tensor:
 
 
 def structure(pictures: Tensor, patch: int) -> Tensor:
-    """How much there is to see in each patch of each modality: (B, 2, 3, H, W) 0..255 -> (B, 2, H/patch, W/patch).
+    """How much there is to see in each patch of each modality: (B, 2, 3, H, W) 0..255 -> (B, 2, H/patch,
+    W/patch).
 
-    The mean absolute difference of neighbouring grey values in the patch, over its mean in the picture: 1 = as much as the
-    average patch of the same picture, which makes modalities of different contrast comparable.
+    The mean absolute difference of neighbouring grey values in the patch, over its mean in the picture: 1 =
+    as much as the average patch of the same picture, which makes modalities of different contrast comparable.
     """
     grey = pictures.mean(2)
     across, down = torch.zeros_like(grey), torch.zeros_like(grey)
@@ -98,12 +110,15 @@ def structure(pictures: Tensor, patch: int) -> Tensor:
     return energy / energy.mean((2, 3), keepdim=True).clamp(min=1e-3)
 
 
-def complementary_mask(pictures: Tensor, patch: int, ratio: float, noise: Tensor, sharpness: float = 2.0) -> Tensor:
+def complementary_mask(
+    pictures: Tensor, patch: int, ratio: float, noise: Tensor, sharpness: float = 2.0
+) -> Tensor:
     """Which modality loses which patch: 1 = masked, (B, 2, H/patch, W/patch); never both at one place.
 
-    With s = :func:`structure` of the patch, a place's complementarity is k = log s_rgb - log s_aux: where RGB shows more (k > 0) it
-    can fill in for aux, so aux is masked there with probability sigmoid(sharpness * k), else RGB. Of all places the ``ratio``
-    with the largest max(s_rgb, s_aux) + Gumbel noise are masked: an empty patch teaches nothing, and cannot help.
+    With s = :func:`structure` of the patch, a place's complementarity is k = log s_rgb - log s_aux: where RGB
+    shows more (k > 0) it can fill in for aux, so aux is masked there with probability sigmoid(sharpness * k),
+    else RGB. Of all places the ``ratio`` with the largest max(s_rgb, s_aux) + Gumbel noise are masked: an
+    empty patch teaches nothing, and cannot help.
 
     Args:
         pictures: (B, 2, 3, H, W) float 0..255.

@@ -1,4 +1,5 @@
-"""The teacher: two streams with their own weights that talk to each other at three depths. It never runs on a robot.
+"""The teacher: two streams with their own weights that talk to each other at three depths. It never runs on a
+robot.
 
 Our choice; the paper's is not public.
 """
@@ -17,7 +18,9 @@ from cmdtrack_ros.models.student import STRIDE
 
 STREAMS = 2
 PATHS = ("neck_rgb", "neck_aux", "relation_rgb", "relation_aux", "head_rgb", "head_aux", "final")
-"""Ways through the teacher's fusion: depth of the exchange and the stream it serves, and the answer of all together."""
+"""Ways through the teacher's fusion: depth of the exchange and the stream it serves, and the answer of all
+together.
+"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class TeacherPaths:
 
 
 class CrossAttention(nn.Module):
-    """What one map reads from another: queries of the receiver, keys and values of the giver, with learned places.
+    """What one map reads from another: queries of the receiver, keys and values of the giver, with learned
+    places.
 
     Starts silent (its output layer is zero), so that a new teacher is two independent trackers.
     """
@@ -93,14 +97,16 @@ class Exchange(nn.Module):
         self.to_aux = CrossAttention(channels, heads, cells)
 
     def forward(self, streams: Tensor, present: Tensor) -> Tensor:
-        """``streams`` (B, 2, C, S, S), ``present`` (B, 2) -> the streams with what they read (B, 2, C, S, S)."""
+        """``streams`` (B, 2, C, S, S), ``present`` (B, 2) -> the same with what they read (B, 2, C, S, S)."""
         rgb, aux = streams.unbind(1)
         messages = torch.stack([self.to_rgb(rgb, aux), self.to_aux(aux, rgb)], 1)
         return streams + messages * present.prod(1).view(-1, 1, 1, 1, 1)
 
 
 class Teacher(nn.Module):
-    """Backbone, neck, template encoder and relation per stream; exchanges after neck and relation, and before the head."""
+    """Backbone, neck, template encoder and relation per stream; exchanges after neck and relation, and before
+    the head.
+    """
 
     def __init__(self, config: TeacherConfig = TeacherConfig()) -> None:
         super().__init__()
@@ -110,7 +116,9 @@ class Teacher(nn.Module):
         widths = self.backbones[0].channels8, self.backbones[0].channels16
         self.necks = nn.ModuleList(Neck(*widths, channels) for _ in range(STREAMS))
         self.template_encoders = nn.ModuleList(TemplateEncoder(channels) for _ in range(STREAMS))
-        self.relations = nn.ModuleList(Relation(channels, (config.template_size // STRIDE) ** 2) for _ in range(STREAMS))
+        self.relations = nn.ModuleList(
+            Relation(channels, (config.template_size // STRIDE) ** 2) for _ in range(STREAMS)
+        )
         self.at_neck = Exchange(channels, config.heads, cells)
         self.at_relation = Exchange(channels, config.heads, cells)
         self.fusion = GatedFusion(channels)
@@ -118,7 +126,9 @@ class Teacher(nn.Module):
         self.head = CenterHead(channels)
 
     def features(self, stream: int, pictures: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) float 0..255 of one stream (0 RGB, 1 aux) -> neck features (N, C, H/16, W/16)."""
+        """Pictures (N, 3, H, W) float 0..255 of one stream (0 RGB, 1 aux) -> neck features (N, C, H/16,
+        W/16).
+        """
         maps = self.backbones[stream](pictures)
         return self.necks[stream](maps.stride8, maps.stride16)
 
@@ -127,7 +137,9 @@ class Teacher(nn.Module):
         return self.template_encoders[stream](self.features(stream, pictures), box)
 
     def paths(self, search: Tensor, templates: list[TemplateFeatures], present: Tensor) -> TeacherPaths:
-        """Neck features of the search regions (B, 2, C, S, S), the templates of each stream and ``present`` (B, 2)."""
+        """Neck features of the search regions (B, 2, C, S, S), the templates of each stream and ``present``
+        (B, 2).
+        """
         seen = self.at_neck(search, present)
         related = torch.stack([self.relations[i](seen[:, i], templates[i]) for i in range(STREAMS)], 1)
         exchanged = self.at_relation(related, present)
@@ -137,9 +149,13 @@ class Teacher(nn.Module):
         read = fused.unsqueeze(1) + messages
         final = fused + messages.sum(1)
         maps = torch.cat([related, exchanged, read, final.unsqueeze(1)], 1)
-        return TeacherPaths(maps, torch.cat([present.repeat(1, 3), torch.ones_like(present[:, :1])], 1), weights)
+        return TeacherPaths(
+            maps, torch.cat([present.repeat(1, 3), torch.ones_like(present[:, :1])], 1), weights
+        )
 
-    def forward(self, pictures: Tensor, templates: list[TemplateFeatures], present: Tensor) -> tuple[HeadOutput, Tensor]:
+    def forward(
+        self, pictures: Tensor, templates: list[TemplateFeatures], present: Tensor
+    ) -> tuple[HeadOutput, Tensor]:
         """Find the target in search regions.
 
         Args:

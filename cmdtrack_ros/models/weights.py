@@ -27,7 +27,9 @@ Network = TypeVar("Network", Student, Teacher, MaskedAutoencoder)
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where weights come from: ``recipe`` (name and settings), ``data`` (names and terms), ``scores`` (measured)."""
+    """Where weights come from: ``recipe`` (name and settings), ``data`` (names and terms), ``scores``
+    (measured).
+    """
 
     recipe: dict
     data: dict
@@ -52,7 +54,9 @@ def save_weights(network: Network, path: str | Path, provenance: Provenance) -> 
     partial.replace(path)
 
 
-def load_weights(path: str | Path, kind: type[Network], sha256: str | None = None) -> tuple[Network, Provenance]:
+def load_weights(
+    path: str | Path, kind: type[Network], sha256: str | None = None
+) -> tuple[Network, Provenance]:
     """Read a network for inference (evaluation mode, on the CPU).
 
     Args:
@@ -75,12 +79,16 @@ def load_weights(path: str | Path, kind: type[Network], sha256: str | None = Non
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
     if metadata.get("model") != _NAMES[kind]:
-        raise WeightsError(f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}")
+        raise WeightsError(
+            f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}"
+        )
     try:
         network = kind(_CONFIGS[kind](**json.loads(metadata["config"])))
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"weights {path}: configuration and tensors do not fit this version's model: {error}") from error
+        raise WeightsError(
+            f"weights {path}: configuration and tensors do not fit this version's model: {error}"
+        ) from error
     history = {name: json.loads(metadata.get(name, "{}")) for name in ("recipe", "data", "scores")}
     return network.eval(), Provenance(**history)
 

@@ -1,7 +1,8 @@
 """What each part of the distillation is worth: the same steps, data and seeds for every row of a table.
 
-Rows: ``student`` alone; ``+ CMAE`` (its backbone pre-trained); ``+ SCFD``; ``+ MPSD``; ``all`` (with the response, too); ``teacher``.
-Per seed there is one CMAE run for the students, and one teacher, which starts from ImageNet's weights in all rows.
+Rows: ``student`` alone; ``+ CMAE`` (its backbone pre-trained); ``+ SCFD``; ``+ MPSD``; ``all`` (with the
+response, too); ``teacher``. Per seed there is one CMAE run for the students, and one teacher, which starts
+from ImageNet's weights in all rows.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ ROWS = ("student", "+ CMAE", "+ SCFD", "+ MPSD", "all", "teacher")
 
 
 def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
-    """Train what is missing, score what is not scored, write ``ablation.json`` and ``ablation.md``; returns the latter.
+    """Train what is missing, score what is not scored, write ``ablation.json`` and ``ablation.md``; returns
+    the latter.
 
     Interrupt and start again as you like: each run resumes from its checkpoint.
     """
@@ -42,7 +44,10 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
         folder = output / f"seed_{seed}"
         for row, weights in _train_rows(config, seed, data, folder).items():
             scores[row].append(_score(weights, row, config, data))
-    table = {row: {name: _spread([score[name] for score in results]) for name in results[0]} for row, results in scores.items()}
+    table = {
+        row: {name: _spread([score[name] for score in results]) for name in results[0]}
+        for row, results in scores.items()
+    }
     (output / "ablation.json").write_text(json.dumps({"seeds": config.seeds, "rows": table}, indent=1))
     (output / "ablation.md").write_text(markdown(table, config.seeds))
     return output / "ablation.md"
@@ -56,7 +61,9 @@ def _train_rows(config: AblationTraining, seed: int, data: Path, folder: Path) -
         run = Run(settings.model_copy(update={"seed": seed, **changes}), data, folder / name)
         run.train()
         if run.step < settings.steps:
-            raise Interrupted(f"{run.output}: stopped at step {run.step} of {settings.steps}; the same command goes on from there")
+            raise Interrupted(
+                f"{run.output}: stopped at step {run.step} of {settings.steps}; start again to go on"
+            )
         return run.weights
 
     cmae = train(config.cmae, "cmae")
@@ -72,7 +79,9 @@ def _train_rows(config: AblationTraining, seed: int, data: Path, folder: Path) -
 
 
 def _score(weights: Path, row: str, config: AblationTraining, data: Path) -> dict[str, float]:
-    """Mean IoU of each group of sequences, kept beside the weights; ``held-out`` are those of the student's sources."""
+    """Mean IoU of each group of sequences, kept beside the weights; ``held-out`` are those of the student's
+    sources.
+    """
     file, digest = weights.with_name("scores.json"), sha256_of(weights)
     if file.is_file() and (kept := json.loads(file.read_text()))["sha256"] == digest:
         return kept["scores"]
@@ -96,9 +105,15 @@ def _spread(values: list[float]) -> dict[str, float]:
 def markdown(table: dict[str, dict[str, dict[str, float]]], seeds: list[int]) -> str:
     """The table for people: mean IoU, and lowest to highest over the seeds."""
     names = list(next(iter(table.values())))
-    lines = [f"Mean IoU over {len(seeds)} seeds ({', '.join(map(str, seeds))}), lowest to highest in brackets.", "",
-             f"| | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    lines = [
+        f"Mean IoU over {len(seeds)} seeds ({', '.join(map(str, seeds))}), lowest to highest in brackets.",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---{'|---' * len(names)}|",
+    ]
     for row, scores in table.items():
-        cells = [f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})" for score in scores.values()]
+        cells = [
+            f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})" for score in scores.values()
+        ]
         lines.append(f"| {row} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

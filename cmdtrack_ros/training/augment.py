@@ -1,4 +1,4 @@
-"""Random changes of appearance, each HxWx3 uint8 -> HxWx3 uint8, drawn from the generator that is passed in."""
+"""Random changes of appearance, each HxWx3 uint8 -> HxWx3 uint8, drawn from the generator passed in."""
 
 from __future__ import annotations
 

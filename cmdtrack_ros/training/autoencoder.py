@@ -1,6 +1,7 @@
 """CMAE: pre-training of a backbone on pairs of pictures whose modalities fill in for each other.
 
-Our choice; the paper's is not public. Which patch is masked in which modality is told in ``complementary_mask``.
+Our choice; the paper's is not public. Which patch is masked in which modality is told in
+``complementary_mask``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,13 @@ from torch import Tensor
 
 from cmdtrack_ros.data import Sequence
 from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE, EfficientNetLite
-from cmdtrack_ros.models.masked_autoencoder import MaskedAutoencoder, complementary_mask, paint_over, per_pixel, scaled
+from cmdtrack_ros.models.masked_autoencoder import (
+    MaskedAutoencoder,
+    complementary_mask,
+    paint_over,
+    per_pixel,
+    scaled,
+)
 from cmdtrack_ros.training.config import AutoencoderTraining
 from cmdtrack_ros.training.pairs import PairDataset, SequenceSource
 from cmdtrack_ros.training.parallel import mean_over_processes
@@ -24,8 +31,8 @@ _PICTURE_ROWS = 4
 class AutoencoderTask(Task):
     """The mean squared error of the masked patches of a sample's search pictures.
 
-    With x the picture and y the restored one, both scaled, and M the masked pixels of both modalities of samples that have both:
-    loss = sum over M of |x - y|^2 / (3 |M|).
+    With x the picture and y the restored one, both scaled, and M the masked pixels of both modalities of
+    samples that have both: loss = sum over M of |x - y|^2 / (3 |M|).
     """
 
     weights_file = "cmae.safetensors"
@@ -34,7 +41,7 @@ class AutoencoderTask(Task):
     def __init__(self, config: AutoencoderTraining) -> None:
         super().__init__(config)
         self.network = MaskedAutoencoder(config.network)
-        load_start(self.backbones(), config)
+        load_start(self.network, self.backbones(), config)
         self.freeze_early()
 
     def backbones(self) -> list[EfficientNetLite]:
@@ -52,7 +59,9 @@ class AutoencoderTask(Task):
         return masked(batch, self.config)
 
     def validate(self, network: MaskedAutoencoder, sequences: list[Sequence]) -> dict[str, float]:
-        """``restored``: 1 - error / error of the mean colour, of fixed samples of the held-out sequences; 0 = learned nothing."""
+        """``restored``: 1 - error / error of the mean colour, of fixed samples of the held-out sequences; 0 =
+        learned nothing.
+        """
         if not sequences:
             return {}
         config = self.config
@@ -81,14 +90,17 @@ class AutoencoderTask(Task):
 
 
 def masked(batch: Batch, config: AutoencoderTraining) -> tuple[Tensor, Tensor, Tensor]:
-    """True pictures (B, 2, 3, S, S) float 0..255, mask (B, 2, S/patch, S/patch) and painted pictures of a batch.
+    """True pictures (B, 2, 3, S, S) float 0..255, mask (B, 2, S/patch, S/patch) and painted pictures of a
+    batch.
 
     The mask depends on seed and sample alone; samples that lack a modality have an empty one.
     """
     pictures = batch["search"].float()
     patch = config.network.patch
     size = pictures.shape[-1] // patch
-    noise = torch.stack([_noise(config.seed, int(index), size) for index in batch["index"]]).to(pictures.device)
+    noise = torch.stack([_noise(config.seed, int(index), size) for index in batch["index"]]).to(
+        pictures.device
+    )
     mask = complementary_mask(pictures, patch, config.mask_ratio, noise)
     mask = mask * batch["present"].prod(1).view(-1, 1, 1, 1)
     return pictures, mask, paint_over(pictures, mask)
@@ -100,7 +112,9 @@ def _noise(seed: int, index: int, size: int) -> Tensor:
 
 
 def restoration_losses(restored: Tensor, pictures: Tensor, mask: Tensor) -> dict[str, Tensor]:
-    """``loss`` as in :class:`AutoencoderTask`, and its parts ``rgb`` and ``aux``; ``restored`` is scaled, ``pictures`` are not."""
+    """``loss`` as in :class:`AutoencoderTask`, and its parts ``rgb`` and ``aux``; ``restored`` is scaled,
+    ``pictures`` are not.
+    """
     pixels = per_pixel(mask, pictures.shape[-1])
     error = ((restored - scaled(pictures)).square().mean(2) * pixels).sum((0, 2, 3))
     count = mean_over_processes(pixels.sum((0, 2, 3)))

@@ -11,13 +11,25 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from cmdtrack_ros.errors import ConfigError
+
 train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 
-Config = Annotated[Path, typer.Option(help="YAML file, such as those in config/train.")]
-Output = Annotated[Path, typer.Option(help="Folder of checkpoint, weights, TensorBoard logs and pictures.")]
-Data = Annotated[Optional[Path], typer.Option(help="Folder that the configuration's paths start from "
-                                                   "[default: CMDTRACK_DATA].")]
+Config = Annotated[
+    Optional[Path], typer.Option(help="YAML file [default: that of the verb in config/train].")
+]
+Output = Annotated[
+    Optional[Path],
+    typer.Option(
+        help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."
+    ),
+]
+Data = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
+]
 Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
+Init = Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
 
 
@@ -32,58 +44,86 @@ def _train() -> None:
 
 
 @train_app.command()
-def cmae(config: Config, output: Output, data: Data = None, seed: Seed = None) -> None:
+def cmae(config: Config = None, output: Output = None, data: Data = None, seed: Seed = None) -> None:
     """Pre-train a backbone: restore patches of one modality with the help of the other."""
     from cmdtrack_ros.training.config import AutoencoderTraining
 
-    _run(AutoencoderTraining, config, output, data, seed=seed)
+    _run(AutoencoderTraining, config or shipped_config("cmae"), output, data, seed=seed)
 
 
 @train_app.command()
 def teacher(
-    config: Config, output: Output, data: Data = None, seed: Seed = None, init_backbone: Backbone = None,
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    seed: Seed = None,
+    init_backbone: Backbone = None,
     init: Annotated[Optional[Path], typer.Option(help="Weights of a teacher to start from.")] = None,
 ) -> None:
     """Train the teacher."""
     from cmdtrack_ros.training.config import TeacherTraining
 
+    config = config or shipped_config("teacher")
     _run(TeacherTraining, config, output, data, seed=seed, init_backbone=init_backbone, init=init)
 
 
 @train_app.command()
 def student(
-    config: Config, output: Output, data: Data = None, seed: Seed = None, init_backbone: Backbone = None,
-    init: Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")] = None,
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    seed: Seed = None,
+    init_backbone: Backbone = None,
+    init: Init = None,
 ) -> None:
-    """Train the student by itself, or fine-tune it."""
+    """Train the student by itself, or (with --init) fine-tune it on recordings of your own."""
     from cmdtrack_ros.training.config import StudentTraining
 
+    config = config or shipped_config("finetune" if init else "student")
     _run(StudentTraining, config, output, data, seed=seed, init_backbone=init_backbone, init=init)
 
 
 @train_app.command()
 def distill(
-    config: Config, output: Output, data: Data = None, seed: Seed = None, init_backbone: Backbone = None,
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    seed: Seed = None,
+    init_backbone: Backbone = None,
     teacher: Annotated[Optional[Path], typer.Option(help="Weights of a teacher run.")] = None,
-    init: Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")] = None,
+    init: Init = None,
 ) -> None:
     """Train the student under a teacher."""
     from cmdtrack_ros.training.config import DistillTraining
 
-    _run(DistillTraining, config, output, data, seed=seed, init_backbone=init_backbone, teacher=teacher, init=init)
+    config = config or shipped_config("distill")
+    changes = {"seed": seed, "init_backbone": init_backbone, "teacher": teacher, "init": init}
+    _run(DistillTraining, config, output, data, **changes)
 
 
 @train_app.command()
-def ablation(config: Config, output: Output, data: Data = None) -> None:
+def ablation(config: Config = None, output: Output = None, data: Data = None) -> None:
     """Train the student with and without each part of the distillation, and write a table."""
     from cmdtrack_ros.training.ablation import run_ablation
     from cmdtrack_ros.training.config import AblationTraining, data_folder, load_config
 
-    typer.echo(run_ablation(load_config(config, AblationTraining), data_folder(data), output).read_text())
+    settings = load_config(config or shipped_config("ablation"), AblationTraining)
+    table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
+    typer.echo(table.read_text())
 
 
-def _run(kind: type, config: Path, output: Path, data: Path | None, **changes: Any) -> None:
+def shipped_config(name: str) -> Path:
+    """A configuration that comes with the package, in the source tree or where it is installed."""
+    for folder in Path(__file__).resolve().parents:
+        for place in (folder / "config", folder / "share" / "cmdtrack_ros" / "config"):
+            if (file := place / "train" / f"{name}.yaml").is_file():
+                return file
+    raise ConfigError(f"configuration train/{name}.yaml: not found beside the package; name one by --config")
+
+
+def _run(kind: type, config: Path, output: Path | None, data: Path | None, **changes: Any) -> None:
     from cmdtrack_ros.training.config import data_folder, load_config
     from cmdtrack_ros.training.loop import Run
 
-    Run(load_config(config, kind, **changes), data_folder(data), output).train()
+    settings = load_config(config, kind, **changes)
+    Run(settings, data_folder(data), output or Path("runs") / settings.name).train()

@@ -37,13 +37,14 @@ def _shape(kind: type) -> BeforeValidator:
 class Source(Strict):
     """One source of training pairs.
 
-    ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them, with boxes on a topic)
-    or ``stills``. ``path``: a folder, below the data folder when relative. ``share``: relative frequency. ``max_gap``: largest
-    distance of a pair, frames. ``layout``: of the folders, ``auto`` tells by their content. ``names``: a text file (below the data
-    folder when relative) with the name of one sequence to use per line. ``held_out``: sequences never trained on, used for
-    validation; ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
-    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote. ``terms``: under which the data
-    may be used, for the weights' metadata.
+    ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them,
+    with boxes on a topic) or ``stills``. ``path``: a folder, below the data folder when relative. ``share``:
+    relative frequency. ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto``
+    tells by their content. ``names``: a text file (below the data folder when relative) with the name of one
+    sequence to use per line. ``held_out``: sequences never trained on, used for validation;
+    ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
+    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote. ``terms``:
+    under which the data may be used, for the weights' metadata.
     """
 
     kind: str = Field(pattern="^(sequences|bags|stills)$")
@@ -92,12 +93,14 @@ class PairConfig(Strict):
 class Training(Strict):
     """What all stages have in common.
 
-    ``steps`` of ``batch`` samples per process; ``learning_rate`` for new layers, ``backbone_learning_rate`` for the backbone, both with
-    a linear warm-up over ``warmup`` steps and a cosine decay to 1 %. ``ema``: decay of the averaged weights that are saved.
-    ``train_early``: also train the backbone's stages up to stride 8, which are otherwise frozen. ``init_backbone``: weights of
-    a ``cmae`` run to start the backbone from, instead of ImageNet's. ``precision``: ``32-true``, ``bf16-mixed``, ``16-mixed``, or
-    ``auto`` = ``bf16-mixed`` on a GPU that has it, else ``32-true``. ``threads``, ``workers``: of torch in each training process, and
-    data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures never.
+    ``steps`` of ``batch`` samples per process; ``learning_rate`` for new layers, ``backbone_learning_rate``
+    for the backbone, both with a linear warm-up over ``warmup`` steps and a cosine decay to 1 %. ``ema``:
+    decay of the averaged weights that are saved. ``train_early``: also train the backbone's stages up to
+    stride 8, which are otherwise frozen. ``init_backbone``: weights of a ``cmae`` run to start the backbone
+    from, instead of ImageNet's. ``precision``: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` =
+    ``bf16-mixed`` on a GPU that has it, else ``32-true``. ``threads``, ``workers``: of torch in each training
+    process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
+    never.
     """
 
     name: str
@@ -124,15 +127,18 @@ class Training(Strict):
 
 
 class AutoencoderTraining(Training):
-    """Settings of CMAE pre-training. ``mask_ratio``: share of the places where one of the modalities is masked."""
+    """Settings of CMAE pre-training. ``mask_ratio``: share of the places where one of the modalities is
+    masked.
+    """
 
     network: Annotated[AutoencoderConfig, _shape(AutoencoderConfig)] = AutoencoderConfig()
     mask_ratio: float = Field(default=0.6, gt=0, le=1)
 
 
 class TeacherTraining(Training):
-    """Settings of a teacher's training. ``single_weight``: weight of the losses of each modality alone; ``path_weight``: of the head's
-    loss on each path of the fusion, without which the paths could not be compared later. ``init``: weights to start from."""
+    """Settings of a teacher's training. ``single_weight``: weight of the losses of each modality alone;
+    ``path_weight``: of the head's loss on each path of the fusion, without which the paths could not be
+    compared later. ``init``: weights to start from."""
 
     network: Annotated[TeacherConfig, _shape(TeacherConfig)] = TeacherConfig()
     single_weight: float = Field(default=0.3, ge=0)
@@ -141,8 +147,8 @@ class TeacherTraining(Training):
 
 
 class StudentTraining(Training):
-    """Settings of a student's training. ``single_weight``: weight of the losses of each modality alone. ``init``: weights to start from,
-    ``shipped`` for those of this package."""
+    """Settings of a student's training. ``single_weight``: weight of the losses of each modality alone.
+    ``init``: weights to start from, ``shipped`` for those of this package."""
 
     network: Annotated[StudentConfig, _shape(StudentConfig)] = StudentConfig()
     single_weight: float = Field(default=0.3, ge=0)
@@ -152,11 +158,12 @@ class StudentTraining(Training):
 class DistillTraining(StudentTraining):
     """Settings of a student's training under a teacher.
 
-    ``teacher``: weights of a teacher run with the same search size and factor. ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of
-    the three distillation losses, 0 = without. ``feature_channels``: width of the teacher's specific and common part.
-    ``selection_temperature``: of the softmax over paths, in units of the tracking loss. ``selection_floor``: share of the selection
-    that is spread evenly over all valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an even one's, below
-    which a warning is logged.
+    ``teacher``: weights of a teacher run with the same search size and factor. ``scfd_weight``,
+    ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without. ``feature_channels``:
+    width of the teacher's specific and common part. ``selection_temperature``: of the softmax over paths, in
+    units of the tracking loss. ``selection_floor``: share of the selection that is spread evenly over all
+    valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an even one's, below which a
+    warning is logged.
     """
 
     teacher: Path | None = None
@@ -170,7 +177,9 @@ class DistillTraining(StudentTraining):
 
 
 class AblationTraining(Strict):
-    """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences that no run sees."""
+    """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences
+    that no run sees.
+    """
 
     seeds: list[int] = Field(min_length=1)
     test: list[Path] = []
@@ -196,7 +205,9 @@ def load_config(path: str | Path, kind: type[Settings], **changes: Any) -> Setti
     except yaml.YAMLError as error:
         raise ConfigError(f"training configuration {path}: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"training configuration {path}: expected fields and values, got {type(values).__name__}")
+        raise ConfigError(
+            f"training configuration {path}: expected fields and values, got {type(values).__name__}"
+        )
     values.pop("common", None)  # a place for YAML anchors
     values |= {name: value for name, value in changes.items() if value is not None}
     try:
@@ -209,5 +220,7 @@ def data_folder(given: str | Path | None) -> Path:
     """The folder that relative source paths start from: the argument, or the variable CMDTRACK_DATA."""
     folder = given or os.environ.get("CMDTRACK_DATA")
     if not folder or not Path(folder).is_dir():
-        raise ConfigError(f"data folder: expected an existing folder by --data or CMDTRACK_DATA, got {folder!r}")
+        raise ConfigError(
+            f"data folder: expected an existing folder by --data or CMDTRACK_DATA, got {folder!r}"
+        )
     return Path(folder)

@@ -22,16 +22,20 @@ _CROP = ("template_size", "search_size", "template_factor", "search_factor")
 
 
 class DistillTask(StudentTask):
-    """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` + response_weight * response."""
+    """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` +
+    response_weight * response.
+    """
 
     def __init__(self, config: DistillTraining) -> None:
         super().__init__(config)
         if config.teacher is None:
-            raise ConfigError("teacher: expected the weights of a teacher run, by --teacher or in the configuration")
+            raise ConfigError(
+                "teacher: expected the weights of a teacher run, by --teacher or in the configuration"
+            )
         self.teacher = load_weights(config.teacher, Teacher)[0].requires_grad_(False)
         for name in _CROP:
             if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
-                raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}; expected the same")
+                raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
         widths = config.network.channels, self.teacher.config.channels
         self.scfd = FeatureDistillation(*widths, config.feature_channels) if config.scfd_weight else None
         self.mpsd = PathDistillation(*widths) if config.mpsd_weight else None
@@ -56,7 +60,9 @@ class DistillTask(StudentTask):
             losses |= self._select(done, paths, per_path, batch)
             losses["loss"] = losses["loss"] + config.mpsd_weight * losses["mpsd/loss"]
         if config.response_weight:
-            final = HeadOutput(*(part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (answers.score, answers.box)))
+            final = HeadOutput(
+                *(part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (answers.score, answers.box))
+            )
             losses["response"] = self._response(done, final, per_path[:, -1], batch)
             losses["loss"] = losses["loss"] + config.response_weight * losses["response"]
         return losses
@@ -65,12 +71,18 @@ class DistillTask(StudentTask):
     def _teach(self, batch: Batch) -> tuple[Tensor, TeacherPaths]:
         """The teacher's neck features (B, 2, Ct, S, S) of the search regions, and its paths."""
         pictures = [batch[name].float() for name in ("template", "search")]
-        template = [self.teacher.encode_template(i, pictures[0][:, i], batch["template_box"]) for i in range(STREAMS)]
+        template = [
+            self.teacher.encode_template(i, pictures[0][:, i], batch["template_box"]) for i in range(STREAMS)
+        ]
         search = torch.stack([self.teacher.features(i, pictures[1][:, i]) for i in range(STREAMS)], 1)
         return search, self.teacher.paths(search, template, batch["present"])
 
-    def _select(self, done: StudentPass, paths: TeacherPaths, per_path: Tensor, batch: Batch) -> dict[str, Tensor]:
-        weights = select(per_path, paths.valid, self.config.selection_temperature, self.config.selection_floor)
+    def _select(
+        self, done: StudentPass, paths: TeacherPaths, per_path: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        weights = select(
+            per_path, paths.valid, self.config.selection_temperature, self.config.selection_floor
+        )
         loss = self.mpsd(done.fused, paths.maps, weights, batch["box"], batch["positive"])
         mean = {f"mpsd/{name}": weight for name, weight in zip(PATHS, weights.mean(0))}
         return {"mpsd/loss": loss, "mpsd/entropy": entropy(weights, paths.valid).mean(), **mean}
@@ -87,15 +99,19 @@ class DistillTask(StudentTask):
         if level >= self.config.entropy_warning:
             return []
         path = max(PATHS, key=lambda name: scalars[f"mpsd/{name}"])
-        return [f"the selection of paths collapses onto {path}: entropy {level:.2f}, expected {self.config.entropy_warning} or more; "
-                "raise selection_temperature or selection_floor"]
+        return [
+            f"the selection of paths collapses onto {path}: entropy {level:.2f}, "
+            f"expected {self.config.entropy_warning} or more; "
+            "raise selection_temperature or selection_floor"
+        ]
 
 
 def response_loss(student: HeadOutput, teacher: HeadOutput) -> Tensor:
     """The student's answer against the teacher's, (B,).
 
-    Score: sum over cells of |p - q|^2 * BCE(p, q), p the student's and q the teacher's probability (quality focal loss, Li et al.,
-    "Generalized Focal Loss", NeurIPS 2020, eq. 5, beta 2). Box: mean absolute difference, weighted by q.
+    Score: sum over cells of |p - q|^2 * BCE(p, q), p the student's and q the teacher's probability (quality
+    focal loss, Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. 5, beta 2). Box: mean absolute
+    difference, weighted by q.
     """
     logits, target = student.score[:, 0], teacher.score[:, 0].float().sigmoid()
     entropies = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")

@@ -1,6 +1,8 @@
-"""The one training loop of all stages, on Lightning Fabric: devices, processes and precision are Fabric's, the rest is here.
+"""The one training loop of all stages, on Lightning Fabric: devices, processes and precision are Fabric's,
+the rest is here.
 
-A run is a folder: ``last.ckpt`` (everything needed to go on), the averaged weights, ``tensorboard/``, ``pictures/``.
+A run is a folder: ``last.ckpt`` (everything needed to go on), the averaged weights, ``tensorboard/``,
+    ``pictures/``.
 """
 
 from __future__ import annotations
@@ -20,14 +22,19 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
-from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError
 from cmdtrack_ros.models.weights import Provenance, save_weights
 from cmdtrack_ros.training.autoencoder import AutoencoderTask
-from cmdtrack_ros.training.config import AutoencoderTraining, DistillTraining, StudentTraining, TeacherTraining, Training
+from cmdtrack_ros.training.config import (
+    AutoencoderTraining,
+    DistillTraining,
+    StudentTraining,
+    TeacherTraining,
+    Training,
+)
 from cmdtrack_ros.training.distill import DistillTask
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
@@ -39,8 +46,12 @@ from cmdtrack_ros.training.teacher import TeacherTask
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.ckpt"
-TASKS: dict[type[Training], type[Task]] = {AutoencoderTraining: AutoencoderTask, TeacherTraining: TeacherTask,
-                                           StudentTraining: StudentTask, DistillTraining: DistillTask}
+TASKS: dict[type[Training], type[Task]] = {
+    AutoencoderTraining: AutoencoderTask,
+    TeacherTraining: TeacherTask,
+    StudentTraining: StudentTask,
+    DistillTraining: DistillTask,
+}
 _FREE = {"threads", "workers", "log_every", "checkpoint_every", "validate_every", "pictures_every"}
 """Fields that may change between a checkpoint and its resumption: they have no influence on the weights."""
 _WAIT = timedelta(hours=2)
@@ -48,7 +59,7 @@ _WAIT = timedelta(hours=2)
 
 
 class Run:
-    """One training run: task, optimiser, averaged network and the step reached; all of it in one checkpoint."""
+    """One training run: task, optimiser, averaged network and step reached; one checkpoint holds it all."""
 
     def __init__(self, config: Training, data: Path, output: Path) -> None:
         self.config, self.output, self.step = config, output, 0
@@ -70,6 +81,7 @@ class Run:
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data)
         self.scores: dict[str, float] = {}
+        self.scored_at = -1
         self._resume()
 
     def _rate(self, step: int) -> float:
@@ -79,14 +91,16 @@ class Run:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
     def _resume(self) -> None:
-        """Go on from the output folder's last checkpoint, if there is one; ConfigError when it is of other settings."""
+        """Go on from the last checkpoint, if there is one; ConfigError when it is of other settings."""
         file = self.output / CHECKPOINT
         if not file.is_file():
             return
         stored = self.fabric.load(file, weights_only=True)
         if differing := differences(stored["settings"], self._settings()):
-            raise ConfigError(f"{file} was trained with other settings; take another output folder, or restore "
-                              f"{'; '.join(differing)}")
+            raise ConfigError(
+                f"{file} was trained with other settings; take another output folder, or restore "
+                f"{'; '.join(differing)}"
+            )
         self.task.load_state_dict(stored["task"])
         self.average.load_state_dict(stored["average"])
         self.optimiser.load_state_dict(stored["optimiser"])
@@ -99,9 +113,16 @@ class Run:
         return self.config.model_dump(mode="json", exclude=_FREE) | {"processes": self.fabric.world_size}
 
     def save(self) -> None:
-        """Write the checkpoint and the averaged weights, each whole or not at all. All processes must call it."""
-        state = {"task": self.wrapped, "average": self.average, "optimiser": self.optimiser, "step": self.step,
-                 "schedule": self.schedule.state_dict(), "settings": self._settings(), "scores": self.scores}
+        """Write checkpoint and averaged weights, each whole or not at all. All processes must call it."""
+        state = {
+            "task": self.wrapped,
+            "average": self.average,
+            "optimiser": self.optimiser,
+            "step": self.step,
+            "schedule": self.schedule.state_dict(),
+            "settings": self._settings(),
+            "scores": self.scores,
+        }
         partial = self.output / (CHECKPOINT + ".partial")
         self.fabric.save(partial, state)
         if self.fabric.is_global_zero:
@@ -117,17 +138,27 @@ class Run:
     def provenance(self) -> Provenance:
         """What the weights file says of this run."""
         recipe = self.config.model_dump(mode="json", exclude={"sources"}) | {"step": self.step}
-        data = {str(source.path): source.model_dump(mode="json", exclude={"path"}) for source in self.config.sources}
-        return Provenance(recipe=recipe, data=data, scores=self.scores)
+        data = {
+            str(source.path): source.model_dump(mode="json", exclude={"path"})
+            for source in self.config.sources
+        }
+        return Provenance(recipe, data, self.scores if self.scored_at == self.step else {})
 
     def train(self) -> None:
-        """Run to the last step; a checkpoint every ``checkpoint_every`` steps, after SIGINT or SIGTERM, and at the end."""
+        """Run to the last step; a checkpoint every so many steps, after SIGINT or SIGTERM, and at the end."""
         if self.step == self.config.steps:
             log.info("%s: all %d steps are done", self.output, self.step)
             return
         config, first = self.config, self.step
         dataset = PairDataset(self.sources, config.pairs, config.network, config.seed)
-        loader = batches(dataset, config.batch, range(first, config.steps), self.fabric.global_rank, self.fabric.world_size, config.workers)
+        loader = batches(
+            dataset,
+            config.batch,
+            range(first, config.steps),
+            self.fabric.global_rank,
+            self.fabric.world_size,
+            config.workers,
+        )
         loader = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         main = self.fabric.is_global_zero
         writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=first) if main else None
@@ -143,7 +174,8 @@ class Run:
         config = self.config
         for batch in progress:
             if self.step == 0 and getattr(config, "init", None) is not None:
-                # What the weights were worth before: the data processes run by now, and must not share open files with this one.
+                # What the weights were worth before: the data processes run by now, and must not share open
+                # files with this one.
                 self._validate(writer)
             losses = self._train_step(batch)
             last = self.step == config.steps
@@ -159,7 +191,9 @@ class Run:
             if save:
                 self.save()
             if stopped:
-                log.warning("stopped at step %d of %d; the same command goes on from there", self.step, config.steps)
+                log.warning(
+                    "stopped at step %d of %d; the same command goes on from there", self.step, config.steps
+                )
                 return
 
     def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -167,7 +201,9 @@ class Run:
         losses = self.wrapped(batch)
         self.optimiser.zero_grad(set_to_none=True)
         self.fabric.backward(losses["loss"])
-        self.fabric.clip_gradients(self.wrapped, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+        self.fabric.clip_gradients(
+            self.wrapped, self.optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+        )
         self.optimiser.step()
         self.schedule.step()
         self.step += 1
@@ -177,7 +213,9 @@ class Run:
     @torch.no_grad()
     def _average_weights(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for average, value in zip(self.average.state_dict().values(), self.task.network.state_dict().values()):
+        for average, value in zip(
+            self.average.state_dict().values(), self.task.network.state_dict().values()
+        ):
             if average.dtype.is_floating_point:
                 average.lerp_(value, 1 - decay)
             else:
@@ -187,8 +225,10 @@ class Run:
         values = self.fabric.all_reduce(torch.stack([value.detach().float() for value in losses.values()]))
         scalars = dict(zip(losses, values.tolist()))
         if not math.isfinite(scalars["loss"]):
-            raise CmdtrackError(f"{self.output}: the loss is {scalars['loss']} at step {self.step}; expected a finite number. "
-                                "Lower the learning rate; the last checkpoint is from before")
+            raise CmdtrackError(
+                f"{self.output}: the loss is {scalars['loss']} at step {self.step}, expected a number. "
+                "Lower the learning rate; the last checkpoint is from before"
+            )
         if writer is None:
             return
         for name, value in scalars.items():
@@ -216,11 +256,15 @@ class Run:
     def _validate(self, writer: SummaryWriter | None) -> None:
         """Scores of the averaged network, by the first process; the others wait."""
         if writer is not None:
-            self.scores = self.task.validate(self.average, self.held_out)
+            self.scores, self.scored_at = self.task.validate(self.average, self.held_out), self.step
             for name, value in self.scores.items():
                 writer.add_scalar(f"validation/{name}", value, self.step)
             if self.scores:
-                log.info("step %d, held-out: %s", self.step, ", ".join(f"{name} {value:.3f}" for name, value in self.scores.items()))
+                log.info(
+                    "step %d, held-out: %s",
+                    self.step,
+                    ", ".join(f"{name} {value:.3f}" for name, value in self.scores.items()),
+                )
         self.fabric.barrier()
 
 
@@ -237,7 +281,7 @@ def differences(stored: Any, asked: Any, name: str = "") -> list[str]:
 
 
 class _Autocast(MixedPrecision):
-    """Mixed precision inside the networks only: Fabric would round the boxes of a batch to a few digits, too."""
+    """Mixed precision inside the networks only: Fabric would round the boxes of a batch, too."""
 
     def convert_input(self, data: Any) -> Any:
         return data
@@ -250,13 +294,20 @@ def _fabric(config: Training) -> Fabric:
         precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     mixed = [] if precision == "32-true" else [_Autocast(precision, "cuda" if gpu else "cpu")]
     strategy = DDPStrategy(timeout=_WAIT) if processes() > 1 else "auto"
-    return Fabric(accelerator="cuda" if gpu else "cpu", devices=processes_here(), num_nodes=processes() // processes_here(),
-                  strategy=strategy, plugins=mixed)
+    return Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=processes_here(),
+        num_nodes=processes() // processes_here(),
+        strategy=strategy,
+        plugins=mixed,
+    )
 
 
 @contextmanager
 def _stop_requested() -> Iterator[list[bool]]:
-    """A flag that the first SIGINT or SIGTERM raises, so that a step is never cut in half; the second one has its usual effect."""
+    """A flag that the first SIGINT or SIGTERM raises, so that a step is never cut in half; the second one has
+    its usual effect.
+    """
     flag = [False]
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

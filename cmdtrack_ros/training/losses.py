@@ -29,7 +29,9 @@ def center_heatmap(box: Tensor, positive: Tensor, size: int) -> Tensor:
 
 
 def focal_loss(logits: Tensor, heatmap: Tensor) -> Tensor:
-    """Penalty-reduced focal loss (Law and Deng, "CornerNet", ECCV 2018, eq. 1; alpha 2, beta 4), (B, S, S) -> (B,)."""
+    """Penalty-reduced focal loss (Law and Deng, "CornerNet", ECCV 2018, eq. 1; alpha 2, beta 4), (B, S, S) ->
+    (B,).
+    """
     probability = logits.sigmoid()
     hit = heatmap > 0.999
     positive = (1 - probability) ** 2 * functional.logsigmoid(logits) * hit
@@ -38,7 +40,9 @@ def focal_loss(logits: Tensor, heatmap: Tensor) -> Tensor:
 
 
 def giou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalised IoU (Rezatofighi et al., CVPR 2019) of boxes (..., 4) given as centre x, centre y, w, h -> (...)."""
+    """Generalised IoU (Rezatofighi et al., CVPR 2019) of boxes (..., 4) given as centre x, centre y, w, h ->
+    (...).
+    """
     a_low, a_high = a[..., :2] - a[..., 2:] / 2, a[..., :2] + a[..., 2:] / 2
     b_low, b_high = b[..., :2] - b[..., 2:] / 2, b[..., :2] + b[..., 2:] / 2
     overlap = (torch.minimum(a_high, b_high) - torch.maximum(a_low, b_low)).clamp(min=0).prod(-1)
@@ -50,8 +54,8 @@ def giou(a: Tensor, b: Tensor) -> Tensor:
 def tracking_loss(output: HeadOutput, box: Tensor, positive: Tensor) -> dict[str, Tensor]:
     """Per-sample losses (B,): ``score``, ``giou``, ``l1`` and their weighted sum ``total``.
 
-    ``box`` (B, 4) xywh in fractions of the search region. Box losses count where the heat map is above 0.1, so that
-    the cells beside the centre learn the same box.
+    ``box`` (B, 4) xywh in fractions of the search region. Box losses count where the heat map is above 0.1,
+    so that the cells beside the centre learn the same box.
     """
     # In half precision, small boxes and scores would lose most of their digits.
     logits, boxes = output.score.float(), output.box.float()
@@ -61,8 +65,10 @@ def tracking_loss(output: HeadOutput, box: Tensor, positive: Tensor) -> dict[str
     center = torch.cat([box[:, :2] + box[:, 2:] / 2, box[:, 2:]], 1)
     target = center[:, None, None].expand(-1, *heatmap.shape[1:], -1)
     predicted = boxes.permute(0, 2, 3, 1)
-    losses = {"score": focal_loss(logits[:, 0], heatmap),
-              "giou": ((1 - giou(predicted, target)) * share).sum((1, 2)),
-              "l1": ((predicted - target).abs().mean(-1) * share).sum((1, 2))}
+    losses = {
+        "score": focal_loss(logits[:, 0], heatmap),
+        "giou": ((1 - giou(predicted, target)) * share).sum((1, 2)),
+        "l1": ((predicted - target).abs().mean(-1) * share).sum((1, 2)),
+    }
     losses["total"] = SCORE_WEIGHT * losses["score"] + GIOU_WEIGHT * losses["giou"] + L1_WEIGHT * losses["l1"]
     return losses

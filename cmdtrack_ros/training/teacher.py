@@ -6,12 +6,10 @@ import torch
 from torch import Tensor
 
 from cmdtrack_ros.data import Sequence
-from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
-from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training.config import TeacherTraining
 from cmdtrack_ros.training.losses import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
@@ -20,7 +18,7 @@ from cmdtrack_ros.training.validation import teacher_overlap
 
 
 class TeacherTask(Task):
-    """The tracking losses of the teacher, with all streams, with each alone, and of each path of its fusion."""
+    """The tracking losses of the teacher: with all streams, with each alone, and per path of its fusion."""
 
     weights_file = "teacher.safetensors"
     network: Teacher
@@ -28,13 +26,7 @@ class TeacherTask(Task):
     def __init__(self, config: TeacherTraining) -> None:
         super().__init__(config)
         self.network = Teacher(config.network)
-        if config.init is None:
-            load_start(self.backbones(), config)
-        else:
-            teacher, _ = load_weights(config.init, Teacher)
-            if teacher.config != config.network:
-                raise ConfigError(f"init {config.init}: its network is {teacher.config}, the configuration asks for {config.network}")
-            self.network.load_state_dict(teacher.state_dict())
+        load_start(self.network, self.backbones(), config)
         self.freeze_early()
 
     def backbones(self) -> list[EfficientNetLite]:
@@ -45,19 +37,28 @@ class TeacherTask(Task):
         search = self._neck(batch["search"])
         templates = self._templates(batch)
         views, both = presence_views(batch["present"])
-        paths = teacher.paths(search.repeat(3, 1, 1, 1, 1), [_repeated(template) for template in templates], views)
+        paths = teacher.paths(
+            search.repeat(3, 1, 1, 1, 1), [_repeated(template) for template in templates], views
+        )
         losses = view_losses(teacher.head(paths.final), batch, both)
         own = TeacherPaths(paths.maps[:count], paths.valid[:count], paths.weights[:count])
         per_path, _ = path_losses(teacher, own, batch)
         # The last path is the answer itself and has its loss already.
         valid = own.valid[:, :-1]
         losses["paths"] = (per_path[:, :-1] * valid).sum() / mean_over_processes(valid.sum()).clamp(min=1)
-        total = losses["fused"] + self.config.single_weight * losses["single"] + self.config.path_weight * losses["paths"]
+        total = (
+            losses["fused"]
+            + self.config.single_weight * losses["single"]
+            + self.config.path_weight * losses["paths"]
+        )
         return {"loss": total, **losses}
 
     def _templates(self, batch: Batch) -> list[TemplateFeatures]:
         features = self._neck(batch["template"])
-        return [encoder(features[:, i], batch["template_box"]) for i, encoder in enumerate(self.network.template_encoders)]
+        return [
+            encoder(features[:, i], batch["template_box"])
+            for i, encoder in enumerate(self.network.template_encoders)
+        ]
 
     def _neck(self, pictures: Tensor) -> Tensor:
         """Pictures (B, 2, 3, H, W) uint8 -> neck features (B, 2, C, H/16, W/16)."""
@@ -80,5 +81,7 @@ def path_losses(teacher: Teacher, paths: TeacherPaths, batch: Batch) -> tuple[Te
     """The head's tracking loss on each path (B, P), and its output for the B * P maps, sample by sample."""
     count = len(PATHS)
     output = teacher.head(paths.maps.flatten(0, 1))
-    losses = tracking_loss(output, batch["box"].repeat_interleave(count, 0), batch["positive"].repeat_interleave(count, 0))
+    losses = tracking_loss(
+        output, batch["box"].repeat_interleave(count, 0), batch["positive"].repeat_interleave(count, 0)
+    )
     return losses["total"].unflatten(0, (-1, count)), output

@@ -28,7 +28,9 @@ class TeacherEngine:
         self.name = f"teacher ({self.device})"
 
     @torch.inference_mode()
-    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> tuple[int, TemplateFeatures]:
+    def encode_template(
+        self, picture: np.ndarray, box: np.ndarray, stream: int = 0
+    ) -> tuple[int, TemplateFeatures]:
         boxes = torch.as_tensor(box, dtype=torch.float32, device=self.device)[None]
         return stream, self.teacher.encode_template(stream, self._input(picture), boxes)
 
@@ -41,7 +43,9 @@ class TeacherEngine:
         joined = torch.stack([self._input(picture) for picture, _ in whole], 1)
         output, weights = self.teacher(joined, [template for _, template in whole], present)
         weights = torch.stack([weights[0, stream] for stream in given])
-        return Response(*(part.float().cpu().numpy() for part in (output.score.sigmoid()[0, 0], output.box[0], weights)))
+        return Response(
+            *(part.float().cpu().numpy() for part in (output.score.sigmoid()[0, 0], output.box[0], weights))
+        )
 
     def _input(self, picture: np.ndarray) -> Tensor:
         return torch.as_tensor(picture, device=self.device).permute(2, 0, 1)[None].float()
@@ -49,7 +53,11 @@ class TeacherEngine:
 
 def student_overlap(student: Student, sequences: list[Sequence], threads: int = 1) -> dict[str, float]:
     """:func:`mean_overlap` of a student, on the CPU."""
-    return mean_overlap(make_engine(copy.deepcopy(student).cpu(), "cpu", threads), sequences) if sequences else {}
+    return (
+        mean_overlap(make_engine(copy.deepcopy(student).cpu(), "cpu", threads), sequences)
+        if sequences
+        else {}
+    )
 
 
 def teacher_overlap(teacher: Teacher, sequences: list[Sequence]) -> dict[str, float]:
@@ -59,7 +67,10 @@ def teacher_overlap(teacher: Teacher, sequences: list[Sequence]) -> dict[str, fl
 
 def mean_overlap(engine: Engine, sequences: list[Sequence]) -> dict[str, float]:
     """``mean`` and per sequence: mean IoU of one pass from the first visible frame (which is not counted)."""
-    scores = {sequence.name: float(np.mean(overlaps(Tracker(engine, sequence.modality), sequence))) for sequence in sequences}
+    scores = {
+        sequence.name: float(np.mean(overlaps(Tracker(engine, sequence.modality), sequence)))
+        for sequence in sequences
+    }
     return {"mean": float(np.mean(list(scores.values()))), **scores} if scores else {}
 
 
@@ -69,7 +80,11 @@ def overlaps(tracker: Tracker, sequence: Sequence) -> np.ndarray:
     scores = []
     for index in range(visible[0], len(sequence)):
         frame = sequence.frame(index)
-        step = tracker.update if index > visible[0] else lambda rgb, aux: tracker.init(rgb, aux, sequence.boxes[visible[0]])
+        step = (
+            tracker.update
+            if index > visible[0]
+            else lambda rgb, aux: tracker.init(rgb, aux, sequence.boxes[visible[0]])
+        )
         track = step(frame.rgb, frame.aux)
         if index > visible[0] and index in visible:
             scores.append(iou(track.box, sequence.boxes[index]))
