@@ -167,10 +167,11 @@ class Drawn(Sequence):
     def __init__(self, frames=6, name="drawn"):
         boxes = np.array([[20.0 + 3 * i, 30, 24, 20] for i in range(frames)])
         super().__init__(name, Modality.THERMAL, boxes, np.arange(frames) / 30)
+        self.places = boxes.astype(int)
 
     def rgb(self, index):
         image = np.full((96, 128, 3), 40, np.uint8)
-        x, y, w, h = self.boxes[index].astype(int)
+        x, y, w, h = self.places[index]
         image[y : y + h, x : x + w] = (200, 90, 30)
         return image
 
@@ -445,6 +446,19 @@ def test_held_out_frames_are_never_trained_on(tmp_path):
     with pytest.raises(DataError, match="expected a rosbag2"):
         (tmp_path / "empty").mkdir()
         open_sources([Source(kind="bags", path="empty")], tmp_path)
+
+
+def test_bag_without_boxes_is_named(tmp_path, caplog):
+    from cmdtrack_ros.data.bags import write_bag
+
+    late, never = Drawn(10, "late"), Drawn(10, "never")
+    late.boxes[7:], never.boxes[:] = np.nan, np.nan
+    write_bag(late, tmp_path / "a" / "late")
+    [(training, _)], held_out = open_sources([Source(kind="bags", path="a", held_out_part=0.3)], tmp_path)
+    assert held_out == [] and len(training.sequences) == 1 and "late: fewer than two boxes" in caplog.text
+    write_bag(never, tmp_path / "b" / "never")
+    with pytest.raises(DataError, match="never: no box for any image; expected .* on /ground_truth"):
+        open_sources([Source(kind="bags", path="b")], tmp_path)
 
 
 def test_list_of_names_limits_a_source(tmp_path):

@@ -179,11 +179,13 @@ class Run:
                 self._validate(writer)
             losses = self._train_step(batch)
             last = self.step == config.steps
-            # All processes must agree, or those that go on would wait for those that stopped.
-            stopped = bool(self.fabric.all_reduce(torch.tensor(float(stop[0])), reduce_op="sum") > 0)
+            stopped = self._agree(stop[0])
             save = last or stopped or self.step % config.checkpoint_every == 0
             if save or self.step % config.log_every == 0:
-                self._log(losses, progress, writer)
+                scalars = self._log(losses, progress, writer)
+            if save and writer is not None:
+                for complaint in self.task.complaints(scalars):
+                    log.warning("step %d: %s", self.step, complaint)
             if config.pictures_every and self.step % config.pictures_every == 0:
                 self._draw(batch, writer)
             if config.validate_every and (last or self.step % config.validate_every == 0):
@@ -195,6 +197,14 @@ class Run:
                     "stopped at step %d of %d; the same command goes on from there", self.step, config.steps
                 )
                 return
+
+    def _agree(self, stop: bool) -> bool:
+        """Whether any process was asked to stop: if some went on alone, they would wait for the others."""
+        if self.fabric.world_size == 1:
+            return stop
+        if self.step % self.config.log_every:
+            return False
+        return bool(self.fabric.all_reduce(torch.tensor(float(stop)), reduce_op="sum") > 0)
 
     def _train_step(self, batch: Batch) -> dict[str, torch.Tensor]:
         self.wrapped.train()
@@ -221,7 +231,10 @@ class Run:
             else:
                 average.copy_(value)
 
-    def _log(self, losses: dict[str, torch.Tensor], progress: tqdm, writer: SummaryWriter | None) -> None:
+    def _log(
+        self, losses: dict[str, torch.Tensor], progress: tqdm, writer: SummaryWriter | None
+    ) -> dict[str, float]:
+        """Show and write the losses, a mean over all processes; CmdtrackError when they are no numbers."""
         values = self.fabric.all_reduce(torch.stack([value.detach().float() for value in losses.values()]))
         scalars = dict(zip(losses, values.tolist()))
         if not math.isfinite(scalars["loss"]):
@@ -230,7 +243,7 @@ class Run:
                 "Lower the learning rate; the last checkpoint is from before"
             )
         if writer is None:
-            return
+            return scalars
         for name, value in scalars.items():
             writer.add_scalar(f"train/{name}", value, self.step)
         writer.add_scalar("train/learning_rate", self.schedule.get_last_lr()[0], self.step)
@@ -238,8 +251,7 @@ class Run:
         if self.scores:
             shown["validation"] = next(iter(self.scores.values()))
         progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
-        for complaint in self.task.complaints(scalars):
-            log.warning("step %d: %s", self.step, complaint)
+        return scalars
 
     def _draw(self, batch: Batch, writer: SummaryWriter | None) -> None:
         if writer is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+
+import numpy as np
 
 from cmdtrack_ros.data import Sequence, load_dataset
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.pairs import PairSource, SequenceSource, StillSource, find_stills
+
+log = logging.getLogger(__name__)
 
 
 class SequencePart(Sequence):
@@ -41,7 +46,7 @@ def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSour
             opened.append((StillSource(find_stills(path), source.cache), source.share))
             continue
         training, kept = split(_named(load_sequences(source, path), source, data), source)
-        held_out += kept
+        held_out += [sequence for sequence in kept if _can_be_scored(sequence)]
         opened.append((SequenceSource(training, source.max_gap, source.cache), source.share))
     return opened, held_out
 
@@ -50,23 +55,39 @@ def load_sequences(source: Source, path: Path) -> list[Sequence]:
     """All sequences of a source of kind ``sequences`` or ``bags``."""
     if source.kind == "sequences":
         return load_dataset(path, source.layout)
-    from cmdtrack_ros.data.bags import is_bag, load_bag
+    from cmdtrack_ros.data.bags import is_bag
 
     if not path.exists():
         raise DataError(f"{path}: expected a bag or a folder of bags, there is no such file or folder")
     found = [path] if is_bag(path) else sorted(child for child in path.iterdir() if is_bag(child))
     if not found:
         raise DataError(f"{path}: expected a rosbag2 or a folder of them, found none")
-    return [
-        load_bag(
-            bag,
-            rgb_topic=source.rgb_topic,
-            aux_topic=source.aux_topic,
-            truth_topic=source.truth_topic,
-            modality=source.modality,
+    return [_load_bag(bag, source) for bag in found]
+
+
+def _load_bag(path: Path, source: Source) -> Sequence:
+    from cmdtrack_ros.data.bags import TRUTH_TOPIC, load_bag
+
+    sequence = load_bag(
+        path,
+        rgb_topic=source.rgb_topic,
+        aux_topic=source.aux_topic,
+        truth_topic=source.truth_topic,
+        modality=source.modality,
+    )
+    if not np.isfinite(sequence.boxes).all(1).any():
+        raise DataError(
+            f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "
+            f"{source.truth_topic or TRUTH_TOPIC}, with the stamps of the images"
         )
-        for bag in found
-    ]
+    return sequence
+
+
+def _can_be_scored(sequence: Sequence) -> bool:
+    if np.isfinite(sequence.boxes).all(1).sum() >= 2:
+        return True
+    log.warning("%s: fewer than two boxes in the frames held out of training; not validated", sequence.name)
+    return False
 
 
 def split(sequences: list[Sequence], source: Source) -> tuple[list[Sequence], list[Sequence]]:
