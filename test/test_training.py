@@ -213,18 +213,18 @@ def test_run_killed_with_signal_9_resumes_to_the_same_weights(stills, tmp_path):
 
 
 def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path):
-    run = Run(tiny(), stills.parent, tmp_path)
-    original = run._train_step
-
-    def interrupted(batch):
-        if run.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-        return original(batch)
-
-    run._train_step = interrupted
-    run.train()
-    assert run.step == 3 and checkpoint(tmp_path)["step"] == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    """Ctrl-C reaches the data process, too; the checkpoint is whole, the exit code tells of more to do."""
+    values = tiny_values(steps=500, checkpoint_every=500, workers=1)
+    arguments, environment = command(stills, tmp_path / "run", values)
+    process = subprocess.Popen(
+        arguments, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while "1/500" not in process.stderr.read(1000):
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from there" in rest
+    assert 0 < checkpoint(tmp_path / "run")["step"] < 500
 
 
 def test_two_processes_train_as_one_with_twice_the_batch(stills, tmp_path):

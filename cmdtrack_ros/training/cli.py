@@ -15,6 +15,9 @@ from cmdtrack_ros.errors import ConfigError
 
 train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 
+_STOPPED = 130
+"""Exit code of a run that was asked to stop, as of a program ended by Ctrl-C."""
+
 Config = Annotated[
     Optional[Path], typer.Option(help="YAML file [default: that of the verb in config/train].")
 ]
@@ -126,4 +129,7 @@ def _run(kind: type, config: Path, output: Path | None, data: Path | None, **cha
     from cmdtrack_ros.training.loop import Run
 
     settings = load_config(config, kind, **changes)
-    Run(settings, data_folder(data), output or Path("runs") / settings.name).train()
+    run = Run(settings, data_folder(data), output or Path("runs") / settings.name)
+    run.train()
+    if run.step < settings.steps:
+        raise typer.Exit(_STOPPED)
