@@ -28,24 +28,26 @@ class TeacherEngine:
         self.name = f"teacher ({self.device})"
 
     @torch.inference_mode()
-    def encode_template(
-        self, picture: np.ndarray, box: np.ndarray, stream: int = 0
-    ) -> tuple[int, TemplateFeatures]:
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> list[Any]:
         boxes = torch.as_tensor(box, dtype=torch.float32, device=self.device)[None]
-        return stream, self.teacher.encode_template(stream, self._input(picture), boxes)
+        features = self.teacher.encode_template(stream, self._input(picture), boxes)
+        # The stream goes along as a number, so that a tracker may blend templates of the same stream.
+        return [float(stream), features.keys, features.values, features.pooled, features.mask]
 
     @torch.inference_mode()
     def search(self, pictures: list[np.ndarray], templates: list[Any]) -> Response:
-        given = {stream: (picture, template) for picture, (stream, template) in zip(pictures, templates)}
+        given = {
+            round(stream): (picture, TemplateFeatures(*features))
+            for picture, (stream, *features) in zip(pictures, templates)
+        }
         # What stands in for an absent stream is ignored by the network.
         whole = [given.get(stream, next(iter(given.values()))) for stream in range(STREAMS)]
         present = torch.tensor([[float(stream in given) for stream in range(STREAMS)]], device=self.device)
         joined = torch.stack([self._input(picture) for picture, _ in whole], 1)
         output, weights = self.teacher(joined, [template for _, template in whole], present)
         weights = torch.stack([weights[0, stream] for stream in given])
-        return Response(
-            *(part.float().cpu().numpy() for part in (output.score.sigmoid()[0, 0], output.box[0], weights))
-        )
+        parts = (output.score.sigmoid()[0, 0], output.box[0], weights)
+        return Response(*(part.float().cpu().numpy() for part in parts))
 
     def _input(self, picture: np.ndarray) -> Tensor:
         return torch.as_tensor(picture, device=self.device).permute(2, 0, 1)[None].float()
