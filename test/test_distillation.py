@@ -82,6 +82,7 @@ def batch(count=3, present=((1, 1), (1, 0), (1, 1))) -> dict[str, torch.Tensor]:
         "template_box": BOX.expand(count, 4),
         "box": torch.tensor([[0.4, 0.3, 0.25, 0.2]]).expand(count, 4),
         "present": torch.tensor(present, dtype=torch.float32),
+        "informative": torch.ones(len(present), 2),
         "positive": torch.ones(count),
     }
 
@@ -474,7 +475,8 @@ def test_list_of_names_limits_a_source(tmp_path):
         open_sources([Source(kind="bags", path=".", names="list.txt")], tmp_path)
 
 
-def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_path):
+def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_path, caplog):
+    caplog.set_level("INFO")
     from cmdtrack_ros.data.bags import write_bag
 
     write_bag(Drawn(8), tmp_path / "bags" / "one")
@@ -496,7 +498,9 @@ def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_p
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("validation/mean")] == [0, 1]
-    assert set(load_student(run.weights)[1].scores) == {"mean", "drawn"}
+    scores = load_student(run.weights)[1].scores
+    assert set(scores) == {"mean", "drawn", "before"} and set(scores["before"]) == {"mean", "drawn"}
+    assert f"mean {scores['before']['mean']:.3f} -> {scores['mean']:.3f}" in caplog.text
     with pytest.raises(ConfigError, match="init .*: its network is"):
         Run(stage(StudentTraining, init="shipped"), tmp_path, tmp_path / "other")
 

@@ -81,6 +81,7 @@ class Run:
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data)
         self.scores: dict[str, float] = {}
+        self.before: dict[str, float] = {}
         self.scored_at = -1
         self._resume()
 
@@ -105,7 +106,7 @@ class Run:
         self.average.load_state_dict(stored["average"])
         self.optimiser.load_state_dict(stored["optimiser"])
         self.schedule.load_state_dict(stored["schedule"])
-        self.step, self.scores = stored["step"], stored["scores"]
+        self.step, self.scores, self.before = stored["step"], stored["scores"], stored["before"]
         log.info("resumed at step %d from %s", self.step, file)
 
     def _settings(self) -> dict[str, Any]:
@@ -122,6 +123,7 @@ class Run:
             "schedule": self.schedule.state_dict(),
             "settings": self._settings(),
             "scores": self.scores,
+            "before": self.before,
         }
         partial = self.output / (CHECKPOINT + ".partial")
         self.fabric.save(partial, state)
@@ -142,7 +144,8 @@ class Run:
             str(source.path): source.model_dump(mode="json", exclude={"path"})
             for source in self.config.sources
         }
-        return Provenance(recipe, data, self.scores if self.scored_at == self.step else {})
+        scores = self.scores if self.scored_at == self.step else {}
+        return Provenance(recipe, data, scores | ({"before": self.before} if self.before else {}))
 
     def train(self) -> None:
         """Run to the last step; a checkpoint every so many steps, after SIGINT or SIGTERM, and at the end."""
@@ -177,6 +180,7 @@ class Run:
                 # What the weights were worth before: the data processes run by now, and must not share open
                 # files with this one.
                 self._validate(writer)
+                self.before = self.scores
             losses = self._train_step(batch)
             last = self.step == config.steps
             stopped = self._agree(stop[0])
@@ -273,11 +277,16 @@ class Run:
                 writer.add_scalar(f"validation/{name}", value, self.step)
             if self.scores:
                 log.info(
-                    "step %d, held-out: %s",
+                    "step %d, held-out%s: %s",
                     self.step,
-                    ", ".join(f"{name} {value:.3f}" for name, value in self.scores.items()),
+                    " (before -> now)" if self.before else "",
+                    ", ".join(self._progress(name) for name in self.scores),
                 )
         self.fabric.barrier()
+
+    def _progress(self, name: str) -> str:
+        before = f"{self.before[name]:.3f} -> " if name in self.before else ""
+        return f"{name} {before}{self.scores[name]:.3f}"
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> list[str]:
