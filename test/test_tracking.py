@@ -86,7 +86,7 @@ def test_same_input_same_boxes(tracker):
 def test_times_are_reported(tracker):
     tracker.init(*scene(PATH[0]), PATH[0])
     times = tracker.update(*scene(PATH[1])).times_ms
-    assert set(times) == {"encode", "crop", "network", "decode", "total"}
+    assert set(times) == {"encode", "crop", "network", "decode", "template", "total"}
     assert times["total"] >= times["network"] > 0
 
 

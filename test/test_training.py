@@ -33,6 +33,7 @@ from cmdtrack_ros.training.pairs import (
     find_stills,
     make_sample,
 )
+from cmdtrack_ros.training.task import view_losses
 
 SMALL = {"template_size": 32, "search_size": 64}
 
@@ -330,3 +331,28 @@ def test_missing_data_is_named(tmp_path, monkeypatch):
     (tmp_path / "a" / "visible" / "1.png").touch()
     with pytest.raises(DataError, match="infrared"):
         find_stills(tmp_path)
+
+
+def test_misleading_stream_is_marked_and_veiled(stills):
+    def sample(share, index):
+        return dataset(stills, negatives=0.0, degraded=0.0, occluded=0.0, misleading=share)[index]
+
+    ratios = []
+    for index in range(8):
+        plain, misled = sample(0.0, index), sample(1.0, index)
+        assert plain["informative"].tolist() == [1, 1] and misled["informative"].sum() == 1
+        stream = int(misled["informative"].argmin())
+        ratios.append(misled["template"][stream].float().std() / plain["template"][stream].float().std())
+    assert np.median(ratios) < 0.7
+
+
+def test_misleading_stream_does_not_count_alone():
+    output = HeadOutput(torch.zeros(3, 1, 8, 8), torch.rand(3, 4, 8, 8))
+    batch = {"box": torch.tensor([[0.4, 0.3, 0.25, 0.2]]), "positive": torch.ones(1)}
+
+    def single(informative):
+        return view_losses(output, batch | {"informative": torch.tensor([informative])}, torch.ones(1))["single"]
+
+    rgb, aux = single([1.0, 0.0]), single([0.0, 1.0])
+    assert rgb != aux
+    torch.testing.assert_close(single([1.0, 1.0]), (rgb + aux) / 2)

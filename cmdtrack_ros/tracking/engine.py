@@ -47,7 +47,7 @@ class Engine(Protocol):
     name: str
 
     def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> Any:
-        """Picture (T, T, 3) uint8 and box (4,) xywh in fractions of T -> features of one modality, opaque.
+        """Picture (T, T, 3) uint8 and box (4,) xywh in fractions of T -> features of one modality, a sequence of arrays.
 
         ``stream``: 0 RGB, 1 aux, for networks that treat them differently; a student does not.
         """
@@ -179,6 +179,11 @@ def make_engine(student: Student, device: str = "auto", threads: int = 0) -> Eng
         if threads:
             torch.set_num_threads(threads)
         return TorchEngine(student, torch.device("cpu"))
+
+
+def blend_templates(first: Any, recent: Any, share: float) -> list:
+    """Template features between two moments: ``1 - share`` of the first and ``share`` of the recent ones."""
+    return [(1 - share) * a + share * b for a, b in zip(first, recent)]
 
 
 def cells(config: StudentConfig) -> int:

@@ -16,10 +16,11 @@ from cmdtrack_ros.boxes import Crop, clip_box, mean_colour, visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.tracking.engine import Engine, Response, cells, make_engine
+from cmdtrack_ros.tracking.engine import Engine, Response, blend_templates, cells, make_engine
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine, TargetState
 
 RGB, AUX = 0, 1
+_SAY = 0.25  # weight from which a stream counts as seeing the target: smoke must not become a template
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,28 @@ class TrackerConfig:
 
     Attributes:
         window: pull towards the last position, 0 = none, 1 = a full Hanning window on the score.
-        size_smoothing: share of the last size kept, 0 = take the network's size as it is.
+        size_smoothing: share of the last size kept, 0 = take the network's size as it is. More is steadier, and
+            follows a target that comes closer later.
+        renewal: share of a recent template beside the first one, 0 = the first alone. More follows a changing
+            appearance; the first template's part keeps the target from drifting away.
+        renewal_interval: frames between two renewals; a renewal costs a quarter of a frame.
         late_template: score from which a stream that was absent at the start gets its template from the current box.
         state: thresholds of TRACKING, UNCERTAIN and LOST.
     """
 
     window: float = 0.5
-    size_smoothing: float = 0.3
-    late_template: float = 0.7
+    size_smoothing: float = 0.5
+    renewal: float = 0.4
+    renewal_interval: int = 5
+    late_template: float = 0.5
     state: StateConfig = StateConfig()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.window <= 1 or not 0 <= self.size_smoothing < 1:
-            raise ConfigError(f"window ({self.window}) must be in [0, 1], size_smoothing ({self.size_smoothing}) in [0, 1)")
+        if not 0 <= self.window <= 1:
+            raise ConfigError(f"window ({self.window}) must be in [0, 1]")
+        if not 0 <= self.size_smoothing < 1 or not 0 <= self.renewal < 1 or self.renewal_interval < 1:
+            raise ConfigError(f"size_smoothing ({self.size_smoothing}) and renewal ({self.renewal}) must be in [0, 1), "
+                              f"renewal_interval ({self.renewal_interval}) at least 1")
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Track:
         score: 0..1, how sure the network is.
         state: see :class:`TargetState`.
         weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
-        times_ms: milliseconds of "encode", "crop", "network", "decode" and "total".
+        times_ms: milliseconds of "encode", "crop", "network", "decode", "template" and "total".
     """
 
     box: np.ndarray
@@ -97,9 +107,10 @@ class Tracker:
         """Forget the target; the state becomes IDLE."""
         self._machine.reset()
         self._encoder.reset()
+        self._first: list[Any | None] = [None, None]
         self._templates: list[Any | None] = [None, None]
         self._box = np.zeros(4)
-        self._scan = 0
+        self._scan = self._tracked = 0
 
     @property
     def state(self) -> TargetState:
@@ -129,7 +140,7 @@ class Tracker:
         self._box = clip_box(box, width, height)
         with clock.step("network"):
             for stream in _present(pictures):
-                self._templates[stream] = self._template(pictures[stream], stream)
+                self._first[stream] = self._templates[stream] = self._template(pictures[stream], stream)
         self._machine.start()
         streams = len(_present(pictures))
         weights = [float(picture is not None) / streams for picture in pictures]
@@ -159,9 +170,10 @@ class Tracker:
             response = self.engine.search(cuts, [self._templates[stream] for stream in streams])
         with clock.step("decode"):
             score, weights = self._decode(response, crop, *_size(pictures))
-        weight = dict(zip(streams, weights))
-        self._add_late_templates(pictures, score)
-        return Track(self._box.copy(), score, self.state, weight.get(RGB, 0.0), weight.get(AUX, 0.0), clock.stop())
+        shares = [dict(zip(streams, weights)).get(stream, 0.0) for stream in (RGB, AUX)]
+        with clock.step("template"):
+            self._renew_templates(pictures, score, shares)
+        return Track(self._box.copy(), score, self.state, *shares, clock.stop())
 
     def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
         """Height and width of the images; ImageError where they cannot be used."""
@@ -186,11 +198,18 @@ class Tracker:
         box = crop.to_crop(self._box) / config.template_size
         return self.engine.encode_template(crop.cut(picture, mean_colour(picture)), box, stream)
 
-    def _add_late_templates(self, pictures: list[np.ndarray | None], score: float) -> None:
-        if self.state == TargetState.TRACKING and score >= self.config.late_template:
-            for stream in _present(pictures):
-                if self._templates[stream] is None:
-                    self._templates[stream] = self._template(pictures[stream], stream)
+    def _renew_templates(self, pictures: list[np.ndarray | None], score: float, weights: list[float]) -> None:
+        """Take templates from the frame just tracked, where it can be trusted."""
+        if self.state != TargetState.TRACKING:
+            return
+        self._tracked += 1
+        due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
+        for stream in _present(pictures):
+            if self._first[stream] is None and score >= self.config.late_template:
+                self._first[stream] = self._templates[stream] = self._template(pictures[stream], stream)
+            elif self._first[stream] is not None and due and weights[stream] >= _SAY:
+                recent = self._template(pictures[stream], stream)
+                self._templates[stream] = blend_templates(self._first[stream], recent, self.config.renewal)
 
     def _search_crop(self, height: int, width: int) -> Crop:
         config = self.engine.config
@@ -212,7 +231,7 @@ class Tracker:
         ranked = response.score if lost else response.score * self._window
         row, column = np.unravel_index(int(ranked.argmax()), ranked.shape)
         score = float(response.score[row, column])
-        center_x, center_y, w, h = response.box[:, row, column] * crop.size
+        center_x, center_y, w, h = _box_around(response, int(row), int(column)) * crop.size
         found = crop.to_image(np.array([center_x - w / 2, center_y - h / 2, w, h]))
         state = self._machine.update(score)
         needed = self.config.state.found if lost else self.config.state.doubtful
@@ -227,6 +246,13 @@ class Tracker:
         center = found[:2] + found[2:] / 2
         size = keep * self._box[2:] + (1 - keep) * found[2:]
         self._box = clip_box(np.concatenate([center - size / 2, size]), width, height)
+
+
+def _box_around(response: Response, row: int, column: int) -> np.ndarray:
+    """Mean of the boxes of a cell and its neighbours, weighted by their scores: steadier than the one of the best cell."""
+    near = np.s_[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2]
+    share = response.score[near] / response.score[near].sum()
+    return (response.box[(slice(None), *near)] * share).sum((1, 2))
 
 
 def _present(pictures: list[np.ndarray | None]) -> list[int]:

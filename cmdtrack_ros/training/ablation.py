@@ -7,6 +7,7 @@ from ImageNet's weights in all rows.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from pathlib import Path
@@ -58,6 +59,8 @@ def _train_rows(config: AblationTraining, seed: int, data: Path, folder: Path) -
 
     def train(settings: Training, name: str, **changes) -> Path:
         log.info("seed %d: %s", seed, name)
+        # A run's decoded frames would stay in memory until the interpreter happens to collect them.
+        gc.collect()
         run = Run(settings.model_copy(update={"seed": seed, **changes}), data, folder / name)
         run.train()
         if run.step < settings.steps:

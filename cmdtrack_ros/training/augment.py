@@ -61,6 +61,14 @@ def _smoke(image: np.ndarray, rng: Rng) -> np.ndarray:
     return (image * (1 - density) + rng.uniform(140, 230) * density).astype(np.uint8)
 
 
+def veil(pictures: list[np.ndarray], rng: Rng) -> list[np.ndarray]:
+    """Thick haze or darkness that leaves a trace of what is behind it, the same over all pictures."""
+    strength = rng.uniform(0.5, 0.95)
+    level = rng.uniform(120, 230) if rng.random() < 0.7 else rng.uniform(0, 20)
+    veiled = [cv2.convertScaleAbs(picture, alpha=1 - strength, beta=level * strength) for picture in pictures]
+    return [noise(picture, rng) for picture in veiled] if rng.random() < 0.4 else veiled
+
+
 def photometric(image: np.ndarray, rng: Rng, colour: bool) -> np.ndarray:
     """The everyday mixture of the above; ``colour`` pictures sometimes lose their colours."""
     for change, share in ((lighting, 0.8), (blur, 0.15), (noise, 0.15), (grey, 0.15 if colour else 0.0)):

@@ -76,6 +76,8 @@ class PairConfig(Strict):
         distractors: share of samples with another instance of the same source pasted beside the target.
         degraded, dropped: shares of samples with one useless stream, and with one stream gone.
         occluded: share of samples with a patch over part of the target.
+        misleading: share of samples in which one stream does not show the target but veiled surroundings, in
+            another place than the target's: a camera in smoke sees the same background while a man walks by.
     """
 
     shift: float = Field(default=1.4, ge=0)
@@ -88,6 +90,7 @@ class PairConfig(Strict):
     degraded: float = Field(default=0.2, ge=0, le=1)
     dropped: float = Field(default=0.0, ge=0, le=1)
     occluded: float = Field(default=0.15, ge=0, le=1)
+    misleading: float = Field(default=0.0, ge=0, le=1)
 
 
 class Training(Strict):

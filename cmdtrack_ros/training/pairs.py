@@ -254,7 +254,7 @@ class PairDataset(Dataset):
 
     Each is a dict: ``index`` () int64, ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in
     fractions of T, ``search`` (2, 3, S, S) uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float
-    (RGB, aux), ``positive`` () float.
+    (RGB, aux), ``informative`` (2,) float, 0 for a stream that was made to mislead, ``positive`` () float.
     """
 
     def __init__(
@@ -320,6 +320,11 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
     if pair.distractor is not None:
         _paste(pair.distractor, search, present, box, rng)
     search[1] = _misaligned(search[1], config.misalignment, rng)
+    informative = np.ones(2, np.float32)
+    if all(present) and _decide(config.misleading, rng):
+        stream = int(rng.random() < 0.3)
+        informative[stream] = 0
+        template[stream], search[stream] = _misleading(pair, stream, template[stream], search_crop, rng)
     if rng.random() < config.occluded:
         _occlude(search, box, rng)
     for pictures in (template, search):
@@ -341,8 +346,18 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
         "search": _stack(search),
         "box": torch.from_numpy(fraction).float(),
         "present": torch.tensor(present, dtype=torch.float32),
+        "informative": torch.from_numpy(informative),
         "positive": torch.tensor(float(pair.same and inside)),
     }
+
+
+def _misleading(pair: Pair, stream: int, template: np.ndarray, crop: Crop, rng: Rng) -> list[np.ndarray]:
+    """Template and search picture of ``stream`` behind a veil, the latter from beside the search region."""
+    angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.4) * crop.side
+    shift_x, shift_y = distance * np.cos(angle), distance * np.sin(angle)
+    beside = replace(crop, center_x=crop.center_x + shift_x, center_y=crop.center_y + shift_y)
+    image = (pair.search.rgb, pair.search.aux)[stream]
+    return augment.veil([template, beside.cut(image, mean_colour(image))], rng)
 
 
 def _search_crop(box: np.ndarray, config: PairConfig, crops: CropShape, rng: Rng) -> Crop:

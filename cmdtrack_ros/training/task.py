@@ -164,11 +164,12 @@ def view_losses(output: HeadOutput, batch: Batch, both: Tensor) -> dict[str, Ten
     """Losses of the head's output for the 3 B samples of :func:`presence_views`, each ().
 
     ``fused`` is with all streams present; ``single`` is the mean over RGB alone and aux alone, of the samples
-    that have both. ``score``, ``giou`` are parts of ``fused``, for the log.
+    that have both, without streams made to mislead. ``score``, ``giou`` are parts of ``fused``, for the log.
     """
     positive, count = batch["positive"], len(batch["positive"])
     losses = tracking_loss(output, batch["box"].repeat(3, 1), positive.repeat(3))
     total = losses["total"].unflatten(0, (3, -1))
-    single = (total[1:].mean(0) * both).sum() / mean_over_processes(both.sum()).clamp(min=1)
+    counts = both[None] * batch["informative"].T
+    single = (total[1:] * counts).sum() / mean_over_processes(counts.sum()).clamp(min=1)
     giou = losses["giou"][:count].sum() / mean_over_processes(positive.sum()).clamp(min=1)
     return {"fused": total[0].mean(), "single": single, "score": losses["score"][:count].mean(), "giou": giou}
