@@ -62,11 +62,18 @@ def _smoke(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def veil(pictures: list[np.ndarray], rng: Rng) -> list[np.ndarray]:
-    """Thick haze or darkness that leaves a trace of what is behind it, the same over all pictures."""
-    strength = rng.uniform(0.5, 0.95)
+    """Drifting haze or darkness that leaves traces of what is behind it: of one strength, in clouds of their own."""
+    strength, spread = rng.uniform(0.5, 1.0), rng.uniform(0.0, 1.0)
     level = rng.uniform(120, 230) if rng.random() < 0.7 else rng.uniform(0, 20)
-    veiled = [cv2.convertScaleAbs(picture, alpha=1 - strength, beta=level * strength) for picture in pictures]
+    veiled = [_behind_clouds(picture, strength, spread, level, rng) for picture in pictures]
     return [noise(picture, rng) for picture in veiled] if rng.random() < 0.4 else veiled
+
+
+def _behind_clouds(image: np.ndarray, strength: float, spread: float, level: float, rng: Rng) -> np.ndarray:
+    height, width = image.shape[:2]
+    clouds = cv2.resize(rng.random((4, 4), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    density = np.clip(strength + spread * (clouds - 0.5), 0, 0.97)[..., None]
+    return (image * (1 - density) + level * density).astype(np.uint8)
 
 
 def photometric(image: np.ndarray, rng: Rng, colour: bool) -> np.ndarray:

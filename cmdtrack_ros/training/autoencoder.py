@@ -50,7 +50,8 @@ class AutoencoderTask(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         pictures, mask, painted = self._masked(batch)
         features = [self._stride16(i, painted[:, i]) for i in range(STREAMS)]
-        return restoration_losses(self.network.decode(features).float(), pictures, mask)
+        losses = restoration_losses(self.network.decode(features, painted).float(), pictures, mask)
+        return {**losses, "restored": _restored(losses["loss"].detach(), painted, pictures, mask)}
 
     def _stride16(self, stream: int, pictures: Tensor) -> Tensor:
         return self.network.encoder(stream).late(self.to_stride8(stream, pictures))
@@ -59,9 +60,7 @@ class AutoencoderTask(Task):
         return masked(batch, self.config)
 
     def validate(self, network: MaskedAutoencoder, sequences: list[Sequence]) -> dict[str, float]:
-        """``restored``: 1 - error / error of the mean colour, of fixed samples of the held-out sequences; 0 =
-        learned nothing.
-        """
+        """``restored``, see :func:`_restored`, of fixed samples of the held-out sequences."""
         if not sequences:
             return {}
         config = self.config
@@ -73,15 +72,16 @@ class AutoencoderTask(Task):
         pictures, mask, painted = masked(batch, config)
         with torch.no_grad():
             error = restoration_losses(network(painted), pictures, mask)["loss"]
-            nothing = restoration_losses(scaled(painted), pictures, mask)["loss"]
-        return {"restored": 1 - float(error / nothing.clamp(min=1e-6))}
+        return {"restored": float(_restored(error, painted, pictures, mask))}
 
     @torch.no_grad()
     def pictures(self, batch: Batch) -> np.ndarray:
         """Rows of samples; columns RGB masked, restored, true, and the same of the other modality."""
         batch = {name: value[:_PICTURE_ROWS] for name, value in batch.items()}
         pictures, mask, painted = self._masked(batch)
-        restored = self.network.decode([self._stride16(i, painted[:, i]) for i in range(STREAMS)]).float()
+        restored = self.network.decode(
+            [self._stride16(i, painted[:, i]) for i in range(STREAMS)], painted
+        ).float()
         pixels = per_pixel(mask, pictures.shape[-1]).unsqueeze(2)
         filled = torch.where(pixels > 0, restored * PIXEL_SCALE + PIXEL_MEAN, pictures)
         columns = torch.stack([painted, filled, pictures], 2)  # (B, 2, 3 versions, 3, S, S)
@@ -104,6 +104,12 @@ def masked(batch: Batch, config: AutoencoderTraining) -> tuple[Tensor, Tensor, T
     mask = complementary_mask(pictures, patch, config.mask_ratio, noise)
     mask = mask * batch["present"].prod(1).view(-1, 1, 1, 1)
     return pictures, mask, paint_over(pictures, mask)
+
+
+def _restored(error: Tensor, painted: Tensor, pictures: Tensor, mask: Tensor) -> Tensor:
+    """1 - error / error of the mean colour: 1 = all is restored, 0 = no more than by painting over."""
+    nothing = restoration_losses(scaled(painted), pictures, mask)["loss"]
+    return 1 - error / nothing.clamp(min=1e-6)
 
 
 def _noise(seed: int, index: int, size: int) -> Tensor:

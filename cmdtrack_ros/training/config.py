@@ -72,7 +72,8 @@ class PairConfig(Strict):
         jitter: standard deviation of the template box's error, as a fraction of its sides.
         misalignment: largest shift between RGB and aux, in crop pixels.
         negatives: share of samples whose search region is of any other draw.
-        hard_negatives: share of samples whose search region shows another instance of the same source.
+        hard_negatives: share of samples that search another instance of the same source; not for
+            sources with several targets of one recording, where that region may show the target as well.
         distractors: share of samples with another instance of the same source pasted beside the target.
         degraded, dropped: shares of samples with one useless stream, and with one stream gone.
         occluded: share of samples with a patch over part of the target.
