@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE, EfficientNetLite, conv_bn
+from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE, EfficientNetLite
 from cmdtrack_ros.models.student import STRIDE
+
+_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class AutoencoderConfig:
     Attributes:
         backbone: EfficientNet-Lite variant.
         streams: 1 = one backbone for both modalities (a student's), 2 = one each (a teacher's).
-        channels: width of the decoders, which are thrown away afterwards.
+        channels: width of the decoders, which are thrown away afterwards; a multiple of 8.
         patch: side of a patch, pixels, a multiple of 16.
         template_size, search_size, template_factor, search_factor: as in ``StudentConfig``; only search crops
             are used.
@@ -41,6 +43,8 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.streams not in (1, 2):
             raise ValueError(f"streams: expected 1 or 2, got {self.streams}")
+        if self.channels % _GROUPS:
+            raise ValueError(f"channels: expected a multiple of {_GROUPS}, got {self.channels}")
         if self.patch % STRIDE or self.search_size % self.patch:
             raise ValueError(
                 f"patch ({self.patch}): expected a multiple of {STRIDE} that divides search_size "
@@ -67,27 +71,37 @@ class MaskedAutoencoder(nn.Module):
         """The backbone of a stream (0 RGB, 1 aux)."""
         return self.backbones[stream % len(self.backbones)]
 
-    def decode(self, features: list[Tensor]) -> Tensor:
-        """Stride-16 features (B, C16, H/16, W/16) of each stream -> pictures (B, 2, 3, H, W), scaled as by
-        :func:`scaled`.
+    def decode(self, features: list[Tensor], pictures: Tensor) -> Tensor:
+        """Restored pictures (B, 2, 3, H, W), scaled as by :func:`scaled`.
+
+        Args:
+            features: at stride 16, (B, C16, H/16, W/16) of each stream.
+            pictures: the masked ones (B, 2, 3, H, W) 0..255, to which the decoders' answers are added: a new
+                decoder restores the colour that a patch was painted with, and learns what is missing there.
         """
-        restored = []
+        missing = []
         for own, other, decoder in zip(features, features[::-1], self.decoders):
-            restored.append(functional.pixel_shuffle(decoder(torch.cat([own, other], 1)), STRIDE))
-        return torch.stack(restored, 1)
+            missing.append(functional.pixel_shuffle(decoder(torch.cat([own, other], 1)), STRIDE))
+        return scaled(pictures) + torch.stack(missing, 1)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Masked pictures (B, 2, 3, H, W) float 0..255 -> restored ones of the same shape, scaled."""
-        return self.decode([self.encoder(i)(pictures[:, i]).stride16 for i in range(2)])
+        return self.decode([self.encoder(i)(pictures[:, i]).stride16 for i in range(2)], pictures)
 
 
 def _decoder(inputs: int, channels: int) -> nn.Sequential:
+    last = nn.Conv2d(channels, 3 * STRIDE**2, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
     return nn.Sequential(
-        conv_bn(inputs, channels, 1),
-        conv_bn(channels, channels, 3),
-        conv_bn(channels, channels, 3),
-        nn.Conv2d(channels, 3 * STRIDE**2, 1),
+        _layer(inputs, channels, 1), _layer(channels, channels, 3), _layer(channels, channels, 3), last
     )
+
+
+def _layer(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    # Group norm: the pictures of a batch are too different for shared statistics.
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    return nn.Sequential(convolution, nn.GroupNorm(_GROUPS, outputs), nn.ReLU6())
 
 
 def scaled(pictures: Tensor) -> Tensor:
@@ -96,11 +110,12 @@ def scaled(pictures: Tensor) -> Tensor:
 
 
 def structure(pictures: Tensor, patch: int) -> Tensor:
-    """How much there is to see in each patch of each modality: (B, 2, 3, H, W) 0..255 -> (B, 2, H/patch,
-    W/patch).
+    """How much there is to see in each patch of each modality.
 
     The mean absolute difference of neighbouring grey values in the patch, over its mean in the picture: 1 =
     as much as the average patch of the same picture, which makes modalities of different contrast comparable.
+
+    ``pictures`` (B, 2, 3, H, W) 0..255 -> (B, 2, H/patch, W/patch).
     """
     grey = pictures.mean(2)
     across, down = torch.zeros_like(grey), torch.zeros_like(grey)
