@@ -62,7 +62,7 @@ def _smoke(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def veil(pictures: list[np.ndarray], rng: Rng) -> list[np.ndarray]:
-    """Drifting haze or darkness that leaves traces of what is behind it: of one strength, in clouds of their own."""
+    """Drifting haze or darkness that leaves traces of what is behind it: one strength, own clouds."""
     strength, spread = rng.uniform(0.5, 1.0), rng.uniform(0.0, 1.0)
     level = rng.uniform(120, 230) if rng.random() < 0.7 else rng.uniform(0, 20)
     veiled = [_behind_clouds(picture, strength, spread, level, rng) for picture in pictures]
