@@ -30,6 +30,7 @@ from cmdtrack_ros.training.pairs import (
     PairDataset,
     StillSource,
     View,
+    _bound,
     batches,
     find_stills,
     make_sample,
@@ -364,3 +365,20 @@ def test_misleading_stream_does_not_count_alone():
     rgb, aux = single([1.0, 0.0]), single([0.0, 1.0])
     assert rgb != aux
     torch.testing.assert_close(single([1.0, 1.0]), (rgb + aux) / 2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_edge_stands_beside_the_target_in_the_template_and_farther_off_in_the_search_region(seed):
+    rng = np.random.default_rng(seed)
+    pictures = {name: list(rng.integers(0, 255, (2, 100, 100, 3), np.uint8)) for name in ("template", "search")}
+    before = {name: [picture.copy() for picture in views] for name, views in pictures.items()}
+    boxes = {"template": np.array([25.0, 30, 50, 40]), "search": np.array([40.0, 45, 20, 16])}
+    _bound(pictures["template"], boxes["template"], pictures["search"], boxes["search"], rng)
+    for name, (nearest, farthest) in {"template": (0.0, 0.15), "search": (0.1, 1.2)}.items():
+        x, y, w, h = boxes[name].astype(int)
+        for old, new in zip(before[name], pictures[name]):
+            np.testing.assert_array_equal(new[y : y + h, x : x + w], old[y : y + h, x : x + w])
+            rows, columns = np.nonzero((new != old).any(-1))
+            gaps = {x - 1 - columns.max(): w, columns.min() - x - w: w, y - 1 - rows.max(): h, rows.min() - y - h: h}
+            gap, side = max(gaps.items())
+            assert nearest * side - 1 <= gap <= farthest * side + 1

@@ -79,6 +79,7 @@ class PairConfig(Strict):
         occluded: share of samples with a patch over part of the target.
         misleading: share of samples in which one stream does not show the target but veiled surroundings, in
             another place than the target's: a camera in smoke sees the same background while a man walks by.
+        edges: share of samples whose template touches an edge of the image, from which the target moves away.
     """
 
     shift: float = Field(default=1.4, ge=0)
@@ -92,6 +93,7 @@ class PairConfig(Strict):
     dropped: float = Field(default=0.0, ge=0, le=1)
     occluded: float = Field(default=0.15, ge=0, le=1)
     misleading: float = Field(default=0.0, ge=0, le=1)
+    edges: float = Field(default=0.0, ge=0, le=1)
 
 
 class Training(Strict):

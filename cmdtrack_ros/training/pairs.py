@@ -325,6 +325,8 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
         stream = int(rng.random() < 0.3)
         informative[stream] = 0
         template[stream], search[stream] = _misleading(pair, stream, template[stream], search_crop, rng)
+    if _decide(config.edges, rng):
+        _bound(template, template_crop.to_crop(template_box), search, box, rng)
     if rng.random() < config.occluded:
         _occlude(search, box, rng)
     for pictures in (template, search):
@@ -349,6 +351,23 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
         "informative": torch.from_numpy(informative),
         "positive": torch.tensor(float(pair.same and inside)),
     }
+
+
+def _bound(
+    template: list[np.ndarray], template_box: np.ndarray, search: list[np.ndarray], box: np.ndarray, rng: Rng
+) -> None:
+    """Let the image end beside the target in the template, and farther off in the search region, in place.
+
+    So it is when a target has just come into view: the image's edge beside it must not count as its look.
+    """
+    axis, far = int(rng.integers(2)), bool(rng.integers(2))
+    for pictures, (where, reach) in ((template, (template_box, (0.0, 0.15))), (search, (box, (0.1, 1.2)))):
+        edge = where[axis] + where[axis + 2] * (rng.uniform(*reach) + 1 if far else -rng.uniform(*reach))
+        edge = int(np.clip(edge, 0, pictures[0].shape[0]))
+        outside = slice(edge, None) if far else slice(0, edge)
+        for stream, picture in enumerate(pictures):
+            pictures[stream] = picture.copy()
+            pictures[stream][(outside, slice(None)) if axis else (slice(None), outside)] = mean_colour(picture)
 
 
 def _misleading(pair: Pair, stream: int, template: np.ndarray, crop: Crop, rng: Rng) -> list[np.ndarray]:
