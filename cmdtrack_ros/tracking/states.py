@@ -32,7 +32,7 @@ class StateConfig:
     confident: float = 0.4
     doubtful: float = 0.2
     patience: int = 8
-    found: float = 0.5
+    found: float = 0.4
     found_frames: int = 2
 
     def __post_init__(self) -> None:
