@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from cmdtrack_ros.errors import ConfigError, WeightsError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
-from cmdtrack_ros.models.student import Student, StudentConfig
+from cmdtrack_ros.models.student import StudentConfig
 from cmdtrack_ros.models.weights import SHIPPED, Provenance, load_student, save_student, sha256_of
 from cmdtrack_ros.tracking.engine import OnnxEngine, TorchEngine, make_engine
 

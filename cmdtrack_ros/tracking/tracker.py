@@ -19,7 +19,7 @@ from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.tracking.engine import Engine, Response, blend_templates, cells, make_engine
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine, TargetState
 
-RGB, AUX = 0, 1
+# Lists over streams are in the order RGB, aux.
 _SAY = 0.25  # weight from which a stream counts as seeing the target: smoke must not become a template
 
 
@@ -170,7 +170,9 @@ class Tracker:
             response = self.engine.search(cuts, [self._templates[stream] for stream in streams])
         with clock.step("decode"):
             score, weights = self._decode(response, crop, *_size(pictures))
-        shares = [dict(zip(streams, weights)).get(stream, 0.0) for stream in (RGB, AUX)]
+        shares = [0.0, 0.0]  # an absent stream has no say
+        for stream, weight in zip(streams, weights):
+            shares[stream] = float(weight)
         with clock.step("template"):
             self._renew_templates(pictures, score, shares)
         return Track(self._box.copy(), score, self.state, *shares, clock.stop())
