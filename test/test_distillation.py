@@ -44,6 +44,7 @@ from cmdtrack_ros.training.loop import Run
 from cmdtrack_ros.training.mpsd import PathDistillation, cell_attention, entropy, select
 from cmdtrack_ros.training.scfd import FeatureDistillation, standardised
 from cmdtrack_ros.training.sources import open_sources
+from cmdtrack_ros.training.teacher import TeacherTask
 from cmdtrack_ros.training.validation import TeacherEngine, teacher_overlap
 
 from test_training import SMALL, curve, draw_stills, tiny_values
@@ -131,6 +132,28 @@ def test_new_teacher_is_two_independent_trackers():
     search = torch.rand(1, 2, 48, 4, 4)
     with torch.no_grad():
         torch.testing.assert_close(fresh.at_neck(search, torch.ones(1, 2)), search)
+
+
+@pytest.mark.parametrize("present", [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0)])
+def test_teacher_from_a_student_answers_as_it_does_before_it_learns(tmp_path, present):
+    torch.manual_seed(1)
+    student = Student(StudentConfig(**STUDENT)).eval()
+    save_weights(student, tmp_path / "student.safetensors", Provenance({}, {}, {}))
+    config = stage(
+        TeacherTraining,
+        network={**TEACHER, "channels": STUDENT["channels"]},
+        init=tmp_path / "student.safetensors",
+    )
+    teacher = TeacherTask(config).network.eval()
+    shown, crops = pictures(), pictures(size=32, seed=1)
+    present = torch.tensor([present] * 2)
+    own = student.encode_template(crops.flatten(0, 1), BOX.expand(4, 4))
+    with torch.no_grad():
+        answers = teacher(shown, templates(teacher), present), student(shown.flatten(0, 1), own, present)
+    torch.testing.assert_close(answers[0][0].score, answers[1][0].score)
+    torch.testing.assert_close(answers[0][0].box, answers[1][0].box)
+    with pytest.raises(ConfigError, match="channels is 48, that of the student to start from 32"):
+        TeacherTask(stage(TeacherTraining, init=tmp_path / "student.safetensors"))
 
 
 def test_paths_say_which_are_valid(teacher):
@@ -545,11 +568,18 @@ def test_student_verb_finds_its_configuration(tmp_path, monkeypatch, arguments, 
 
 def test_ablation_rows_share_steps_and_data(repository):
     config = load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining)
-    runs = (config.teacher, config.student, config.distill)
+    runs = (config.student, config.distill)
     assert (
         len({(run.steps, run.batch, str(run.sources), str(run.pairs)) for run in runs}) == 1
         and len(config.seeds) >= 2
     )
+
+
+def test_ablation_needs_one_teacher(repository):
+    config = load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining).model_dump()
+    config["distill"]["teacher"] = None
+    with pytest.raises(ValueError, match="settings of a teacher, or distill.teacher"):
+        AblationTraining.model_validate(config)
 
 
 def test_ablation_writes_a_table_and_resumes(data, tmp_path):
@@ -580,6 +610,11 @@ def test_ablation_writes_a_table_and_resumes(data, tmp_path):
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
     assert len(stamps) == 7
     run_ablation(config, tmp_path, tmp_path / "out")
+    given = config.distill.model_copy(update={"teacher": tmp_path / "out/seed_1/teacher/teacher.safetensors"})
+    run_ablation(
+        config.model_copy(update={"seeds": [1, 2], "teacher": None, "distill": given}), tmp_path, tmp_path / "out"
+    )
+    assert not (tmp_path / "out/seed_2/teacher").exists() and (tmp_path / "out/seed_2/all").exists()
     assert stamps == {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from synthetic import FRAMES, make_folder, run_cli
@@ -18,6 +19,7 @@ from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import ConfigError, DataError, WeightsError
 from cmdtrack_ros.evaluation import protocols, results, runner, scoring
 from cmdtrack_ros.evaluation.baselines import TrackerSpec, inside, make_tracker, parse_spec
+from cmdtrack_ros.evaluation.blackout import COLUMNS, Blackout, middle
 from cmdtrack_ros.evaluation.protocols import Protocol, Run
 
 
@@ -312,6 +314,29 @@ def test_evaluate_score_and_report_from_the_command_line(dataset, tmp_path):
     assert first["sequences"] == second["sequences"]
     compared = run_cli("report", output, tmp_path / "out", "--output", tmp_path / "both.html")
     assert compared.returncode == 0 and "out/kcf" in (tmp_path / "both.html").read_text()
+
+
+def test_blackout_compares_with_what_the_other_stream_reaches_alone(dataset, tmp_path):
+    pytest.importorskip("torch")
+    file = tmp_path / "blackout.json"
+    done = run_cli("blackout", dataset / "square0", "--output", file)
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(file.read_text())
+    assert set(runs) == {"square0", "mean"} and set(runs["mean"]) == set(COLUMNS)
+    assert "RGB black" in done.stdout and f"{runs['mean']['both']:.3f}" in done.stdout
+    whole = load_sequence(dataset / "square0")
+    dark = Blackout(whole, "aux", middle(whole))
+    assert dark.aux(FRAMES // 2 - 1).any() and not dark.aux(FRAMES // 2).any()
+    assert dark.aux(0).dtype == np.uint16 and dark.rgb(FRAMES - 1).any()
+
+
+def test_blackout_needs_two_streams(tmp_path):
+    (tmp_path / "rgb" / "img").mkdir(parents=True)
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / "rgb" / "img" / f"{i + 1:04d}.jpg"), np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "rgb" / "groundtruth_rect.txt").write_text("1,1,20,20\n" * 4)
+    failed = run_cli("blackout", tmp_path / "rgb", "--output", tmp_path / "b.json")
+    assert failed.returncode == 1 and "two streams" in failed.stderr and "Traceback" not in failed.stderr
 
 
 def test_command_line_names_what_is_wrong(dataset, tmp_path):

@@ -22,6 +22,7 @@ from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.training import augment
+from cmdtrack_ros.training.cutouts import Cutout, cut_out, moments
 from cmdtrack_ros.training.config import PairConfig, StudentTraining, data_folder, load_config
 from cmdtrack_ros.training.loop import CHECKPOINT, Run, differences
 from cmdtrack_ros.training.losses import center_heatmap, giou, tracking_loss
@@ -40,12 +41,12 @@ from cmdtrack_ros.training.task import view_losses
 SMALL = {"template_size": 32, "search_size": 64}
 
 
-def draw_stills(folder: Path) -> Path:
-    """Six registered pairs of pictures with blocks on noise."""
+def draw_stills(folder: Path, count: int = 6) -> Path:
+    """Registered pairs of pictures with blocks on noise."""
     rng = np.random.default_rng(0)
     for name in ("visible", "infrared"):
         (folder / "set" / name).mkdir(parents=True)
-    for index in range(6):
+    for index in range(count):
         rgb = cv2.GaussianBlur(rng.integers(0, 255, (120, 160, 3), np.uint8), (0, 0), 5)
         x, y = rng.integers(10, 90, 2)
         cv2.rectangle(
@@ -117,6 +118,15 @@ def test_sample_shapes_and_boxes(stills):
 def test_hard_negatives_are_other_targets(stills):
     data = dataset(stills, negatives=0.0, hard_negatives=1.0)
     assert all(data[i]["positive"] == 0 for i in range(8))
+
+
+def test_negatives_are_other_targets(tmp_path):
+    """With one still to draw from there is no other target, so all samples stay positive."""
+    few, several = (
+        dataset(draw_stills(tmp_path / str(count), count), negatives=1.0) for count in (1, 6)
+    )
+    assert all(few[i]["positive"] == 1 for i in range(8))
+    assert sum(float(several[i]["positive"]) for i in range(8)) < 8
 
 
 def test_dropped_stream_is_black_and_marked(stills):
@@ -215,8 +225,9 @@ def test_run_killed_with_signal_9_resumes_to_the_same_weights(stills, tmp_path):
     assert history.recipe["step"] == 14
 
 
-def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path):
-    """Ctrl-C reaches the data process, too; the checkpoint is whole, the exit code tells of more to do."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path, number):
+    """The signal reaches the data process, too; the checkpoint is whole, the exit code tells of more to do."""
     values = tiny_values(steps=500, checkpoint_every=500, workers=1)
     arguments, environment = command(stills, tmp_path / "run", values)
     process = subprocess.Popen(
@@ -224,7 +235,7 @@ def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path):
     )
     while "1/500" not in process.stderr.read(1000):
         assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on from there" in rest
     assert 0 < checkpoint(tmp_path / "run")["step"] < 500
@@ -333,6 +344,60 @@ def test_missing_data_is_named(tmp_path, monkeypatch):
     (tmp_path / "a" / "visible" / "1.png").touch()
     with pytest.raises(DataError, match="infrared"):
         find_stills(tmp_path)
+
+
+def patch_on_grey(level: int, aux: bool) -> tuple[list, Cutout]:
+    """A scene of this grey level, and a red (in infrared: white) square of 20 px as a cutout."""
+    scene = np.full((120, 160, 3), level, np.uint8)
+    red = np.zeros((100, 100, 3), np.uint8)
+    red[..., 0] = 255
+    mask = np.zeros((100, 100), np.uint8)
+    mask[40:60, 30:50] = 255
+    other = [np.full_like(scene, 30), np.full_like(red, 255)] if aux else [None, None]
+    return [scene, other[0]], Cutout([red, other[1]], mask, np.array([30.0, 40, 20, 20]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cutout_lies_in_its_box_and_nowhere_else(seed):
+    scene, cutout = patch_on_grey(90, aux=True)
+    for rgb, aux, box in moments(scene, cutout, np.random.default_rng(seed)):
+        x, y, w, h = box.astype(int)
+        core = np.s_[y + h // 3 : y + h - h // 3, x + w // 3 : x + w - w // 3]
+        assert (rgb[core][..., 0] > 200).all() and (rgb[core][..., 1] < 60).all() and (aux[core] > 200).all()
+        outside = np.ones(rgb.shape[:2], bool)
+        outside[max(y - 3, 0) : y + h + 3, max(x - 3, 0) : x + w + 3] = False
+        assert (abs(rgb[outside] - 90.0) <= 1).all() and (abs(aux[outside] - 30.0) <= 1).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_events_of_a_cutout_are_where_it_moved(seed):
+    """The scene has no texture, so that only the moving part makes events."""
+    scene, cutout = patch_on_grey(20, aux=False)
+    for rgb, events, box in moments(scene, cutout, np.random.default_rng(seed)):
+        near = box + [-8, -8, 16, 16]
+        rows, columns = np.nonzero((events < 255).any(-1))
+        assert len(rows) and rgb.shape == events.shape
+        assert (columns >= near[0]).all() and (columns <= near[0] + near[2]).all()
+        assert (rows >= near[1]).all() and (rows <= near[1] + near[3]).all()
+
+
+def test_cutouts_are_segments_of_another_still(stills):
+    source = StillSource(find_stills(stills), cutouts=1.0)
+    pairs = [source.sample(np.random.default_rng(i)) for i in range(8)]
+    moved = [np.linalg.norm(pair.search.box[:2] - pair.template.box[:2]) for pair in pairs]
+    assert max(moved) > 10 and all((pair.template.box[2:] >= 4).all() for pair in pairs)
+    for pair in pairs:
+        mask = cut_out([pair.template.rgb, pair.template.aux], np.random.default_rng(0)).mask
+        assert 0 < mask.mean() < 255 * 0.5
+
+
+def test_margins_change_both_boxes_alike(stills):
+    def boxes(margin):
+        changes = {"jitter": 0.0, "shift": 0.0, "zoom": 0.0, "negatives": 0.0, "occluded": 0.0, "degraded": 0.0}
+        return [dataset(stills, margin=margin, **changes)[i]["template_box"] for i in range(6)]
+
+    ratio = [float(b[2] / b[3] / (a[2] / a[3])) for a, b in zip(boxes(0.0), boxes(0.3))]
+    assert np.std(np.log(ratio)) > 0.1
 
 
 def test_misleading_stream_is_marked(stills):

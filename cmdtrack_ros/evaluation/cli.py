@@ -1,4 +1,4 @@
-"""The verbs ``evaluate``, ``evaluate-bag``, ``score`` and ``report`` of the ``cmdtrack`` command."""
+"""The verbs ``evaluate``, ``evaluate-bag``, ``score``, ``report`` and ``blackout`` of the ``cmdtrack`` command."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command()(score)
     app.command()(report)
     app.command("evaluate-bag")(evaluate_bag)
+    app.command()(blackout)
 
 
 def evaluate(
@@ -172,6 +173,26 @@ def evaluate_bag(
                 typer.echo(f"  {key:14}" + ", ".join(f"{p} {v:.1f}" for p, v in values[key].items()))
     title = "Recordings " + ", ".join(path.resolve().name for path in bag)
     _finish([scores], sequences, output, title, statistics)
+
+
+def blackout(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    weights: Annotated[Optional[Path], typer.Option(help="The shipped ones by default.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    layout: LayoutOption = "auto",
+) -> None:
+    """Turn one camera black half way through each sequence, and see how well the other one goes on."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.blackout import blackouts
+
+    entries, broken = runner.open_dataset(dataset, layout, Protocol.OPE)
+    for name, reason in broken.items():
+        typer.echo(f"FAILED {name}: {reason}", err=True)
+    files = () if weights is None else (weights,)
+    blackouts([entry.sequence for entry in entries], files, device, output, typer.echo)
+    if broken:
+        raise typer.Exit(1)
 
 
 def _box(text: str) -> tuple[float, ...]:

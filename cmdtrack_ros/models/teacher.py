@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite
 from cmdtrack_ros.models.fusion import GatedFusion, Neck, Relation, TemplateEncoder, TemplateFeatures
 from cmdtrack_ros.models.head import CenterHead, HeadOutput
-from cmdtrack_ros.models.student import STRIDE
+from cmdtrack_ros.models.student import STRIDE, Student
 
 STREAMS = 2
 PATHS = ("neck_rgb", "neck_aux", "relation_rgb", "relation_aux", "head_rgb", "head_aux", "final")
@@ -124,6 +125,27 @@ class Teacher(nn.Module):
         self.fusion = GatedFusion(channels)
         self.at_head = nn.ModuleList(CrossAttention(channels, config.heads, cells) for _ in range(STREAMS))
         self.head = CenterHead(channels)
+
+    def start_from(self, student: Student) -> None:
+        """Take a student's weights in both streams; with the silent exchanges, it then answers as the student
+        does.
+
+        ConfigError when backbone, channels or crops differ.
+        """
+        for name, theirs in student.config.to_dict().items():
+            if (ours := getattr(self.config, name)) != theirs:
+                raise ConfigError(f"teacher: {name} is {ours}, that of the student to start from {theirs}")
+        per_stream = (
+            (self.backbones, student.backbone),
+            (self.necks, student.neck),
+            (self.template_encoders, student.template_encoder),
+            (self.relations, student.relation),
+        )
+        for parts, theirs in per_stream:
+            for part in parts:
+                part.load_state_dict(theirs.state_dict())
+        self.fusion.load_state_dict(student.fusion.state_dict())
+        self.head.load_state_dict(student.head.state_dict())
 
     def features(self, stream: int, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) float 0..255 of one stream (0 RGB, 1 aux) -> neck features (N, C, H/16,

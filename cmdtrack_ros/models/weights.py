@@ -54,6 +54,26 @@ def save_weights(network: Network, path: str | Path, provenance: Provenance) -> 
     partial.replace(path)
 
 
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
+    return path
+
+
+def model_of(path: str | Path) -> type[Network] | None:
+    """The network that a weights file holds; None when it names none. WeightsError as of
+    :func:`load_weights`.
+    """
+    path = _existing(path)
+    try:
+        with safe_open(path, "pt") as file:
+            name = (file.metadata() or {}).get("model")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
+    return next((kind for kind, known in _NAMES.items() if known == name), None)
+
+
 def load_weights(
     path: str | Path, kind: type[Network], sha256: str | None = None
 ) -> tuple[Network, Provenance]:
@@ -67,9 +87,7 @@ def load_weights(
     Raises:
         WeightsError: missing or damaged file, another hash, another model, or tensors that do not fit.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
+    path = _existing(path)
     if sha256 and (found := sha256_of(path)) != sha256.lower():
         raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
     try:

@@ -1,8 +1,8 @@
 """What each part of the distillation is worth: the same steps, data and seeds for every row of a table.
 
 Rows: ``student`` alone; ``+ CMAE`` (its backbone pre-trained); ``+ SCFD``; ``+ MPSD``; ``all`` (with the
-response, too); ``teacher``. Per seed there is one CMAE run for the students, and one teacher, which starts
-from ImageNet's weights in all rows.
+response, too); ``teacher``. Per seed there is one CMAE run for the students. The teacher is either one run
+per seed, from ImageNet's weights, or given: one for all seeds.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from cmdtrack_ros.training.validation import student_overlap, teacher_overlap
 log = logging.getLogger(__name__)
 
 
+ROWS = ("student", "+ CMAE", "+ SCFD", "+ MPSD", "all", "teacher")
+
+
 class Interrupted(CmdtrackError):
     """A run was asked to stop before its last step."""
-
-
-ROWS = ("student", "+ CMAE", "+ SCFD", "+ MPSD", "all", "teacher")
 
 
 def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
@@ -40,11 +40,9 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
 
     Interrupt and start again as you like: each run resumes from its checkpoint.
     """
-    scores: dict[str, list[dict[str, float]]] = {row: [] for row in ROWS}
-    for seed in config.seeds:
-        folder = output / f"seed_{seed}"
-        for row, weights in _train_rows(config, seed, data, folder).items():
-            scores[row].append(_score(weights, row, config, data))
+    weights = _train_rows(config, data, output)
+    groups = _groups(config, data)
+    scores = {row: [_score(file, row, groups) for file in files] for row, files in weights.items()}
     table = {
         row: {name: _spread([score[name] for score in results]) for name in results[0]}
         for row, results in scores.items()
@@ -54,48 +52,66 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
     return output / "ablation.md"
 
 
-def _train_rows(config: AblationTraining, seed: int, data: Path, folder: Path) -> dict[str, Path]:
-    """The weights file of each row, for one seed."""
+def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str, list[Path]]:
+    """The weights files of each row, one per seed; a given teacher has one file in all."""
 
-    def train(settings: Training, name: str, **changes) -> Path:
-        log.info("seed %d: %s", seed, name)
-        # A run's decoded frames would stay in memory until the interpreter happens to collect them.
-        gc.collect()
-        run = Run(settings.model_copy(update={"seed": seed, **changes}), data, folder / name)
-        run.train()
-        if run.step < settings.steps:
-            raise Interrupted(
-                f"{run.output}: stopped at step {run.step} of {settings.steps}; start again to go on"
+    def train(name: str, settings: Training, *changes: dict) -> list[Path]:
+        """One run per seed, each with its own changes of the settings."""
+        return [
+            _train(
+                settings.model_copy(update={"seed": seed, **change}), data, output / f"seed_{seed}" / name
             )
-        return run.weights
+            for seed, change in zip(config.seeds, changes or [{}] * len(config.seeds))
+        ]
 
-    cmae = train(config.cmae, "cmae")
-    teacher = train(config.teacher, "teacher")
+    cmae = [{"init_backbone": file} for file in train("cmae", config.cmae)]
+    student = train("student", config.student)
+    student_cmae = train("student_cmae", config.student, *cmae)
+    given = config.distill.teacher
+    teacher = [given] if config.teacher is None else train("teacher", config.teacher)
+    taught = [{"teacher": file} for file in (teacher if given is None else teacher * len(config.seeds))]
+    scfd = [{**change, "mpsd_weight": 0.0, "response_weight": 0.0} for change in taught]
+    mpsd = [{**change, "scfd_weight": 0.0, "response_weight": 0.0} for change in taught]
     return {
-        "student": train(config.student, "student"),
-        "+ CMAE": train(config.student, "student_cmae", init_backbone=cmae),
-        "+ SCFD": train(config.distill, "scfd", teacher=teacher, mpsd_weight=0.0, response_weight=0.0),
-        "+ MPSD": train(config.distill, "mpsd", teacher=teacher, scfd_weight=0.0, response_weight=0.0),
-        "all": train(config.distill, "all", teacher=teacher, init_backbone=cmae),
+        "student": student,
+        "+ CMAE": student_cmae,
+        "+ SCFD": train("scfd", config.distill, *scfd),
+        "+ MPSD": train("mpsd", config.distill, *mpsd),
+        "all": train("all", config.distill, *({**a, **b} for a, b in zip(taught, cmae))),
         "teacher": teacher,
     }
 
 
-def _score(weights: Path, row: str, config: AblationTraining, data: Path) -> dict[str, float]:
-    """Mean IoU of each group of sequences, kept beside the weights; ``held-out`` are those of the student's
-    sources.
-    """
+def _train(settings: Training, data: Path, output: Path) -> Path:
+    """The weights file of a run, which is resumed if it was begun before."""
+    log.info("%s", output)
+    # A run's decoded frames would stay in memory until the interpreter happens to collect them.
+    gc.collect()
+    run = Run(settings, data, output)
+    run.train()
+    if run.step < settings.steps:
+        raise Interrupted(
+            f"{run.output}: stopped at step {run.step} of {settings.steps}; start again to go on"
+        )
+    return run.weights
+
+
+def _score(weights: Path, row: str, groups: dict[str, list[Sequence]]) -> dict[str, float]:
+    """Mean IoU of each group of sequences, and of all of them; kept beside the weights."""
     file, digest = weights.with_name("scores.json"), sha256_of(weights)
     if file.is_file() and (kept := json.loads(file.read_text()))["sha256"] == digest:
         return kept["scores"]
     network, _ = load_weights(weights, Teacher if row == "teacher" else Student)
     measure = teacher_overlap if row == "teacher" else student_overlap
-    scores = {name: measure(network, sequences)["mean"] for name, sequences in _groups(config, data).items()}
+    scores = {name: measure(network, sequences)["mean"] for name, sequences in groups.items()}
+    counts = [len(sequences) for sequences in groups.values()]
+    scores["all sequences"] = float(np.average(list(scores.values()), weights=counts))
     file.write_text(json.dumps({"sha256": digest, "scores": scores}, indent=1))
     return scores
 
 
 def _groups(config: AblationTraining, data: Path) -> dict[str, list[Sequence]]:
+    """The test folders and, as ``held-out``, those of the student's sources."""
     groups = {str(path): load_dataset(data / path) for path in config.test}
     _, held_out = open_sources(config.student.sources, data)
     return {**groups, "held-out": held_out} if held_out else groups
@@ -106,7 +122,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def markdown(table: dict[str, dict[str, dict[str, float]]], seeds: list[int]) -> str:
-    """The table for people: mean IoU, and lowest to highest over the seeds."""
+    """The table for people: mean IoU, and lowest to highest over the seeds where there are several."""
     names = list(next(iter(table.values())))
     lines = [
         f"Mean IoU over {len(seeds)} seeds ({', '.join(map(str, seeds))}), lowest to highest in brackets.",
@@ -115,8 +131,11 @@ def markdown(table: dict[str, dict[str, dict[str, float]]], seeds: list[int]) ->
         f"|---{'|---' * len(names)}|",
     ]
     for row, scores in table.items():
-        cells = [
-            f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})" for score in scores.values()
-        ]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+        lines.append(f"| {row} | {' | '.join(_cell(score) for score in scores.values())} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(score: dict[str, float]) -> str:
+    if score["low"] == score["high"]:
+        return f"{score['mean']:.3f}"
+    return f"{score['mean']:.3f} ({score['low']:.3f} to {score['high']:.3f})"

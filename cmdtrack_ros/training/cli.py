@@ -32,6 +32,7 @@ Data = Annotated[
     typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
 ]
 Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
+GivenTeacher = Annotated[Optional[Path], typer.Option(help="Weights of a teacher run.")]
 Init = Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
 
@@ -61,7 +62,9 @@ def teacher(
     data: Data = None,
     seed: Seed = None,
     init_backbone: Backbone = None,
-    init: Annotated[Optional[Path], typer.Option(help="Weights of a teacher to start from.")] = None,
+    init: Annotated[
+        Optional[str], typer.Option(help="Weights of a teacher, or of a student of the same shape, to start from.")
+    ] = None,
 ) -> None:
     """Train the teacher."""
     from cmdtrack_ros.training.config import TeacherTraining
@@ -93,7 +96,7 @@ def distill(
     data: Data = None,
     seed: Seed = None,
     init_backbone: Backbone = None,
-    teacher: Annotated[Optional[Path], typer.Option(help="Weights of a teacher run.")] = None,
+    teacher: GivenTeacher = None,
     init: Init = None,
 ) -> None:
     """Train the student under a teacher."""
@@ -105,12 +108,18 @@ def distill(
 
 
 @train_app.command()
-def ablation(config: Config = None, output: Output = None, data: Data = None) -> None:
+def ablation(
+    config: Config = None, output: Output = None, data: Data = None, teacher: GivenTeacher = None
+) -> None:
     """Train the student with and without each part of the distillation, and write a table."""
     from cmdtrack_ros.training.ablation import run_ablation
     from cmdtrack_ros.training.config import AblationTraining, data_folder, load_config
 
     settings = load_config(config or shipped_config("ablation"), AblationTraining)
+    if teacher is not None:
+        # One teacher for all rows and seeds, instead of one run per seed.
+        distill = settings.distill.model_copy(update={"teacher": teacher})
+        settings = settings.model_copy(update={"teacher": None, "distill": distill})
     table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
     typer.echo(table.read_text())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
@@ -41,7 +41,8 @@ class Source(Strict):
     with boxes on a topic) or ``stills``. ``path``: a folder, below the data folder when relative. ``share``:
     relative frequency. ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto``
     tells by their content. ``names``: a text file (below the data folder when relative) with the name of one
-    sequence to use per line. ``held_out``: sequences never trained on, used for validation;
+    sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves
+    across another one. ``held_out``: sequences never trained on, used for validation;
     ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote. ``terms``:
     under which the data may be used, for the weights' metadata.
@@ -56,6 +57,7 @@ class Source(Strict):
     held_out: list[str] = []
     held_out_part: float = Field(default=0.0, ge=0, lt=1)
     cache: int = Field(default=6000, gt=0)
+    cutouts: float = Field(default=0.0, ge=0, le=1)
     rgb_topic: str | None = None
     aux_topic: str | None = None
     truth_topic: str | None = None
@@ -70,6 +72,8 @@ class PairConfig(Strict):
         shift: largest displacement of the search region from the target, in units of sqrt(w * h) of its box.
         zoom: standard deviation of the logarithm of the search region's scale.
         jitter: standard deviation of the template box's error, as a fraction of its sides.
+        margin: standard deviation of the logarithm of a factor on the width, and of one on the height, of both
+            boxes: one user draws boxes close to the target, another one with a margin, and gets back the like.
         misalignment: largest shift between RGB and aux, in crop pixels.
         negatives: share of samples whose search region is of any other draw.
         hard_negatives: share of samples that search another instance of the same source; not for
@@ -85,6 +89,7 @@ class PairConfig(Strict):
     shift: float = Field(default=1.4, ge=0)
     zoom: float = Field(default=0.18, ge=0)
     jitter: float = Field(default=0.04, ge=0)
+    margin: float = Field(default=0.0, ge=0)
     misalignment: float = Field(default=4.0, ge=0)
     negatives: float = Field(default=0.1, ge=0, le=1)
     hard_negatives: float = Field(default=0.0, ge=0, le=1)
@@ -144,7 +149,8 @@ class AutoencoderTraining(Training):
 class TeacherTraining(Training):
     """Settings of a teacher's training. ``single_weight``: weight of the losses of each modality alone;
     ``path_weight``: of the head's loss on each path of the fusion, without which the paths could not be
-    compared later. ``init``: weights to start from."""
+    compared later. ``init``: weights to start from; those of a student (``shipped``: of this package) when
+    both have the same backbone, channels and crops."""
 
     network: Annotated[TeacherConfig, _shape(TeacherConfig)] = TeacherConfig()
     single_weight: float = Field(default=0.3, ge=0)
@@ -184,15 +190,21 @@ class DistillTraining(StudentTraining):
 
 class AblationTraining(Strict):
     """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences
-    that no run sees.
+    that no run sees. Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
     """
 
     seeds: list[int] = Field(min_length=1)
     test: list[Path] = []
     cmae: AutoencoderTraining
-    teacher: TeacherTraining
+    teacher: TeacherTraining | None = None
     student: StudentTraining
     distill: DistillTraining
+
+    @model_validator(mode="after")
+    def _one_teacher(self) -> AblationTraining:
+        if (self.teacher is None) == (self.distill.teacher is None):
+            raise ValueError("expected either settings of a teacher, or distill.teacher (--teacher)")
+        return self
 
 
 Settings = TypeVar("Settings", bound=Strict)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.models.backbone import fold_batch_norm
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.models.weights import load_weights
@@ -32,7 +33,7 @@ class DistillTask(StudentTask):
             raise ConfigError(
                 "teacher: expected the weights of a teacher run, by --teacher or in the configuration"
             )
-        self.teacher = load_weights(config.teacher, Teacher)[0].requires_grad_(False)
+        self.teacher = fold_batch_norm(load_weights(config.teacher, Teacher)[0]).requires_grad_(False)
         for name in _CROP:
             if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
                 raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
@@ -48,14 +49,15 @@ class DistillTask(StudentTask):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         config, done = self.config, self.run(batch)
         losses = self.tracking(done, batch)
-        search, paths = self._teach(batch)
-        with torch.no_grad():
-            per_path, answers = path_losses(self.teacher, paths, batch)
-        losses["teacher"] = per_path[:, -1].mean()
+        search = self._teacher_features(batch)
         if self.scfd is not None:
             parts = self.scfd(done.features, search, batch["present"])
             losses |= {f"scfd/{name}": value for name, value in parts.items()}
             losses["loss"] = losses["loss"] + config.scfd_weight * torch.stack(list(parts.values())).sum()
+        if self.mpsd is None and not config.response_weight:
+            return losses
+        paths, per_path, answers = self._teacher_answers(search, batch)
+        losses["teacher"] = per_path[:, -1].mean()
         if self.mpsd is not None:
             losses |= self._select(done, paths, per_path, batch)
             losses["loss"] = losses["loss"] + config.mpsd_weight * losses["mpsd/loss"]
@@ -68,14 +70,21 @@ class DistillTask(StudentTask):
         return losses
 
     @torch.no_grad()
-    def _teach(self, batch: Batch) -> tuple[Tensor, TeacherPaths]:
-        """The teacher's neck features (B, 2, Ct, S, S) of the search regions, and its paths."""
-        pictures = [batch[name].float() for name in ("template", "search")]
+    def _teacher_features(self, batch: Batch) -> Tensor:
+        """The teacher's neck features (B, 2, Ct, S, S) of the search regions."""
+        pictures = batch["search"].float()
+        return torch.stack([self.teacher.features(i, _channels_last(pictures[:, i])) for i in range(STREAMS)], 1)
+
+    @torch.no_grad()
+    def _teacher_answers(self, search: Tensor, batch: Batch) -> tuple[TeacherPaths, Tensor, HeadOutput]:
+        """The teacher's paths, and their losses (B, P) and head outputs as of ``path_losses``."""
+        pictures = batch["template"].float()
         template = [
-            self.teacher.encode_template(i, pictures[0][:, i], batch["template_box"]) for i in range(STREAMS)
+            self.teacher.encode_template(i, _channels_last(pictures[:, i]), batch["template_box"])
+            for i in range(STREAMS)
         ]
-        search = torch.stack([self.teacher.features(i, pictures[1][:, i]) for i in range(STREAMS)], 1)
-        return search, self.teacher.paths(search, template, batch["present"])
+        paths = self.teacher.paths(search, template, batch["present"])
+        return paths, *path_losses(self.teacher, paths, batch)
 
     def _select(
         self, done: StudentPass, paths: TeacherPaths, per_path: Tensor, batch: Batch
@@ -104,6 +113,10 @@ class DistillTask(StudentTask):
             f"expected {self.config.entropy_warning} or more; "
             "raise selection_temperature or selection_floor"
         ]
+
+
+def _channels_last(pictures: Tensor) -> Tensor:
+    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def response_loss(student: HeadOutput, teacher: HeadOutput) -> Tensor:

@@ -7,6 +7,7 @@ sees what an uninterrupted run would have seen, and several processes share the 
 
 from __future__ import annotations
 
+import signal
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import AuxEncoder
 from cmdtrack_ros.training import augment
 from cmdtrack_ros.training.config import PairConfig
+from cmdtrack_ros.training.cutouts import cut_out, moments, segment, segment_bounds
 
 Rng = np.random.Generator
 
@@ -138,21 +140,26 @@ class StillSource:
     Args:
         files: (RGB file, infrared file or None) per still; without infrared, events are simulated from the
             motion.
+        cutouts: share of pairs in which a segment of one still moves across another still, see
+            ``cutouts.py``.
     """
 
-    def __init__(self, files: list[tuple[Path, Path | None]], cache: int = 6000) -> None:
+    def __init__(
+        self, files: list[tuple[Path, Path | None]], cache: int = 6000, cutouts: float = 0.0
+    ) -> None:
         if not files:
             raise DataError("a still source needs at least one picture, got none")
         self.files = files
+        self.cutouts = cutouts
         self._cache = _Cache(cache)
 
     def sample(self, rng: Rng) -> Pair:
-        rgb_file, aux_file = self.files[int(rng.integers(len(self.files)))]
-        rgb = self._cache.get(rgb_file, lambda: read_rgb(rgb_file))
-        aux = None if aux_file is None else self._cache.get(aux_file, lambda: read_rgb(aux_file))
+        if _decide(self.cutouts, rng):
+            return self._cutout_pair(rng)
+        rgb, aux, name = self._still(rng)
         proposals = aux if aux is not None and rng.random() < 0.6 else rgb
         box = propose_box(proposals, rng)
-        template = View(rgb, aux, box, str(rgb_file))
+        template = View(rgb, aux, box, name)
         search = _moved(template, rng)
         if aux is None:
             # The picture as it was a frame ago, for both views.
@@ -162,6 +169,19 @@ class StillSource:
                 search, aux=simulate_events(_nudged(search.rgb, rng), search.rgb, threshold=threshold)
             )
         return Pair(template, search)
+
+    def _still(self, rng: Rng) -> tuple[np.ndarray, np.ndarray | None, str]:
+        rgb_file, aux_file = self.files[int(rng.integers(len(self.files)))]
+        rgb = self._cache.get(rgb_file, lambda: read_rgb(rgb_file))
+        aux = None if aux_file is None else self._cache.get(aux_file, lambda: read_rgb(aux_file))
+        return rgb, aux, str(rgb_file)
+
+    def _cutout_pair(self, rng: Rng) -> Pair:
+        *scene, _ = self._still(rng)
+        *giver, name = self._still(rng)
+        cutout = cut_out(giver, rng)
+        first, second = moments(scene, cutout, rng)
+        return Pair(View(*first, name), View(*second, name))
 
 
 def find_stills(folder: Path) -> list[tuple[Path, Path | None]]:
@@ -181,10 +201,7 @@ def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
     """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
     height, width = image.shape[:2]
     scale = 160 / max(height, width)
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(0.6, float(rng.uniform(100, 500)), 30)
-    labels = segmenter.processImage(small)
-    boxes = _segment_bounds(labels) / scale
+    boxes = segment_bounds(segment(image, scale, rng)) / scale
     area = boxes[:, 2] * boxes[:, 3] / (width * height)
     aspect = boxes[:, 2] / boxes[:, 3]
     fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
@@ -192,19 +209,6 @@ def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
         return boxes[fit][int(rng.integers(fit.sum()))]
     size = np.exp(rng.uniform(np.log(0.1), np.log(0.5), 2)) * [width, height]
     return np.concatenate([rng.uniform(0, 1, 2) * ([width, height] - size), size])
-
-
-def _segment_bounds(labels: np.ndarray) -> np.ndarray:
-    """Bounding boxes (n, 4) xywh of the labels of a HxW int image."""
-    rows, columns = np.indices(labels.shape)
-    count = int(labels.max()) + 1
-    bounds = np.empty((count, 4), np.float64)
-    for axis, index in ((0, columns), (1, rows)):
-        low, high = np.full(count, 1 << 30), np.full(count, -1)
-        np.minimum.at(low, labels.ravel(), index.ravel())
-        np.maximum.at(high, labels.ravel(), index.ravel())
-        bounds[:, axis], bounds[:, axis + 2] = low, high - low + 1
-    return bounds[bounds[:, 2] > 0]
 
 
 def _moved(view: View, rng: Rng) -> View:
@@ -271,7 +275,8 @@ class PairDataset(Dataset):
         pair = source.sample(rng)
         if rng.random() < self.config.negatives:
             # Another target's surroundings: the network must say that the target is not there.
-            pair = replace(pair, search=self._choose(rng).sample(rng).search, same=False)
+            if other := _other(self._choose(rng), pair, rng):
+                pair = replace(pair, search=other, same=False)
         elif _decide(self.config.hard_negatives, rng) and (other := _other(source, pair, rng)):
             pair = replace(pair, search=other, same=False)
         if _decide(self.config.distractors, rng):
@@ -311,6 +316,8 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
         present = [pair.template.rgb is not None, pair.template.aux is not None]
     if all(present) and _decide(config.dropped, rng):
         present[int(rng.integers(2))] = False
+    if config.margin:
+        pair = _redrawn(pair, np.exp(rng.normal(0, config.margin, 2)))
     template_box = _jittered(pair.template.box, config.jitter, rng)
     template_crop = Crop.around(template_box, crops.template_factor, crops.template_size)
     search_crop = _search_crop(pair.search.box, config, crops, rng)
@@ -392,6 +399,15 @@ def _search_crop(box: np.ndarray, config: PairConfig, crops: CropShape, rng: Rng
     )
 
 
+def _redrawn(pair: Pair, factors: np.ndarray) -> Pair:
+    """The pair with both boxes' width and height multiplied by ``factors`` (2,) about their centres."""
+    views = []
+    for view in (pair.template, pair.search):
+        size = view.box[2:] * factors
+        views.append(replace(view, box=np.concatenate([view.box[:2] + (view.box[2:] - size) / 2, size])))
+    return replace(pair, template=views[0], search=views[1])
+
+
 def _jittered(box: np.ndarray, share: float, rng: Rng) -> np.ndarray:
     error = rng.normal(0, share, 4)
     size = box[2:] * np.exp(error[2:])
@@ -470,5 +486,15 @@ def batches(
     starts = ((step * processes + process) * size for step in steps)
     sampler = [range(start, start + size) for start in starts]
     return DataLoader(
-        dataset, batch_sampler=sampler, num_workers=workers, prefetch_factor=4 if workers else None
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_leave_stopping_to_the_trainer,
     )
+
+
+def _leave_stopping_to_the_trainer(_worker: int) -> None:
+    """Signals often reach the whole process group; without its data the trainer could not end its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -43,7 +43,8 @@ def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSour
     for source in sources:
         path = data / source.path
         if source.kind == "stills":
-            opened.append((StillSource(find_stills(path), source.cache), source.share))
+            stills = StillSource(find_stills(path), source.cache, source.cutouts)
+            opened.append((stills, source.share))
             continue
         training, kept = split(_named(load_sequences(source, path), source, data), source)
         held_out += [sequence for sequence in kept if _can_be_scored(sequence)]

@@ -15,7 +15,9 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.masked_autoencoder import MaskedAutoencoder
-from cmdtrack_ros.models.weights import SHIPPED, Network, load_weights
+from cmdtrack_ros.models.student import Student
+from cmdtrack_ros.models.teacher import Teacher
+from cmdtrack_ros.models.weights import SHIPPED, Network, load_weights, model_of
 from cmdtrack_ros.training.config import Training
 from cmdtrack_ros.training.losses import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
@@ -119,6 +121,9 @@ def load_start(network: Network, backbones: list[EfficientNetLite], config: Trai
 
 
 def _load_network(network: Network, file: Path) -> None:
+    if isinstance(network, Teacher) and model_of(file) is Student:
+        network.start_from(load_weights(file, Student)[0])
+        return
     loaded, _ = load_weights(file, type(network))
     if loaded.config != network.config:
         raise ConfigError(f"init {file}: its network is {loaded.config}, expected {network.config}")
