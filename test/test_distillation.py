@@ -40,7 +40,7 @@ from cmdtrack_ros.training.config import (
     load_config,
 )
 from cmdtrack_ros.training.distill import DistillTask, response_loss
-from cmdtrack_ros.training.loop import Run
+from cmdtrack_ros.training.loop import TASKS, Run
 from cmdtrack_ros.training.mpsd import PathDistillation, cell_attention, entropy, select
 from cmdtrack_ros.training.scfd import FeatureDistillation, standardised
 from cmdtrack_ros.training.sources import open_sources
@@ -435,6 +435,18 @@ def test_each_part_can_be_left_out(teacher_file):
     for part in ("scfd", "mpsd", "response"):
         task = DistillTask(stage(DistillTraining, teacher=teacher_file, **{f"{part}_weight": 0.0}))
         assert names - {name.split("/")[0] for name in task(batch())} == {part}
+
+
+@pytest.mark.parametrize("kind", [StudentTraining, TeacherTraining])
+def test_trackers_draw_pairs_and_answers(kind):
+    """Two templates, two search regions and a score map per sample, the true box in green."""
+    task = TASKS[kind](stage(kind)).eval()
+    picture = task.pictures(batch())
+    assert picture.shape == (3 * 64, 5 * 64, 3) and picture.dtype == np.uint8
+    green = (picture == (0, 255, 0)).all(-1)
+    x, y = round(0.4 * 64), round(0.3 * 64)
+    assert all(green[64 * row + y, 64 * column + x] for row in range(3) for column in (2, 3))
+    assert not green[:, 4 * 64 :].any()
 
 
 def test_collapsed_selection_is_reported(teacher_file):

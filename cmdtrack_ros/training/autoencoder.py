@@ -22,10 +22,10 @@ from cmdtrack_ros.models.masked_autoencoder import (
 from cmdtrack_ros.training.config import AutoencoderTraining
 from cmdtrack_ros.training.pairs import PairDataset, SequenceSource
 from cmdtrack_ros.training.parallel import mean_over_processes
+from cmdtrack_ros.training.pictures import first_rows
 from cmdtrack_ros.training.task import STREAMS, Batch, Task, load_start
 
 _VALIDATION_SAMPLES = 16
-_PICTURE_ROWS = 4
 
 
 class AutoencoderTask(Task):
@@ -77,7 +77,7 @@ class AutoencoderTask(Task):
     @torch.no_grad()
     def pictures(self, batch: Batch) -> np.ndarray:
         """Rows of samples; columns RGB masked, restored, true, and the same of the other modality."""
-        batch = {name: value[:_PICTURE_ROWS] for name, value in batch.items()}
+        batch = first_rows(batch)
         pictures, mask, painted = self._masked(batch)
         restored = self.network.decode(
             [self._stride16(i, painted[:, i]) for i in range(STREAMS)], painted

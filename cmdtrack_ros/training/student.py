@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from cmdtrack_ros.data import Sequence
@@ -11,6 +13,7 @@ from cmdtrack_ros.models.backbone import EfficientNetLite
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.training.config import StudentTraining
+from cmdtrack_ros.training.pictures import first_rows, tracking_picture
 from cmdtrack_ros.training.task import STREAMS, Batch, Task, load_start, presence_views, view_losses
 from cmdtrack_ros.training.validation import student_overlap
 
@@ -70,6 +73,11 @@ class StudentTask(Task):
         """Pictures (B, 2, 3, H, W) uint8 -> neck features (2 B, C, H/16, W/16)."""
         stride8 = self.to_stride8(0, pictures.flatten(0, 1))
         return self.network.neck(stride8, self.network.backbone.late(stride8))
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> np.ndarray:
+        batch = first_rows(batch)
+        return tracking_picture(batch, self.run(batch).output)
 
     def validate(self, network: Student, sequences: list[Sequence]) -> dict[str, float]:
         return student_overlap(network, sequences, self.config.threads)

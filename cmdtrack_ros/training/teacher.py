@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.training.config import TeacherTraining
 from cmdtrack_ros.training.losses import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
+from cmdtrack_ros.training.pictures import first_rows, tracking_picture
 from cmdtrack_ros.training.task import STREAMS, Batch, Task, load_start, presence_views, view_losses
 from cmdtrack_ros.training.validation import teacher_overlap
 
@@ -34,12 +36,8 @@ class TeacherTask(Task):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         teacher, count = self.network, len(batch["present"])
-        search = self._neck(batch["search"])
-        templates = self._templates(batch)
         views, both = presence_views(batch["present"])
-        paths = teacher.paths(
-            search.repeat(3, 1, 1, 1, 1), [_repeated(template) for template in templates], views
-        )
+        paths = self._paths(batch, views)
         losses = view_losses(teacher.head(paths.final), batch, both)
         own = TeacherPaths(paths.maps[:count], paths.valid[:count], paths.weights[:count])
         per_path, _ = path_losses(teacher, own, batch)
@@ -52,6 +50,17 @@ class TeacherTask(Task):
             + self.config.path_weight * losses["paths"]
         )
         return {"loss": total, **losses}
+
+    @torch.no_grad()
+    def pictures(self, batch: Batch) -> np.ndarray:
+        batch = first_rows(batch)
+        views, _ = presence_views(batch["present"])
+        return tracking_picture(batch, self.network.head(self._paths(batch, views).final))
+
+    def _paths(self, batch: Batch, views: Tensor) -> TeacherPaths:
+        """The paths of the 3 B samples of ``presence_views``."""
+        templates = [_repeated(template) for template in self._templates(batch)]
+        return self.network.paths(self._neck(batch["search"]).repeat(3, 1, 1, 1, 1), templates, views)
 
     def _templates(self, batch: Batch) -> list[TemplateFeatures]:
         features = self._neck(batch["template"])
