@@ -17,7 +17,9 @@ from cmdtrack_ros.models.student import Student, StudentConfig
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
-"""The weights that come with the package."""
+"""The weights that come with the package: what a robot runs."""
+SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
+"""The teacher that comes with the package: for training alone."""
 
 _NAMES = {Student: "cmdtrack_student", Teacher: "cmdtrack_teacher", MaskedAutoencoder: "cmdtrack_autoencoder"}
 _CONFIGS = {Student: StudentConfig, Teacher: TeacherConfig, MaskedAutoencoder: AutoencoderConfig}

@@ -20,6 +20,7 @@ from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights, sha256_of
 from cmdtrack_ros.training.config import AblationTraining, Training
+from cmdtrack_ros.training.distill import teacher_file
 from cmdtrack_ros.training.loop import Run
 from cmdtrack_ros.training.sources import open_sources
 from cmdtrack_ros.training.validation import student_overlap, teacher_overlap
@@ -67,9 +68,12 @@ def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str,
     cmae = [{"init_backbone": file} for file in train("cmae", config.cmae)]
     student = train("student", config.student)
     student_cmae = train("student_cmae", config.student, *cmae)
-    given = config.distill.teacher
-    teacher = [given] if config.teacher is None else train("teacher", config.teacher)
-    taught = [{"teacher": file} for file in (teacher if given is None else teacher * len(config.seeds))]
+    if config.teacher is None:
+        teacher = [teacher_file(config.distill)]
+        taught = [{}] * len(config.seeds)
+    else:
+        teacher = train("teacher", config.teacher)
+        taught = [{"teacher": file} for file in teacher]
     scfd = [{**change, "mpsd_weight": 0.0, "response_weight": 0.0} for change in taught]
     mpsd = [{**change, "scfd_weight": 0.0, "response_weight": 0.0} for change in taught]
     return {

@@ -32,7 +32,7 @@ Data = Annotated[
     typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
 ]
 Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
-GivenTeacher = Annotated[Optional[Path], typer.Option(help="Weights of a teacher run.")]
+GivenTeacher = Annotated[Optional[Path], typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")]
 Init = Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
 Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
 

@@ -170,7 +170,8 @@ class StudentTraining(Training):
 class DistillTraining(StudentTraining):
     """Settings of a student's training under a teacher.
 
-    ``teacher``: weights of a teacher run with the same search size and factor. ``scfd_weight``,
+    ``teacher``: weights of a teacher run with the same search size and factor, ``shipped`` for those of this
+    package. ``scfd_weight``,
     ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without. ``feature_channels``:
     width of the teacher's specific and common part. ``selection_temperature``: of the softmax over paths, in
     units of the tracking loss. ``selection_floor``: share of the selection that is spread evenly over all

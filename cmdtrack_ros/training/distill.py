@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -10,7 +12,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import fold_batch_norm
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
-from cmdtrack_ros.models.weights import load_weights
+from cmdtrack_ros.models.weights import SHIPPED_TEACHER, load_weights
 from cmdtrack_ros.training.config import DistillTraining
 from cmdtrack_ros.training.losses import L1_WEIGHT, tracking_loss
 from cmdtrack_ros.training.mpsd import PathDistillation, entropy, select
@@ -29,11 +31,7 @@ class DistillTask(StudentTask):
 
     def __init__(self, config: DistillTraining) -> None:
         super().__init__(config)
-        if config.teacher is None:
-            raise ConfigError(
-                "teacher: expected the weights of a teacher run, by --teacher or in the configuration"
-            )
-        self.teacher = fold_batch_norm(load_weights(config.teacher, Teacher)[0]).requires_grad_(False)
+        self.teacher = fold_batch_norm(load_weights(teacher_file(config), Teacher)[0]).requires_grad_(False)
         for name in _CROP:
             if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
                 raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
@@ -113,6 +111,15 @@ class DistillTask(StudentTask):
             f"expected {self.config.entropy_warning} or more; "
             "raise selection_temperature or selection_floor"
         ]
+
+
+def teacher_file(config: DistillTraining) -> Path:
+    """The file of the teacher that a configuration names; ConfigError when it names none."""
+    if config.teacher is None:
+        raise ConfigError(
+            "teacher: expected the weights of a teacher run, by --teacher or in the configuration"
+        )
+    return SHIPPED_TEACHER if str(config.teacher) == "shipped" else config.teacher
 
 
 def _channels_last(pictures: Tensor) -> Tensor:
