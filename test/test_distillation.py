@@ -626,6 +626,7 @@ def test_ablation_writes_a_table_and_resumes(data, tmp_path):
     run_ablation(
         config.model_copy(update={"seeds": [1, 2], "teacher": None, "distill": given}), tmp_path, tmp_path / "out"
     )
+    assert (tmp_path / "out/teacher/scores.json").is_file()
     assert not (tmp_path / "out/seed_2/teacher").exists() and (tmp_path / "out/seed_2/all").exists()
     assert stamps == {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
 

@@ -9,8 +9,17 @@ from safetensors.torch import save_file
 
 from cmdtrack_ros.errors import ConfigError, WeightsError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
-from cmdtrack_ros.models.student import StudentConfig
-from cmdtrack_ros.models.weights import SHIPPED, Provenance, load_student, save_student, sha256_of
+from cmdtrack_ros.models.student import Student, StudentConfig
+from cmdtrack_ros.models.teacher import Teacher
+from cmdtrack_ros.models.weights import (
+    SHIPPED,
+    SHIPPED_TEACHER,
+    Provenance,
+    load_student,
+    load_weights,
+    save_student,
+    sha256_of,
+)
 from cmdtrack_ros.tracking.engine import OnnxEngine, TorchEngine, make_engine
 
 BOX = np.array([0.25, 0.3, 0.5, 0.4])
@@ -91,9 +100,11 @@ def test_weights_round_trip(student, tmp_path):
         torch.testing.assert_close(again.state_dict()[name], value)
 
 
-def test_shipped_weights_say_where_they_come_from():
-    _, history = load_student()
+@pytest.mark.parametrize("file,kind", [(SHIPPED, Student), (SHIPPED_TEACHER, Teacher)])
+def test_shipped_weights_say_where_they_come_from(file, kind):
+    network, history = load_weights(file, kind)
     assert history.recipe["name"] and history.data and history.scores
+    assert sum(p.numel() for p in network.parameters()) < 6.5e6
 
 
 def test_missing_weights(tmp_path):

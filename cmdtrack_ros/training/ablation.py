@@ -43,7 +43,12 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
     """
     weights = _train_rows(config, data, output)
     groups = _groups(config, data)
-    scores = {row: [_score(file, row, groups) for file in files] for row, files in weights.items()}
+    # A given teacher lies where nothing may be written beside it.
+    given = output / "teacher" / "scores.json" if config.teacher is None else None
+    scores = {
+        row: [_score(file, row, groups, given if row == "teacher" else None) for file in files]
+        for row, files in weights.items()
+    }
     table = {
         row: {name: _spread([score[name] for score in results]) for name in results[0]}
         for row, results in scores.items()
@@ -100,9 +105,11 @@ def _train(settings: Training, data: Path, output: Path) -> Path:
     return run.weights
 
 
-def _score(weights: Path, row: str, groups: dict[str, list[Sequence]]) -> dict[str, float]:
-    """Mean IoU of each group of sequences, and of all of them; kept beside the weights."""
-    file, digest = weights.with_name("scores.json"), sha256_of(weights)
+def _score(
+    weights: Path, row: str, groups: dict[str, list[Sequence]], file: Path | None
+) -> dict[str, float]:
+    """Mean IoU of each group of sequences, and of all of them; kept in ``file``, None = beside the weights."""
+    file, digest = file or weights.with_name("scores.json"), sha256_of(weights)
     if file.is_file() and (kept := json.loads(file.read_text()))["sha256"] == digest:
         return kept["scores"]
     network, _ = load_weights(weights, Teacher if row == "teacher" else Student)
@@ -110,6 +117,7 @@ def _score(weights: Path, row: str, groups: dict[str, list[Sequence]]) -> dict[s
     scores = {name: measure(network, sequences)["mean"] for name, sequences in groups.items()}
     counts = [len(sequences) for sequences in groups.values()]
     scores["all sequences"] = float(np.average(list(scores.values()), weights=counts))
+    file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({"sha256": digest, "scores": scores}, indent=1))
     return scores
 
