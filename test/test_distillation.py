@@ -437,9 +437,11 @@ def test_each_part_can_be_left_out(teacher_file):
         assert names - {name.split("/")[0] for name in task(batch())} == {part}
 
 
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", [StudentTraining, TeacherTraining])
-def test_trackers_draw_pairs_and_answers(kind):
-    """Two templates, two search regions and a score map per sample, the true box in green."""
+def test_trackers_draw_pairs_and_answers(kind, seed):
+    """Whatever the answer: two templates, two search regions and a score map per sample, the true box in green."""
+    torch.manual_seed(seed)
     task = TASKS[kind](stage(kind)).eval()
     picture = task.pictures(batch())
     assert picture.shape == (3 * 64, 5 * 64, 3) and picture.dtype == np.uint8

@@ -35,8 +35,8 @@ def _row(batch: dict[str, Tensor], output: HeadOutput, index: int) -> np.ndarray
     row, column = divmod(int(score.argmax()), score.shape[-1])
     x, y, w, h = output.box[index, :, row, column].tolist()
     there = bool(batch["positive"][index])
-    boxes = [(batch["box"][index].tolist(), _TRUTH if there else _NOT_THERE)]
-    boxes += [([x - w / 2, y - h / 2, w, h], _ANSWER)]
+    truth = batch["box"][index].tolist(), _TRUTH if there else _NOT_THERE
+    boxes = [([x - w / 2, y - h / 2, w, h], _ANSWER), truth]  # the truth on top
     size = batch["search"].shape[-1]
     templates = [_drawn(p, size, [(batch["template_box"][index].tolist(), _TRUTH)]) for p in batch["template"][index]]
     searches = [_drawn(picture, size, boxes) for picture in batch["search"][index]]
