@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -56,23 +58,23 @@ def save_weights(network: Network, path: str | Path, provenance: Provenance) -> 
     partial.replace(path)
 
 
-def _existing(path: str | Path) -> Path:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """A weights file to read from; WeightsError when it is missing or damaged."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
-    return path
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
 
 
 def model_of(path: str | Path) -> type[Network] | None:
-    """The network that a weights file holds; None when it names none. WeightsError as of
-    :func:`load_weights`.
-    """
-    path = _existing(path)
-    try:
-        with safe_open(path, "pt") as file:
-            name = (file.metadata() or {}).get("model")
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
+    """The network that a weights file holds; None when it names none. WeightsError: missing or damaged file."""
+    with _opened(path) as file:
+        name = (file.metadata() or {}).get("model")
     return next((kind for kind, known in _NAMES.items() if known == name), None)
 
 
@@ -89,15 +91,12 @@ def load_weights(
     Raises:
         WeightsError: missing or damaged file, another hash, another model, or tensors that do not fit.
     """
-    path = _existing(path)
-    if sha256 and (found := sha256_of(path)) != sha256.lower():
-        raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
+    path = Path(path).expanduser()
+    with _opened(path) as file:
+        if sha256 and (found := sha256_of(path)) != sha256.lower():
+            raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
     if metadata.get("model") != _NAMES[kind]:
         raise WeightsError(
             f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}"

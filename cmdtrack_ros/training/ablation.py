@@ -61,32 +61,33 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
 def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str, list[Path]]:
     """The weights files of each row, one per seed; a given teacher has one file in all."""
 
-    def train(name: str, settings: Training, *changes: dict) -> list[Path]:
-        """One run per seed, each with its own changes of the settings."""
+    same = [{}] * len(config.seeds)
+
+    def train(name: str, settings: Training, per_seed: list[dict] = same, **changes) -> list[Path]:
+        """One run per seed, with changes of the settings: of each seed, and of all."""
         return [
             _train(
-                settings.model_copy(update={"seed": seed, **change}), data, output / f"seed_{seed}" / name
+                settings.model_copy(update={"seed": seed, **own, **changes}),
+                data,
+                output / f"seed_{seed}" / name,
             )
-            for seed, change in zip(config.seeds, changes or [{}] * len(config.seeds))
+            for seed, own in zip(config.seeds, per_seed)
         ]
 
     cmae = [{"init_backbone": file} for file in train("cmae", config.cmae)]
     student = train("student", config.student)
-    student_cmae = train("student_cmae", config.student, *cmae)
+    student_cmae = train("student_cmae", config.student, cmae)
     if config.teacher is None:
-        teacher = [teacher_file(config.distill)]
-        taught = [{}] * len(config.seeds)
+        teacher, taught = [teacher_file(config.distill)], same
     else:
         teacher = train("teacher", config.teacher)
         taught = [{"teacher": file} for file in teacher]
-    scfd = [{**change, "mpsd_weight": 0.0, "response_weight": 0.0} for change in taught]
-    mpsd = [{**change, "scfd_weight": 0.0, "response_weight": 0.0} for change in taught]
     return {
         "student": student,
         "+ CMAE": student_cmae,
-        "+ SCFD": train("scfd", config.distill, *scfd),
-        "+ MPSD": train("mpsd", config.distill, *mpsd),
-        "all": train("all", config.distill, *({**a, **b} for a, b in zip(taught, cmae))),
+        "+ SCFD": train("scfd", config.distill, taught, mpsd_weight=0.0, response_weight=0.0),
+        "+ MPSD": train("mpsd", config.distill, taught, scfd_weight=0.0, response_weight=0.0),
+        "all": train("all", config.distill, [{**a, **b} for a, b in zip(taught, cmae)]),
         "teacher": teacher,
     }
 

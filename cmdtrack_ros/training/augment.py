@@ -1,4 +1,4 @@
-"""Random changes of appearance, each HxWx3 uint8 -> HxWx3 uint8, drawn from the generator passed in."""
+"""Changes of appearance, each HxWx3 uint8 -> HxWx3 uint8; random ones draw from the generator passed in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import cv2
 import numpy as np
 
 Rng = np.random.Generator
+
+
+def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The picture moved by an affine ``matrix`` (2, 3) in px; its border is repeated outside."""
+    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+
+
+def shifted(image: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """The picture moved by ``shift`` (2,) px along x and y, as :func:`warp`."""
+    return warp(image, np.array([[1, 0, shift[0]], [0, 1, shift[1]]]))
 
 
 def lighting(image: np.ndarray, rng: Rng) -> np.ndarray:

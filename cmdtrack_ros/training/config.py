@@ -171,9 +171,8 @@ class DistillTraining(StudentTraining):
     """Settings of a student's training under a teacher.
 
     ``teacher``: weights of a teacher run with the same search size and factor, ``shipped`` for those of this
-    package. ``scfd_weight``,
-    ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without. ``feature_channels``:
-    width of the teacher's specific and common part. ``selection_temperature``: of the softmax over paths, in
+    package. ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without.
+    ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the softmax over paths, in
     units of the tracking loss. ``selection_floor``: share of the selection that is spread evenly over all
     valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an even one's, below which a
     warning is logged.

@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.data.events import simulate_events
-from cmdtrack_ros.training.augment import grey
+from cmdtrack_ros.training.augment import grey, shifted, warp
 
 Rng = np.random.Generator
-Pictures = list  # RGB HxWx3 uint8, and infrared of the same size or None
+Pictures = list
+"""RGB HxWx3 uint8, and infrared of the same size or None."""
 Moment = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""RGB and second stream HxWx3 uint8, box (4,) xywh px."""
 
 _SIDE = 160
 """Longer side at which pictures are segmented, px."""
@@ -37,11 +39,14 @@ class Cutout:
     box: np.ndarray
 
 
-def segment(image: np.ndarray, scale: float, rng: Rng) -> np.ndarray:
-    """Labels of the segments of a picture made smaller by ``scale`` (Felzenszwalb, 2004): int32."""
+def segment(image: np.ndarray, rng: Rng) -> tuple[np.ndarray, float]:
+    """Labels of the segments of a picture (Felzenszwalb, 2004), int32 of a smaller size, and that size over the
+    picture's.
+    """
+    scale = _SIDE / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(0.6, float(rng.uniform(100, 500)), 30)
-    return segmenter.processImage(small)
+    return segmenter.processImage(small), scale
 
 
 def segment_bounds(labels: np.ndarray) -> np.ndarray:
@@ -60,30 +65,30 @@ def segment_bounds(labels: np.ndarray) -> np.ndarray:
 def cut_out(pictures: Pictures, rng: Rng) -> Cutout:
     """A random object-like segment without holes; an ellipse where there is none."""
     rgb, aux = pictures
-    height, width = rgb.shape[:2]
-    scale = _SIDE / max(height, width)
-    labels = segment(aux if aux is not None and rng.random() < 0.6 else rgb, scale, rng)
-    rows, columns = labels.shape
-    boxes = segment_bounds(labels)
-    counts = np.bincount(labels.ravel())
-    area = boxes[:, 2] * boxes[:, 3]
-    inside = (boxes[:, :2] > 0).all(1) & (boxes[:, :2] + boxes[:, 2:] < [columns, rows]).all(1)
-    aspect = boxes[:, 2] / boxes[:, 3]
-    fit = inside & (area > 60) & (area < 0.3 * labels.size) & (aspect > 0.25) & (aspect < 4)
-    fit &= counts[counts > 0] > 0.35 * area
+    labels, _ = segment(aux if aux is not None and rng.random() < 0.6 else rgb, rng)
     mask = np.zeros(labels.shape, np.uint8)
-    if fit.any():
-        chosen = np.flatnonzero(counts)[int(rng.choice(np.flatnonzero(fit)))]
-        outlines, _ = cv2.findContours(
-            (labels == chosen).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-        )
+    candidates = _object_like(labels)
+    if len(candidates):
+        part = (labels == int(rng.choice(candidates))).astype(np.uint8)
+        outlines, _ = cv2.findContours(part, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         cv2.drawContours(mask, outlines, -1, 255, cv2.FILLED)
     else:
-        axes = rng.uniform(0.08, 0.25, 2) * [columns, rows]
-        center = rng.uniform(axes, [columns, rows] - axes)
+        sides = np.array(labels.shape[::-1])
+        axes = rng.uniform(0.08, 0.25, 2) * sides
+        center = rng.uniform(axes, sides - axes)
         cv2.ellipse(mask, (center.tolist(), (2 * axes).tolist(), 0.0), 255, cv2.FILLED)
-    mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(mask, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return Cutout(pictures, mask, np.array(cv2.boundingRect(mask), np.float64))
+
+
+def _object_like(labels: np.ndarray) -> np.ndarray:
+    """The labels of segments that touch no edge, are neither tiny nor large nor long, and fill their box."""
+    boxes, counts = segment_bounds(labels), np.bincount(labels.ravel())
+    used = np.flatnonzero(counts)
+    area, aspect = boxes[:, 2] * boxes[:, 3], boxes[:, 2] / boxes[:, 3]
+    inside = (boxes[:, :2] > 0).all(1) & (boxes[:, :2] + boxes[:, 2:] < labels.shape[::-1]).all(1)
+    fit = inside & (area > 60) & (area < 0.3 * labels.size) & (aspect > 0.25) & (aspect < 4)
+    return used[fit & (counts[used] > 0.35 * area)]
 
 
 def moments(scene: Pictures, cutout: Cutout, rng: Rng) -> tuple[Moment, Moment]:
@@ -94,7 +99,8 @@ def moments(scene: Pictures, cutout: Cutout, rng: Rng) -> tuple[Moment, Moment]:
     here.
     """
     if scene[1] is None and rng.random() < 0.4:
-        scene, cutout = [grey(scene[0], rng), None], replace(cutout, pictures=[grey(cutout.pictures[0], rng), None])
+        scene = [grey(scene[0], rng), None]
+        cutout = replace(cutout, pictures=[grey(cutout.pictures[0], rng), None])
     height, width = scene[0].shape[:2]
     sides = np.array([width, height])
     size = float(np.exp(rng.uniform(np.log(0.1), np.log(0.35)))) * np.sqrt(height * width)
@@ -105,7 +111,7 @@ def moments(scene: Pictures, cutout: Cutout, rng: Rng) -> tuple[Moment, Moment]:
     place = np.clip(place + rng.uniform(-1.6, 1.6, 2) * size, 0.05 * sides, 0.95 * sides)
     motion = cv2.getRotationMatrix2D((width / 2, height / 2), rng.normal(0, 5), np.exp(rng.normal(0, 0.05)))
     motion[:, 2] += rng.normal(0, 0.05, 2) * sides
-    moved = [None if picture is None else _warp(picture, motion) for picture in scene]
+    moved = [None if picture is None else warp(picture, motion) for picture in scene]
     size *= float(np.exp(rng.normal(0, 0.12)))
     return first, _moment(moved, cutout, place, size, float(rng.normal(0, 0.15)), threshold, rng)
 
@@ -119,18 +125,18 @@ def _moment(
     threshold: float,
     rng: Rng,
 ) -> Moment:
-    pictures, box = _before(scene, cutout, place, size, angle)
+    pictures, box = _pasted(scene, cutout, place, size, angle)
     if pictures[1] is not None:
         return pictures[0], pictures[1], box
     direction, speed = rng.uniform(0, 2 * np.pi), rng.uniform(1, 6)
     earlier = place - speed * np.array([np.cos(direction), np.sin(direction)])
     shift = rng.uniform(-3, 3, 2) * (rng.random() < 0.7)
-    behind = _warp(scene[0], np.array([[1, 0, shift[0]], [0, 1, shift[1]]]))
-    previous, _ = _before([behind, None], cutout, earlier, size, angle)
+    behind = shifted(scene[0], shift)
+    previous, _ = _pasted([behind, None], cutout, earlier, size, angle)
     return pictures[0], simulate_events(previous[0], pictures[0], threshold=threshold), box
 
 
-def _before(
+def _pasted(
     scene: Pictures, cutout: Cutout, place: np.ndarray, size: float, angle: float
 ) -> tuple[Pictures, np.ndarray]:
     """The scene with the part centred at ``place``, of side ``size`` (both px), turned by ``angle`` (rad)."""
@@ -142,15 +148,11 @@ def _before(
     mask = cv2.warpAffine(cutout.mask, matrix, (width, height))
     box = np.array(cv2.boundingRect((mask > 127).astype(np.uint8)), np.float64)
     share = cv2.GaussianBlur(mask, (0, 0), 0.8)[..., None].astype(np.float32) / 255
-    pasted: Pictures = []
+    result: Pictures = []
     for below, above in zip(scene, cutout.pictures):
         if below is None or above is None:
-            pasted.append(None)
+            result.append(None)
             continue
         top = cv2.warpAffine(above, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        pasted.append((below + (top.astype(np.float32) - below) * share).astype(np.uint8))
-    return pasted, box
-
-
-def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+        result.append((below + (top.astype(np.float32) - below) * share).astype(np.uint8))
+    return result, box

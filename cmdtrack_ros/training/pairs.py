@@ -200,8 +200,8 @@ def find_stills(folder: Path) -> list[tuple[Path, Path | None]]:
 def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
     """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
     height, width = image.shape[:2]
-    scale = 160 / max(height, width)
-    boxes = segment_bounds(segment(image, scale, rng)) / scale
+    labels, scale = segment(image, rng)
+    boxes = segment_bounds(labels) / scale
     area = boxes[:, 2] * boxes[:, 3] / (width * height)
     aspect = boxes[:, 2] / boxes[:, 3]
     fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
@@ -227,21 +227,15 @@ def _moved(view: View, rng: Rng) -> View:
     size = (spread + np.abs(np.diag(linear)) * [w, h]) / 2
     return replace(
         view,
-        rgb=_warp(view.rgb, matrix),
-        aux=None if view.aux is None else _warp(view.aux, matrix),
+        rgb=augment.warp(view.rgb, matrix),
+        aux=None if view.aux is None else augment.warp(view.aux, matrix),
         box=np.concatenate([center - size / 2, size]),
     )
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
-
-
 def _nudged(image: np.ndarray, rng: Rng) -> np.ndarray:
     """The picture shifted by up to 3 px, as a moving camera saw it one frame earlier."""
-    shift_x, shift_y = rng.uniform(-3, 3, 2)
-    matrix = np.array([[1, 0, shift_x], [0, 1, shift_y]])
-    return cv2.warpAffine(image, matrix, image.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
+    return augment.shifted(image, rng.uniform(-3, 3, 2))
 
 
 class CropShape(Protocol):
@@ -326,7 +320,8 @@ def make_sample(pair: Pair, config: PairConfig, crops: CropShape, rng: Rng) -> d
     search = _cut(pair.search, search_crop, present)
     if pair.distractor is not None:
         _paste(pair.distractor, search, present, box, rng)
-    search[1] = _misaligned(search[1], config.misalignment, rng)
+    reach = config.misalignment
+    search[1] = augment.shifted(search[1], rng.uniform(-reach, reach, 2))
     informative = np.ones(2, np.float32)
     if all(present) and _decide(config.misleading, rng):
         stream = int(rng.random() < 0.3)
@@ -421,12 +416,6 @@ def _cut(view: View, crop: Crop, present: list[bool]) -> list[np.ndarray]:
         crop.cut(image, mean_colour(image)) if there else empty
         for image, there in zip((view.rgb, view.aux), present)
     ]
-
-
-def _misaligned(picture: np.ndarray, reach: float, rng: Rng) -> np.ndarray:
-    shift = rng.uniform(-reach, reach, 2)
-    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]])
-    return cv2.warpAffine(picture, matrix, picture.shape[1::-1], borderMode=cv2.BORDER_REPLICATE)
 
 
 def _paste(view: View, pictures: list[np.ndarray], present: list[bool], box: np.ndarray, rng: Rng) -> None:
