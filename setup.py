@@ -33,5 +33,5 @@ setup(
         "typer>=0.12",
     ],
     extras_require={"test": ["pytest>=8"], "train": ["lightning-fabric>=2.6", "tensorboard>=2.14"]},
-    entry_points={"console_scripts": ["cmdtrack = cmdtrack_ros.cli:main"]},
+    entry_points={"console_scripts": ["cmdtrack = cmdtrack_ros.cli.app:main"]},
 )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from cmdtrack_ros.errors import ConfigError
+
 MIN_BOX_SIDE = 2.0
 """Smallest side, in pixels, that a tracked box may shrink to."""
 
@@ -29,10 +31,30 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.where(valid, score, 0.0)
 
 
+def visible(boxes: np.ndarray) -> np.ndarray:
+    """(..., 4) xywh -> (...) bool: there is a box, i.e. four finite numbers with an area."""
+    boxes = np.asarray(boxes, np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
+
+
+def parse_box(text: str, what: str = "--init-box") -> np.ndarray:
+    """ "x,y,w,h" -> (4,) float64; ConfigError, which names ``what``, for anything but a box."""
+    try:
+        box = np.array([float(word) for word in text.split(",")])
+    except ValueError:
+        box = np.empty(0)
+    if box.shape != (4,) or not visible(box):
+        raise ConfigError(f"{what} {text!r}: expected x,y,w,h in pixels with w, h > 0, such as 120,80,40,60")
+    return box
+
+
 def clip_box(box: np.ndarray, width: int, height: int, min_size: float = MIN_BOX_SIDE) -> np.ndarray:
     """The part of ``box`` (4,) xywh inside a ``width`` x ``height`` image, at least ``min_size`` px on each side."""
     low = np.clip(box[:2], 0.0, [max(width - min_size, 0.0), max(height - min_size, 0.0)])
-    high = np.clip(np.asarray(box[:2]) + box[2:], low + min_size, [max(width, min_size), max(height, min_size)])
+    high = np.clip(
+        np.asarray(box[:2]) + box[2:], low + min_size, [max(width, min_size), max(height, min_size)]
+    )
     return np.concatenate([low, high - low])
 
 
@@ -75,12 +97,19 @@ class Crop:
         """The window of ``image`` HxWx3 uint8 as ``size x size x 3`` uint8; outside of the image is ``fill``."""
         # A pixel's centre lies at index + 0.5, hence the half-pixel terms.
         x0, y0 = self.origin
-        matrix = np.array([[self.scale, 0, (0.5 - x0) * self.scale - 0.5],
-                           [0, self.scale, (0.5 - y0) * self.scale - 0.5]])
+        matrix = np.array(
+            [[self.scale, 0, (0.5 - x0) * self.scale - 0.5], [0, self.scale, (0.5 - y0) * self.scale - 0.5]]
+        )
         if self.scale < 0.5:
             return self._cut_shrunk(image, fill)
-        return cv2.warpAffine(image, matrix, (self.size, self.size), flags=cv2.INTER_LINEAR,
-                              borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
+        return cv2.warpAffine(
+            image,
+            matrix,
+            (self.size, self.size),
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=fill,
+        )
 
     def _cut_shrunk(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
         # Bilinear sampling aliases below half size; averaging over areas does not.
@@ -91,7 +120,7 @@ class Crop:
         right, bottom = max(x0 + side - width, 0), max(y0 + side - height, 0)
         if left + right >= side or top + bottom >= side:
             return np.full((self.size, self.size, 3), fill, np.uint8)
-        part = image[y0 + top:y0 + side - bottom, x0 + left:x0 + side - right]
+        part = image[y0 + top : y0 + side - bottom, x0 + left : x0 + side - right]
         if left or top or right or bottom:
             part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_CONSTANT, value=fill)
         return cv2.resize(part, (self.size, self.size), interpolation=cv2.INTER_AREA)

@@ -51,30 +51,37 @@ class AuxEncoding:
 
     def __post_init__(self) -> None:
         if np.isnan(self.thermal_low) != np.isnan(self.thermal_high) or self.thermal_low >= self.thermal_high:
-            raise ConfigError(f"thermal_low ({self.thermal_low}) and thermal_high ({self.thermal_high}): "
-                              "expected low < high, or NaN for both")
+            raise ConfigError(
+                f"thermal_low ({self.thermal_low}) and thermal_high ({self.thermal_high}): "
+                "expected low < high, or NaN for both"
+            )
         if not self.depth_max > 0 or not self.depth_unit > 0:
-            raise ConfigError(f"depth_max ({self.depth_max} m) and depth_unit ({self.depth_unit} m) must be positive")
+            raise ConfigError(
+                f"depth_max ({self.depth_max} m) and depth_unit ({self.depth_unit} m) must be positive"
+            )
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"smoothing ({self.smoothing}) must be in [0, 1)")
 
 
 class AuxEncoder:
-    """Turns the images of one auxiliary stream into network pictures; keeps the smoothed range between frames."""
+    """Turns the images of one auxiliary stream into network pictures, over a range that follows the stream.
+
+    ``encoder(image)`` is what the network sees of the stream's next image: :meth:`observe`, then
+    :meth:`picture`. Whoever shows the same image to people asks the same encoder for its :meth:`picture`.
+    """
 
     def __init__(self, modality: Modality | str, encoding: AuxEncoding = AuxEncoding()) -> None:
         self.modality = Modality(modality)
         self.encoding = encoding
-        self._encode = {Modality.RGB: as_three_channels, Modality.THERMAL: self._thermal,
-                        Modality.DEPTH: self._depth, Modality.EVENT: event_picture}[self.modality]
         self.reset()
 
     def reset(self) -> None:
         """Forget the smoothed range, as at the start of another recording."""
-        self._range: np.ndarray | None = None
+        self._range: tuple[float, float] | None = None
+        self._readable = True  # whether the last image had any reading
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Encode one image.
+        """Encode the stream's next image.
 
         Args:
             image: HxW, HxWx1 or HxWx3, uint8, uint16 or float32; NaN, Inf and (depth) 0 mean "no reading".
@@ -85,54 +92,94 @@ class AuxEncoder:
         Raises:
             ImageError: empty image, or a shape or type that this modality does not have.
         """
+        self.observe(image)
+        return self.picture(image)
+
+    def observe(self, image: np.ndarray) -> None:
+        """Let the range follow the stream's next image; arguments and errors as of a call."""
+        image = self._checked(image)
+        if not self._follows(image):
+            return
+        now = self._measure(image)
+        self._readable = now is not None
+        if self._range is None or now is None:
+            self._range = self._range or now
+            return
+        keep = self.encoding.smoothing
+        low, high = (keep * before + (1 - keep) * new for before, new in zip(self._range, now))
+        self._range = low, high
+
+    def picture(self, image: np.ndarray) -> np.ndarray:
+        """The image over the range as it is, (H, W, 3) uint8; the range does not move. Errors as of a call."""
+        image = self._checked(image)
+        if self.modality is Modality.EVENT:
+            return event_picture(image)
+        if not self._stretched(image):
+            return as_three_channels(image)
+        if not self._follows(image):
+            return _grey(image, self.encoding.thermal_low, self.encoding.thermal_high)
+        between = self._range or self._measure(image)
+        if between is None or not self._readable:
+            return np.zeros((*image.shape, 3), np.uint8)
+        return self._depth(image, *between) if self.modality is Modality.DEPTH else _grey(image, *between)
+
+    def _checked(self, image: np.ndarray) -> np.ndarray:
         if image.ndim == 3 and image.shape[2] == 1:
             image = image[..., 0]
         if image.size == 0 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise ImageError(f"{self.modality} image: expected HxW or HxWx3 with pixels, got shape {image.shape}")
+            raise ImageError(
+                f"{self.modality} image: expected HxW or HxWx3 with pixels, got shape {image.shape}"
+            )
         if image.dtype not in (np.uint8, np.uint16, np.float32):
             raise ImageError(f"{self.modality} image: expected uint8, uint16 or float32, got {image.dtype}")
-        return self._encode(image)
+        if self._stretched(image) and self.modality is Modality.DEPTH and image.ndim == 3:
+            raise ImageError(
+                f"depth image: expected one channel of uint16 or float32, got shape {image.shape}"
+            )
+        return image
 
-    def _follow(self, low: float, high: float) -> tuple[float, float]:
-        now = np.array([low, high])
-        keep = self.encoding.smoothing
-        self._range = now if self._range is None else keep * self._range + (1 - keep) * now
-        return float(self._range[0]), float(self._range[1])
+    def _stretched(self, image: np.ndarray) -> bool:
+        """Whether the image's values lie over a range, rather than being a picture already."""
+        if self.modality is Modality.THERMAL:
+            return image.dtype != np.uint8 and image.ndim == 2
+        return self.modality is Modality.DEPTH and image.dtype != np.uint8
 
-    def _thermal(self, image: np.ndarray) -> np.ndarray:
-        if image.dtype == np.uint8 or image.ndim == 3:
-            return as_three_channels(image)
-        values = image.astype(np.float32)
-        low, high = self.encoding.thermal_low, self.encoding.thermal_high
-        if np.isnan(low):
-            # Every fourth pixel is enough for a percentile and costs a sixteenth.
-            sample = values[::4, ::4]
-            sample = sample[np.isfinite(sample)]
-            if sample.size == 0:
-                return np.zeros((*image.shape, 3), np.uint8)
-            low, high = self._follow(*np.percentile(sample, (1, 99)))
-        grey = np.clip((values - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
-        return as_three_channels(np.nan_to_num(grey).astype(np.uint8))
+    def _follows(self, image: np.ndarray) -> bool:
+        """Whether that range is taken from the stream itself."""
+        fixed = self.modality is Modality.THERMAL and not np.isnan(self.encoding.thermal_low)
+        return self._stretched(image) and not fixed
 
-    def _depth(self, image: np.ndarray) -> np.ndarray:
-        if image.dtype == np.uint8:
-            return as_three_channels(image)
-        if image.ndim == 3:
-            raise ImageError(f"depth image: expected one channel of uint16 or float32, got shape {image.shape}")
+    def _measure(self, image: np.ndarray) -> tuple[float, float] | None:
+        """The range of one image, None where it has no reading."""
+        # Every fourth pixel is enough for a percentile and costs a sixteenth.
+        part = image[::4, ::4]
+        if self.modality is Modality.THERMAL:
+            sample = part[np.isfinite(part)].astype(np.float32)
+            return tuple(np.percentile(sample, (1, 99)).tolist()) if sample.size else None
+        metres = self._metres(part)
+        sample = metres[metres > 0]
+        if not sample.size:
+            return None
+        return float(np.percentile(sample, 1)), min(3.0 * float(np.median(sample)), self.encoding.depth_max)
+
+    def _metres(self, image: np.ndarray) -> np.ndarray:
+        """Depth in metres, float32, 0 where there is no reading."""
         metres = image.astype(np.float32)
         if image.dtype == np.uint16:
             metres *= self.encoding.depth_unit
-        valid = np.isfinite(metres) & (metres > 0)
-        metres = np.where(valid, metres, 0.0)
-        sample = metres[::4, ::4][valid[::4, ::4]]
-        if sample.size == 0:
-            return np.zeros((*image.shape, 3), np.uint8)
-        far = min(3.0 * float(np.median(sample)), self.encoding.depth_max)
-        low, high = self._follow(float(np.percentile(sample, 1)), far)
+        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+
+    def _depth(self, image: np.ndarray, low: float, high: float) -> np.ndarray:
+        metres = self._metres(image)
         level = np.clip((metres - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
         picture = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
-        picture[~valid] = 0
+        picture[metres == 0] = 0
         return picture
+
+
+def _grey(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    grey = np.clip((image.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
+    return as_three_channels(np.nan_to_num(grey).astype(np.uint8))
 
 
 def as_three_channels(image: np.ndarray) -> np.ndarray:

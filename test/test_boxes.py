@@ -12,12 +12,15 @@ def test_iou_of_known_boxes():
     np.testing.assert_allclose(iou(a, b), [1, 1 / 3, 0, 0, 0])
 
 
-@pytest.mark.parametrize("box, expected", [
-    ([10, 20, 30, 40], [10, 20, 30, 40]),
-    ([-10, -10, 30, 40], [0, 0, 20, 30]),
-    ([90, 70, 30, 40], [90, 70, 10, 10]),
-    ([200, 200, 30, 40], [98, 78, 2, 2]),
-])
+@pytest.mark.parametrize(
+    "box, expected",
+    [
+        ([10, 20, 30, 40], [10, 20, 30, 40]),
+        ([-10, -10, 30, 40], [0, 0, 20, 30]),
+        ([90, 70, 30, 40], [90, 70, 10, 10]),
+        ([200, 200, 30, 40], [98, 78, 2, 2]),
+    ],
+)
 def test_clip_box_stays_in_the_image(box, expected):
     np.testing.assert_allclose(clip_box(np.array(box, float), 100, 80), expected)
 
@@ -61,5 +64,7 @@ def test_crop_maps_boxes_back():
 
 
 def test_crop_entirely_outside_is_filled():
-    cut = Crop(center_x=-500, center_y=-500, side=200, size=32).cut(np.full((50, 50, 3), 9, np.uint8), (7, 7, 7))
+    cut = Crop(center_x=-500, center_y=-500, side=200, size=32).cut(
+        np.full((50, 50, 3), 9, np.uint8), (7, 7, 7)
+    )
     assert (cut == 7).all()

@@ -17,12 +17,12 @@ import pytest
 from cmdtrack_ros.data.bags import load_bag
 from cmdtrack_ros.data.video import VideoFile
 from cmdtrack_ros.demo import ANNOTATION, DdsRun, _slower, demo_sequence, interpolated_boxes
+from cmdtrack_ros.drawing import BACKGROUND, STATE_COLOURS, Shown, contact_sheet, draw
 from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.evaluation.pictures import track_recording
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.student import Student, StudentConfig
 from cmdtrack_ros.models.weights import Provenance, save_student
-from cmdtrack_ros.offline import track_recording
-from cmdtrack_ros.overlay import BACKGROUND, STATE_COLOURS, Shown, contact_sheet, draw
 
 FRAMES = 12
 
@@ -147,8 +147,8 @@ def test_demo_names_what_is_wrong_before_it_starts(recording: Path, untrained: P
 
 @pytest.mark.ros
 def test_a_slow_machine_gets_a_rate_it_can_keep() -> None:
-    from cmdtrack_ros.ros.player import PlayReport
-    from cmdtrack_ros.ros.recorder import Result
+    from cmdtrack_ros.ros.replay.player import PlayReport
+    from cmdtrack_ros.ros.replay.recorder import Result
 
     sequence = demo_sequence()
     result = Result(0, "TRACKING", np.ones(4), 1.0, 0.5, 0.5, True, 0.0, 0.2, 0.0667)

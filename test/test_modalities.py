@@ -63,21 +63,32 @@ def test_event_stack_is_polarity_on_white():
     assert blue[0] - red[0] > 200 and red[2] - blue[2] > 200 and green[0] < 50 and green[2] < 50
 
 
-@pytest.mark.parametrize("modality, image, word", [
-    ("thermal", np.zeros((0, 4), np.uint8), "shape"),
-    ("thermal", np.zeros((4, 4), np.int32), "int32"),
-    ("depth", np.zeros((4, 4, 3), np.uint16), "one channel"),
-    ("event", np.zeros((4, 4), np.float32), "float32"),
-    ("rgb", np.zeros((4, 4), np.uint16), "uint16"),
-    ("depth", np.zeros((4, 4, 2), np.uint8), "HxWx3"),
-])
+@pytest.mark.parametrize(
+    "modality, image, word",
+    [
+        ("thermal", np.zeros((0, 4), np.uint8), "shape"),
+        ("thermal", np.zeros((4, 4), np.int32), "int32"),
+        ("depth", np.zeros((4, 4, 3), np.uint16), "one channel"),
+        ("event", np.zeros((4, 4), np.float32), "float32"),
+        ("rgb", np.zeros((4, 4), np.uint16), "uint16"),
+        ("depth", np.zeros((4, 4, 2), np.uint8), "HxWx3"),
+    ],
+)
 def test_unusable_images_are_named(modality, image, word):
     with pytest.raises(ImageError, match=word):
         AuxEncoder(modality)(image)
 
 
-@pytest.mark.parametrize("values", [{"thermal_low": 5.0}, {"thermal_low": 5.0, "thermal_high": 4.0}, {"depth_max": 0.0},
-                                    {"depth_unit": -1.0}, {"smoothing": 1.0}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"thermal_low": 5.0},
+        {"thermal_low": 5.0, "thermal_high": 4.0},
+        {"depth_max": 0.0},
+        {"depth_unit": -1.0},
+        {"smoothing": 1.0},
+    ],
+)
 def test_unusable_encodings_are_refused(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
         AuxEncoding(**values)

@@ -18,7 +18,8 @@ from statistics import NormalDist
 import cv2
 import numpy as np
 
-from cmdtrack_ros.data.sequences import Sequence
+from cmdtrack_ros.data.derived import DerivedSequence
+from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.errors import DataError, ImageError
 from cmdtrack_ros.modalities import Modality
 
@@ -85,18 +86,17 @@ def simulate_events(
     return _COLOURS[np.sign(counts) + 1]
 
 
-class EventSequence(Sequence):
+class EventSequence(DerivedSequence):
     """A colour sequence with the events simulated between each frame and the one before as its second stream.
 
     Frame 0 has no frame before it, hence no events but noise. Frame i draws from its own generator
     (`seed`, i), so that any order of access gives the same pictures.
     """
 
-    def __init__(self, source: Sequence, threshold: float = 0.25, seed: int = 0) -> None:
+    def __init__(self, source: ImageSequence, threshold: float = 0.25, seed: int = 0) -> None:
         if source.rgb(0) is None:
             raise DataError(f"{source.name}: events are simulated from colour frames, it has none")
-        super().__init__(source.name, Modality.EVENT, source.boxes, source.stamps, labelled=source.labelled)
-        self.source = source
+        super().__init__(source, modality=Modality.EVENT)
         self.threshold = threshold
         self.seed = seed
         self._recent: dict[int, np.ndarray] = {}
@@ -104,7 +104,7 @@ class EventSequence(Sequence):
     def rgb(self, index: int) -> np.ndarray | None:
         # Two frames are kept: a video that has to step back for the frame before would start over each time.
         if index not in self._recent:
-            image = self.source.rgb(index)
+            image = super().rgb(index)
             self._recent = {**dict(list(self._recent.items())[-1:]), index: image}
         return self._recent[index]
 

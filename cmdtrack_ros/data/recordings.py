@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cmdtrack_ros.data.sequences import Sequence, load_sequence
+from cmdtrack_ros.data.sequences import ImageSequence, load_sequence
 from cmdtrack_ros.modalities import Modality
+
+if TYPE_CHECKING:
+    from cmdtrack_ros.data.bags import BagOptions
 
 
 def open_recording(
     path: str | Path,
     layout: str = "auto",
     *,
-    modality: Modality | str | None = None,
-    rgb_topic: str | None = None,
-    aux: str | None = None,
-) -> Sequence:
+    options: BagOptions | None = None,
+    aux_video: Path | None = None,
+) -> ImageSequence:
     """Open a sequence folder, a rosbag2 or a video.
 
-    modality: kind of the second stream where the recording does not say (bags of others, two videos).
-    rgb_topic: colour images of a bag, where they aren't on our own writer's topic.
-    aux: the second stream: topic of a bag, or second video file.
+    options: topics and pairing of a bag; their ``modality`` also says what the second of two videos shows.
+    aux_video: file of the second stream, beside a video.
     """
     # Imported when needed: a folder of images needs neither rosbags nor PyAV.
-    from cmdtrack_ros.data.bags import is_bag, load_bag
+    from cmdtrack_ros.data.bags import BagOptions, is_bag, load_bag
     from cmdtrack_ros.data.video import VIDEO_SUFFIXES, VideoSequence
 
-    path = Path(path)
+    path, options = Path(path), options or BagOptions()
     if is_bag(path):
-        return load_bag(path, rgb_topic=rgb_topic, aux_topic=aux, modality=modality)
+        return load_bag(path, options)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return VideoSequence(path, aux, modality or Modality.THERMAL)
+        return VideoSequence(path, aux_video, options.modality or Modality.THERMAL)
     return load_sequence(path, layout)

@@ -37,7 +37,7 @@ class Frame:
     stamp: float
 
 
-class Sequence(ABC):
+class ImageSequence(ABC):
     """A target followed through two streams. Nothing is decoded before `frame(i)`.
 
     name: unique within its data set. modality: kind of the aux stream; RGB when there is none.
@@ -46,6 +46,7 @@ class Sequence(ABC):
     labelled: (n,) bool, False where the benchmark says nothing (VTUAV labels every tenth frame).
     anchors: (n,) float64 VOT multi-start anchors (> 0 forward, < 0 backward), else None.
     stamps: (n,) float64 seconds, strictly increasing.
+    layout: one of `LAYOUT_NAMES`, which says by what rules a benchmark scores it; empty for recordings of others.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Sequence(ABC):
         boxes: np.ndarray,
         stamps: np.ndarray,
         *,
+        layout: str = "",
         aux_boxes: np.ndarray | None = None,
         labelled: np.ndarray | None = None,
         anchors: np.ndarray | None = None,
@@ -63,6 +65,7 @@ class Sequence(ABC):
         self.modality = modality
         self.boxes = boxes
         self.stamps = stamps
+        self.layout = layout
         self.aux_boxes = aux_boxes
         self.labelled = np.ones(len(boxes), bool) if labelled is None else labelled
         self.anchors = anchors
@@ -83,15 +86,14 @@ class Sequence(ABC):
         return Frame(self.rgb(index), self.aux(index), float(self.stamps[index]))
 
 
-class FolderSequence(Sequence):
+class FolderSequence(ImageSequence):
     """A sequence of image files; `rgb_files` or `aux_files` is empty when there is no such stream."""
 
     def __init__(
         self, path: Path, layout: str, rgb_files: list[Path], aux_files: list[Path], *args, **kwargs
     ) -> None:
-        super().__init__(path.name, *args, **kwargs)
+        super().__init__(path.name, *args, layout=layout, **kwargs)
         self.path = path
-        self.layout = layout
         self.rgb_files = rgb_files
         self.aux_files = aux_files
 
@@ -162,7 +164,7 @@ VOT_CHANNELS = {"depth": Modality.DEPTH, "ir": Modality.THERMAL, "event": Modali
 LAYOUT_NAMES = (*LAYOUTS, VOT)
 
 
-def load_sequence(path: str | Path, layout: str = "auto") -> Sequence:
+def load_sequence(path: str | Path, layout: str = "auto") -> ImageSequence:
     """Open one sequence folder. `layout`: one of `LAYOUT_NAMES`, or "auto" to tell by its content.
 
     DataError when the folder is laid out otherwise, a frame is missing, or boxes and frames differ in number.
@@ -174,13 +176,13 @@ def load_sequence(path: str | Path, layout: str = "auto") -> Sequence:
     return _load_vot(path) if found == VOT else _load_folder(path, LAYOUTS[found])
 
 
-def load_dataset(path: str | Path, layout: str = "auto") -> list[Sequence]:
+def load_dataset(path: str | Path, layout: str = "auto") -> list[ImageSequence]:
     """All sequences below `path` (see `find_sequences`), opened."""
     return [load_sequence(p, layout) for p in find_sequences(path, layout)]
 
 
 def find_sequences(path: str | Path, layout: str = "auto") -> list[Path]:
-    """Sequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
+    """ImageSequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
 
     Opens none of them, so that a caller may report a broken one and go on with the rest.
     """

@@ -10,7 +10,7 @@ from types import TracebackType
 import av
 import numpy as np
 
-from cmdtrack_ros.data.sequences import Sequence
+from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
 
@@ -77,10 +77,10 @@ class VideoFile:
         return seconds
 
 
-class VideoSequence(Sequence):
+class VideoSequence(ImageSequence):
     """A recording in one video file, or in two of equal length for two cameras; without boxes unless given.
 
-    boxes: (n, 4) as in `Sequence`, or None.
+    boxes: (n, 4) as in `ImageSequence`, or None.
     """
 
     def __init__(

@@ -10,44 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
+from cmdtrack_ros.track import Track
+from cmdtrack_ros.tracking.drive import BoxTracker
 
 BOTH, RGB, AUX = "both", "rgb", "aux"
 STREAMS = (BOTH, RGB, AUX)
-
-
-class Answer(Protocol):
-    """What ``update`` returns; ``cmdtrack_ros.tracking.Track`` is one."""
-
-    @property
-    def box(self) -> np.ndarray:
-        """(4,) float64 xywh, pixels of the RGB image."""
-
-    @property
-    def score(self) -> float:
-        """Confidence that the target is there, 0..1."""
-
-
-class EvaluatedTracker(Protocol):
-    """What the protocols drive; images as in :class:`cmdtrack_ros.tracking.Tracker`."""
-
-    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> object: ...
-
-    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Answer: ...
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A box (4,) float64 xywh in pixels of the RGB image, and its confidence 0..1."""
-
-    box: np.ndarray
-    score: float
 
 
 @dataclass(frozen=True)
@@ -133,7 +106,7 @@ def vit_file(path: Path | None) -> tuple[Path]:
     return (Path(path),)
 
 
-def make_tracker(spec: TrackerSpec, modality: Modality | str) -> EvaluatedTracker:
+def make_tracker(spec: TrackerSpec, modality: Modality | str) -> BoxTracker:
     """A tracker of ``spec`` for sequences whose second stream is of ``modality`` (RGB = there is none).
 
     Raises:
@@ -150,7 +123,7 @@ def make_tracker(spec: TrackerSpec, modality: Modality | str) -> EvaluatedTracke
 
 
 @lru_cache(maxsize=2)
-def _load_ours(weights: tuple[Path, ...], modality: Modality, device: str) -> EvaluatedTracker:
+def _load_ours(weights: tuple[Path, ...], modality: Modality, device: str) -> BoxTracker:
     # Torch takes seconds to import, and the OpenCV baselines do without it. All streams share one tracker,
     # which takes long to load; `init` makes it start afresh.
     from cmdtrack_ros.tracking import load_tracker
@@ -161,7 +134,7 @@ def _load_ours(weights: tuple[Path, ...], modality: Modality, device: str) -> Ev
 class SingleStream:
     """This package's tracker with one of its streams withheld."""
 
-    def __init__(self, tracker: EvaluatedTracker, stream: str) -> None:
+    def __init__(self, tracker: BoxTracker, stream: str) -> None:
         self._tracker, self._stream = tracker, stream
 
     def _select(
@@ -169,10 +142,10 @@ class SingleStream:
     ) -> tuple[np.ndarray | None, np.ndarray | None]:
         return (rgb, None) if self._stream == RGB else (None, aux)
 
-    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> object:
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         return self._tracker.init(*self._select(rgb, aux), box)
 
-    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Answer:
+    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         return self._tracker.update(*self._select(rgb, aux))
 
 
@@ -196,7 +169,7 @@ class OpenCVTracker:
         picture = image if self._encoder is None else self._encoder(image)
         return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
-    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> None:
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         """Start on ``box``, which OpenCV rounds to whole pixels (MOSSE: keeps)."""
         if self._encoder is not None:
             self._encoder.reset()
@@ -214,17 +187,18 @@ class OpenCVTracker:
             raise ImageError(
                 f"tracker '{self._spec.label}' cannot start on box {self._box.tolist()}: {error}"
             ) from error
+        return Track(self._box, 1.0)
 
-    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Prediction:
+    def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         picture = self._picture(rgb, aux)
         if picture is None:
-            return Prediction(self._box, 0.0)
+            return Track(self._box, 0.0)
         found, box = self._tracker.update(picture)
         if not found:
-            return Prediction(self._box, 0.0)
+            return Track(self._box, 0.0)
         self._box = np.asarray(box, np.float64)
         score = self._tracker.getTrackingScore() if hasattr(self._tracker, "getTrackingScore") else 1.0
-        return Prediction(self._box, float(np.clip(score, 0.0, 1.0)))
+        return Track(self._box, float(np.clip(score, 0.0, 1.0)))
 
 
 def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:

@@ -12,41 +12,25 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdtrack_ros.boxes import iou
-from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.boxes import iou, visible
+from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.data.derived import Blackout
 from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.evaluation.baselines import BOTH, EvaluatedTracker, TrackerSpec, make_tracker
-from cmdtrack_ros.evaluation.protocols import first_visible, one_pass, visible
+from cmdtrack_ros.evaluation.baselines import BOTH, TrackerSpec, make_tracker
+from cmdtrack_ros.evaluation.protocols import one_pass
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.tracking.drive import BoxTracker, first_visible
 
 COLUMNS = ("both", "rgb_black", "aux_alone", "aux_black", "rgb_alone")
 
 
-class Blackout(Sequence):
-    """A sequence whose stream ``black`` (``rgb`` or ``aux``) shows zeros from frame ``start`` on."""
-
-    def __init__(self, whole: Sequence, black: str, start: int) -> None:
-        super().__init__(whole.name, whole.modality, whole.boxes, whole.stamps, labelled=whole.labelled)
-        self._whole, self._black, self._start = whole, black, start
-
-    def rgb(self, index: int) -> np.ndarray | None:
-        return self._shown(self._whole.rgb(index), "rgb", index)
-
-    def aux(self, index: int) -> np.ndarray | None:
-        return self._shown(self._whole.aux(index), "aux", index)
-
-    def _shown(self, image: np.ndarray | None, stream: str, index: int) -> np.ndarray | None:
-        black = image is not None and stream == self._black and index >= self._start
-        return np.zeros_like(image) if black else image
-
-
-def middle(sequence: Sequence) -> int:
+def middle(sequence: ImageSequence) -> int:
     """The frame half way between the first visible one and the end."""
     return (first_visible(sequence) + len(sequence)) // 2
 
 
-def second_half(tracker: EvaluatedTracker, sequence: Sequence) -> float:
+def second_half(tracker: BoxTracker, sequence: ImageSequence) -> float:
     """Mean IoU of one pass over the frames from :func:`middle` on that have a box.
 
     Raises:
@@ -60,10 +44,10 @@ def second_half(tracker: EvaluatedTracker, sequence: Sequence) -> float:
     return float(np.mean([iou(boxes[i], sequence.boxes[i]) for i in seen]))
 
 
-def blackout(sequence: Sequence, weights: tuple[Path, ...], device: str) -> dict[str, float]:
+def blackout(sequence: ImageSequence, weights: tuple[Path, ...], device: str) -> dict[str, float]:
     """The mean IoU of each of :data:`COLUMNS` over the second half of a sequence with two streams."""
 
-    def run(stream: str, shown: Sequence) -> float:
+    def run(stream: str, shown: ImageSequence) -> float:
         return second_half(make_tracker(TrackerSpec("ours", stream, weights, device), shown.modality), shown)
 
     start = middle(sequence)
@@ -77,7 +61,7 @@ def blackout(sequence: Sequence, weights: tuple[Path, ...], device: str) -> dict
 
 
 def blackouts(
-    sequences: list[Sequence],
+    sequences: list[ImageSequence],
     weights: tuple[Path, ...],
     device: str,
     output: Path,
@@ -103,7 +87,7 @@ def blackouts(
     return runs
 
 
-def _two_streams(sequence: Sequence) -> bool:
+def _two_streams(sequence: ImageSequence) -> bool:
     frame = sequence.frame(first_visible(sequence))
     return sequence.modality is not Modality.RGB and frame.rgb is not None and frame.aux is not None
 

@@ -6,16 +6,16 @@ are scored and how result files are laid out (``cmdtrack_ros.evaluation.results`
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
-from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.boxes import visible
+from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.evaluation.baselines import EvaluatedTracker
+from cmdtrack_ros.tracking.drive import BoxTracker, drive, first_visible
 
 
 class Protocol(str, Enum):
@@ -42,6 +42,11 @@ class Run:
     scores: np.ndarray
     seconds: np.ndarray
 
+    @classmethod
+    def empty(cls, count: int) -> Run:
+        """No answer to ``count`` frames."""
+        return cls(np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, np.nan))
+
     def __len__(self) -> int:
         return len(self.boxes)
 
@@ -52,20 +57,7 @@ class Run:
         return float(len(times) / times.sum()) if times.sum() > 0 else float("nan")
 
 
-def visible(boxes: np.ndarray) -> np.ndarray:
-    """(n, 4) xywh -> (n,) bool: a box with an area is there."""
-    return np.isfinite(boxes).all(-1) & (boxes[..., 2] > 0) & (boxes[..., 3] > 0)
-
-
-def first_visible(sequence: Sequence) -> int:
-    """Index of the first frame with a box; DataError when there is none."""
-    seen = np.flatnonzero(visible(sequence.boxes))
-    if not len(seen):
-        raise DataError(f"{sequence.name}: no frame has a ground-truth box, so there is nothing to start on")
-    return int(seen[0])
-
-
-def choose(sequence: Sequence, protocol: Protocol) -> Protocol:
+def choose(sequence: ImageSequence, protocol: Protocol) -> Protocol:
     """The protocol of the sequence's benchmark when ``protocol`` is AUTO, else ``protocol``.
 
     Raises:
@@ -74,7 +66,7 @@ def choose(sequence: Sequence, protocol: Protocol) -> Protocol:
     if protocol is Protocol.AUTO:
         if sequence.anchors is not None:
             return Protocol.MULTISTART
-        return Protocol.LONGTERM if getattr(sequence, "layout", "") == "depthtrack" else Protocol.OPE
+        return Protocol.LONGTERM if sequence.layout == "depthtrack" else Protocol.OPE
     if protocol is Protocol.MULTISTART and sequence.anchors is None:
         raise DataError(
             f"{sequence.name}: the multi-start protocol needs anchors (anchor.value), there are none"
@@ -82,40 +74,24 @@ def choose(sequence: Sequence, protocol: Protocol) -> Protocol:
     return protocol
 
 
-def drive(tracker: EvaluatedTracker, sequence: Sequence, order: np.ndarray) -> Run:
-    """Start on frame ``order[0]`` with its ground truth, then update on the others in that order.
-
-    Args:
-        order: (n,) int frame indices.
-    """
-    boxes = np.full((len(order), 4), np.nan)
-    scores, seconds = np.full(len(order), np.nan), np.full(len(order), np.nan)
-    for row, index in enumerate(order):
-        frame = sequence.frame(int(index))
-        begin = time.perf_counter()
-        if row == 0:
-            tracker.init(frame.rgb, frame.aux, sequence.boxes[index])
-            boxes[row], scores[row] = sequence.boxes[index], 1.0
-        else:
-            answer = tracker.update(frame.rgb, frame.aux)
-            boxes[row], scores[row] = answer.box, answer.score
-        seconds[row] = time.perf_counter() - begin
-    return Run(boxes, scores, seconds)
+def run(tracker: BoxTracker, sequence: ImageSequence, order: np.ndarray) -> Run:
+    """Start on frame ``order[0]`` with its ground truth, then update on the others in that order; (n,) indices."""
+    result = Run.empty(len(order))
+    for row, track in enumerate(drive(tracker, sequence, order)):
+        result.boxes[row], result.scores[row], result.seconds[row] = track.box, track.score, track.seconds
+    result.boxes[0] = sequence.boxes[order[0]]  # as given: trackers cut it to the image, or round it
+    return result
 
 
-def one_pass(tracker: EvaluatedTracker, sequence: Sequence) -> Run:
+def one_pass(tracker: BoxTracker, sequence: ImageSequence) -> Run:
     """One pass over the sequence from its first visible frame on; rows before it are NaN."""
-    start = first_visible(sequence)
-    run = drive(tracker, sequence, np.arange(start, len(sequence)))
-    gap = np.full(start, np.nan)
-    return Run(
-        np.concatenate([np.full((start, 4), np.nan), run.boxes]),
-        np.concatenate([gap, run.scores]),
-        np.concatenate([gap, run.seconds]),
-    )
+    start, whole = first_visible(sequence), Run.empty(len(sequence))
+    part = run(tracker, sequence, np.arange(start, len(sequence)))
+    whole.boxes[start:], whole.scores[start:], whole.seconds[start:] = part.boxes, part.scores, part.seconds
+    return whole
 
 
-def anchors(sequence: Sequence) -> list[tuple[int, np.ndarray]]:
+def anchors(sequence: ImageSequence) -> list[tuple[int, np.ndarray]]:
     """VOT's runs, forward ones first: anchor frame, (k,) frames from it to the end or backwards to 0.
 
     Source: the VOT-RGBD2022 challenge; ``anchor.value`` > 0 runs forward, < 0 backward.
@@ -137,7 +113,7 @@ def anchors(sequence: Sequence) -> list[tuple[int, np.ndarray]]:
     return forward + [(int(i), np.arange(i, -1, -1)) for i in np.flatnonzero(values < 0)]
 
 
-def multi_start(tracker: EvaluatedTracker, sequence: Sequence) -> Iterator[tuple[int, Run]]:
+def multi_start(tracker: BoxTracker, sequence: ImageSequence) -> Iterator[tuple[int, Run]]:
     """(anchor frame, Run in the order seen) for each run of :func:`anchors`."""
     for anchor, order in anchors(sequence):
-        yield anchor, drive(tracker, sequence, order)
+        yield anchor, run(tracker, sequence, order)

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.drawing import draw_box
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import metrics as m
 from cmdtrack_ros.evaluation.results import write_text
@@ -72,7 +73,7 @@ def failures(overlaps: np.ndarray) -> list[Failure]:
 def write_report(
     file: Path,
     scores: list[Scores],
-    sequences: Mapping[str, Sequence],
+    sequences: Mapping[str, ImageSequence],
     title: str,
     recordings: Mapping[str, dict] | None = None,
 ) -> None:
@@ -123,7 +124,7 @@ def _best(scores: list[Scores], columns: list[str]) -> dict[str, float]:
     return {column: max(found) for column, found in values.items() if len(found) > 1}
 
 
-def _losses(scores: list[Scores], sequences: Mapping[str, Sequence]) -> list[dict]:
+def _losses(scores: list[Scores], sequences: Mapping[str, ImageSequence]) -> list[dict]:
     return [
         {
             "tracker": score.tracker,
@@ -251,7 +252,7 @@ def _overlap_plot(name: str, scores: list[Scores], colours: Mapping[str, str]) -
 
 
 def _strip(
-    name: str, rank: str, scores: list[Scores], sequence: Sequence, colours: Mapping[str, str]
+    name: str, rank: str, scores: list[Scores], sequence: ImageSequence, colours: Mapping[str, str]
 ) -> dict:
     shown = [score for score in scores if name in score.sequences]
     indices = np.unique(np.linspace(0, len(sequence) - 1, STRIP_FRAMES).round().astype(int))
@@ -284,12 +285,8 @@ def _jpeg(picture: np.ndarray, boxes: list[tuple[np.ndarray, str]]) -> str:
     scale = STRIP_HEIGHT / picture.shape[0]
     image = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     for box, colour in boxes:
-        if np.isfinite(box).all():
-            x, y, w, h = (round(float(v) * scale) for v in box)
-            rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
-            if colour == TRUTH_COLOUR:
-                # White needs a dark rim on pictures of events, which are white themselves.
-                cv2.rectangle(image, (x, y), (x + w, y + h), (0, 0, 0), 4, cv2.LINE_AA)
-            cv2.rectangle(image, (x, y), (x + w, y + h), rgb, 2, cv2.LINE_AA)
+        rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        # White needs a dark rim on pictures of events, which are white themselves.
+        draw_box(image, box * scale, rgb, 2, rim=2 if colour == TRUTH_COLOUR else 0)
     data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
     return base64.b64encode(data.tobytes()).decode()

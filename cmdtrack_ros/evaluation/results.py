@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation.protocols import Protocol, Run, anchors
 
@@ -38,12 +38,12 @@ def run_files(folder: Path, name: str, protocol: Protocol, anchor: int = 0) -> t
     return tuple(stem.with_name(stem.name + end) for end in (".txt", "_confidence.value", "_time.value"))
 
 
-def starts(sequence: Sequence, protocol: Protocol) -> list[int]:
+def starts(sequence: ImageSequence, protocol: Protocol) -> list[int]:
     """The anchors of the sequence's runs; [0] where a protocol has one run."""
     return [anchor for anchor, _ in anchors(sequence)] if protocol is Protocol.MULTISTART else [0]
 
 
-def finished(folder: Path, sequence: Sequence, protocol: Protocol) -> bool:
+def finished(folder: Path, sequence: ImageSequence, protocol: Protocol) -> bool:
     """Whether every run of the sequence has its file of boxes."""
     return all(
         run_files(folder, sequence.name, protocol, anchor)[0].is_file()
@@ -67,7 +67,7 @@ def write_run(folder: Path, name: str, protocol: Protocol, run: Run, anchor: int
     return boxes
 
 
-def read_run(folder: Path, sequence: Sequence, protocol: Protocol, anchor: int = 0) -> Run:
+def read_run(folder: Path, sequence: ImageSequence, protocol: Protocol, anchor: int = 0) -> Run:
     """Read one run of ``sequence``; files of confidences and seconds may be missing (NaN then).
 
     Raises:

@@ -19,13 +19,14 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from cmdtrack_ros.data import Sequence, find_sequences, load_sequence
+from cmdtrack_ros.data import ImageSequence, find_sequences, load_sequence
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, WeightsError
-from cmdtrack_ros.evaluation.baselines import AUX, EvaluatedTracker, TrackerSpec, make_tracker
-from cmdtrack_ros.evaluation.protocols import Protocol, choose, first_visible, multi_start, one_pass
+from cmdtrack_ros.evaluation.baselines import AUX, TrackerSpec, make_tracker
+from cmdtrack_ros.evaluation.protocols import Protocol, choose, multi_start, one_pass
 from cmdtrack_ros.evaluation.results import finished, write_run, write_text
 from cmdtrack_ros.evaluation.scoring import Scores, score_results
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.tracking.drive import BoxTracker, first_visible
 
 RESULTS, SETTINGS, SUMMARY = "results", "run.json", "summary.json"
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 class Entry:
     """A sequence folder that could be opened, and the protocol it is evaluated by."""
 
-    sequence: Sequence
+    sequence: ImageSequence
     path: Path
     protocol: Protocol
 
@@ -86,7 +87,7 @@ def evaluate(
     protocol: Protocol = Protocol.AUTO,
     jobs: int = 1,
     progress: bool = True,
-) -> tuple[list[Scores], dict[str, Sequence]]:
+) -> tuple[list[Scores], dict[str, ImageSequence]]:
     """Run every tracker over every sequence, write result files and ``summary.json``, and score.
 
     A sequence whose result file is there is not run again. One that fails is reported and the rest goes on.
@@ -115,14 +116,14 @@ def evaluate(
     return scores, {entry.sequence.name: entry.sequence for entry in entries}
 
 
-def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, Sequence]]:
+def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, ImageSequence]]:
     """Score what :func:`evaluate` left in ``folders``; with several, trackers are named ``FOLDER/TRACKER``.
 
     Raises:
         DataError: a folder that is not an evaluation's, or whose data is gone.
     """
     scores: list[Scores] = []
-    sequences: dict[str, Sequence] = {}
+    sequences: dict[str, ImageSequence] = {}
     for folder in folders:
         settings = read_settings(folder)
         entries, broken = open_dataset(
@@ -140,7 +141,7 @@ def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, Sequence]]:
     return scores, sequences
 
 
-def applies(spec: TrackerSpec, sequence: Sequence) -> bool:
+def applies(spec: TrackerSpec, sequence: ImageSequence) -> bool:
     """Whether the sequence has the stream that the tracker looks at."""
     return spec.stream != AUX or sequence.modality is not Modality.RGB
 
@@ -219,7 +220,7 @@ def run_job(job: Job) -> str:
 
 
 @lru_cache(maxsize=4)
-def _cached_tracker(spec: TrackerSpec, modality: Modality) -> EvaluatedTracker:
+def _cached_tracker(spec: TrackerSpec, modality: Modality) -> BoxTracker:
     return make_tracker(spec, modality)
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdtrack_ros.boxes import iou
-from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.boxes import iou, visible
+from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import metrics as m
-from cmdtrack_ros.evaluation.protocols import Protocol, Run, anchors, visible
+from cmdtrack_ros.evaluation.protocols import Protocol, Run, anchors
 from cmdtrack_ros.evaluation.results import read_run, run_files, starts
 
 # VOT-long-term's answer "no target" on a frame without target: 0 as in the toolkit of the published tables.
@@ -79,7 +79,7 @@ def _plain(values: dict[str, float]) -> dict[str, float | None]:
 def score_results(
     folder: Path,
     tracker: str,
-    sequences: Iterable[tuple[Sequence, Protocol]],
+    sequences: Iterable[tuple[ImageSequence, Protocol]],
     failures: dict[str, str] | None = None,
 ) -> Scores:
     """Score a tracker's result files below ``folder``.
@@ -106,7 +106,7 @@ def score_results(
     return Scores(tracker, scored, failed, mean, curves)
 
 
-def score_sequence(sequence: Sequence, protocol: Protocol, runs: dict[int, Run]) -> SequenceScore:
+def score_sequence(sequence: ImageSequence, protocol: Protocol, runs: dict[int, Run]) -> SequenceScore:
     """Metrics of one sequence from its runs (anchor -> Run; one-pass protocols have one, under 0)."""
     if protocol is Protocol.MULTISTART:
         return _score_multistart(sequence, runs)
@@ -131,8 +131,8 @@ def score_sequence(sequence: Sequence, protocol: Protocol, runs: dict[int, Run])
     return score
 
 
-def _add_one_truth(score: SequenceScore, sequence: Sequence, run: Run) -> None:
-    layout, truth = getattr(sequence, "layout", ""), sequence.boxes
+def _add_one_truth(score: SequenceScore, sequence: ImageSequence, run: Run) -> None:
+    layout, truth = sequence.layout, sequence.boxes
     if layout == "lasher":
         curves = m.lasher_curves(run.boxes, truth)
     elif layout == "visevent":
@@ -144,25 +144,27 @@ def _add_one_truth(score: SequenceScore, sequence: Sequence, run: Run) -> None:
     score.metrics |= {"sr": curves[0].mean(), "pr": curves[1][20], "npr": curves[2][20]}
 
 
-def _add_paired(score: SequenceScore, sequence: Sequence, run: Run) -> None:
+def _add_paired(score: SequenceScore, sequence: ImageSequence, run: Run) -> None:
     rows = sequence.labelled
     result, rgb, aux = run.boxes[rows], sequence.boxes[rows], sequence.aux_boxes[rows]
     success, precision = m.rgbt234_curves(result, rgb, aux)
     score.curves = {"success": success, "precision": precision}
-    if getattr(sequence, "layout", "") == "gtot":
+    if sequence.layout == "gtot":
         score.paired = m.paired_frames(result, rgb, aux)
         score.metrics |= {"msr": m.gtot_msr([score.paired[0]]), "mpr": m.gtot_mpr([score.paired[1]])}
     else:
         score.metrics |= {"msr": success.mean(), "mpr": precision[20]}
 
 
-def _image_size(sequence: Sequence) -> tuple[int, int]:
+def _image_size(sequence: ImageSequence) -> tuple[int, int]:
     frame = sequence.frame(0)
     height, width = (frame.rgb if frame.rgb is not None else frame.aux).shape[:2]
     return width, height
 
 
-def _longterm_parts(sequence: Sequence, run: Run, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _longterm_parts(
+    sequence: ImageSequence, run: Run, start: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if np.isnan(run.scores).all():
         raise DataError(
             f"{sequence.name}: the long-term protocol needs the tracker's confidences, there are none"
@@ -173,7 +175,7 @@ def _longterm_parts(sequence: Sequence, run: Run, start: int) -> tuple[np.ndarra
     return overlaps, np.nan_to_num(run.scores, nan=0.0), visible(sequence.boxes)
 
 
-def _score_multistart(sequence: Sequence, runs: dict[int, Run]) -> SequenceScore:
+def _score_multistart(sequence: ImageSequence, runs: dict[int, Run]) -> SequenceScore:
     size, parts, means = _image_size(sequence), [], []
     for anchor, order in anchors(sequence):
         truth = sequence.boxes[order]
@@ -251,7 +253,7 @@ def _add_longterm(scores: list[SequenceScore]) -> dict[str, np.ndarray]:
 
 
 def score_folder(
-    results: Path, sequences: list[tuple[Sequence, Protocol]], failures: dict[str, str]
+    results: Path, sequences: list[tuple[ImageSequence, Protocol]], failures: dict[str, str]
 ) -> list[Scores]:
     """Score every tracker with result files in ``results``, its folders or those of its ``results/``.
 

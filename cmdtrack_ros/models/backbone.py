@@ -37,10 +37,14 @@ class SameConv2d(nn.Conv2d):
         return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
+def conv_bn(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True
+) -> nn.Sequential:
     """SAME convolution, batch norm and, if ``act``, ReLU6. ``stride`` 2 expects an even input size."""
-    layers: list[nn.Module] = [SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
-                               nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)]
+    layers: list[nn.Module] = [
+        SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01),
+    ]
     return nn.Sequential(*layers, nn.ReLU6()) if act else nn.Sequential(*layers)
 
 
@@ -82,7 +86,9 @@ class EfficientNetLite(nn.Module):
             repeats = repeats if index == 0 else math.ceil(repeats * depth)
             blocks = []
             for block in range(repeats):
-                blocks.append(InvertedBottleneck(channels, outputs, kernel, stride if block == 0 else 1, expansion))
+                blocks.append(
+                    InvertedBottleneck(channels, outputs, kernel, stride if block == 0 else 1, expansion)
+                )
                 channels = outputs
             stages.append(nn.Sequential(*blocks))
         self.early = nn.Sequential(*stages[:3])
@@ -108,8 +114,9 @@ class EfficientNetLite(nn.Module):
         ours = {name: value for name, value in self.state_dict().items() if "num_batches_tracked" not in name}
         for (name, target), (their_name, value) in zip(ours.items(), theirs):
             if target.shape != value.shape:
-                raise ValueError(f"{their_name}: expected shape {tuple(target.shape)} for {name}, "
-                                 f"got {tuple(value.shape)}")
+                raise ValueError(
+                    f"{their_name}: expected shape {tuple(target.shape)} for {name}, got {tuple(value.shape)}"
+                )
             target.copy_(value)
 
 

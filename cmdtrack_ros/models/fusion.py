@@ -59,7 +59,7 @@ def _cells_in_box(size: int, box: Tensor) -> tuple[Tensor, Tensor]:
     """
     low = torch.arange(size, device=box.device, dtype=box.dtype) / size
     high, center = low + 1 / size, low + 0.5 / size
-    x, y, w, h = (box[:, i:i + 1] for i in range(4))
+    x, y, w, h = (box[:, i : i + 1] for i in range(4))
     w, h = w.clamp(min=1e-3), h.clamp(min=1e-3)
     cover_x = (torch.minimum(high, x + w) - torch.maximum(low, x)).clamp(min=0) * size
     cover_y = (torch.minimum(high, y + h) - torch.maximum(low, y)).clamp(min=0) * size
@@ -93,7 +93,9 @@ class Relation(nn.Module):
         inside = (correlation + (1 - mask) * -50.0).amax(1, keepdim=True).clamp(min=-50.0)
         outside = (correlation + mask * -50.0).amax(1, keepdim=True).clamp(min=-50.0)
         flat = search.flatten(2)
-        stacked = torch.cat([flat, flat * template.pooled.unsqueeze(-1), read, correlation, inside, outside], 1)
+        stacked = torch.cat(
+            [flat, flat * template.pooled.unsqueeze(-1), read, correlation, inside, outside], 1
+        )
         mixed = self.mix(stacked.view(batch, -1, height, width))
         return mixed + self.context(mixed)
 
@@ -120,8 +122,9 @@ class Neck(nn.Module):
     def __init__(self, channels8: int, channels16: int, channels: int) -> None:
         super().__init__()
         self.coarse = conv_bn(channels16, channels, 1, act=False)
-        self.fine = nn.Sequential(conv_bn(channels8, channels8, 3, 2, groups=channels8),
-                                  conv_bn(channels8, channels, 1, act=False))
+        self.fine = nn.Sequential(
+            conv_bn(channels8, channels8, 3, 2, groups=channels8), conv_bn(channels8, channels, 1, act=False)
+        )
 
     def forward(self, stride8: Tensor, stride16: Tensor) -> Tensor:
         return functional.relu6(self.coarse(stride16) + self.fine(stride8))

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cmdtrack_ros.errors import WeightsError
-from cmdtrack_ros.models.masked_autoencoder import AutoencoderConfig, MaskedAutoencoder
+from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
 from cmdtrack_ros.models.student import Student, StudentConfig
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 
@@ -23,10 +23,10 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetens
 SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
 """The teacher that comes with the package: for training alone."""
 
-_NAMES = {Student: "cmdtrack_student", Teacher: "cmdtrack_teacher", MaskedAutoencoder: "cmdtrack_autoencoder"}
-_CONFIGS = {Student: StudentConfig, Teacher: TeacherConfig, MaskedAutoencoder: AutoencoderConfig}
+_NAMES = {Student: "cmdtrack_student", Teacher: "cmdtrack_teacher", Cmae: "cmdtrack_autoencoder"}
+_CONFIGS = {Student: StudentConfig, Teacher: TeacherConfig, Cmae: CmaeConfig}
 
-Network = TypeVar("Network", Student, Teacher, MaskedAutoencoder)
+Network = TypeVar("Network", Student, Teacher, Cmae)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def load_weights(
 
     Args:
         path: a file by :func:`save_weights`.
-        kind: the network the file must hold: ``Student``, ``Teacher`` or ``MaskedAutoencoder``.
+        kind: the network the file must hold: ``Student``, ``Teacher`` or ``Cmae``.
         sha256: if given, the file must have this hash.
 
     Raises:

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+from cmdtrack_ros.track import PERCENTILES, Track, percentiles_ms
 
 _FAULTS_KEPT = 50
 
@@ -23,19 +24,20 @@ class Latencies:
     def __init__(self, kept: int = 300) -> None:
         self._entries: deque[tuple[float, float, float]] = deque(maxlen=kept)
 
-    def add(self, latency: float, processing: float) -> None:
-        self._entries.append((time.monotonic(), latency, processing))
+    def add(self, track: Track) -> None:
+        self._entries.append((time.monotonic(), track.latency, track.seconds))
 
     def values(self) -> dict[str, str]:
-        entries = np.array(list(self._entries)).reshape(-1, 3)
-        if not len(entries):
+        entries = list(self._entries)
+        if not entries:
             return {}
-        recent = entries[entries[:, 0] > time.monotonic() - 5.0, 0]
+        at, latency, processing = zip(*entries)
+        recent = [moment for moment in at if moment > time.monotonic() - 5.0]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
         values = {"output rate (Hz)": f"{rate:.1f}"}
-        for name, column in (("latency", 1), ("processing", 2)):
-            for percent in (50, 95, 99):
-                values[f"{name} p{percent} (ms)"] = f"{np.percentile(entries[:, column], percent) * 1e3:.1f}"
+        for name, seconds in (("latency", latency), ("processing", processing)):
+            percentiles = percentiles_ms(seconds)
+            values |= {f"{name} p{p} (ms)": f"{percentiles[f'p{p}']:.1f}" for p in PERCENTILES if percentiles}
         return values
 
 

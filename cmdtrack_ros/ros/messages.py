@@ -1,12 +1,14 @@
-"""Results as ROS messages."""
+"""Results as ROS messages, and back."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from cmdtrack_ros.msg import TrackState
-from cmdtrack_ros.ros.pipeline import Frame, Outcome
-from cmdtrack_ros.tracking import TargetState
+from cmdtrack_ros.streams.pairing import stamp_ns
+from cmdtrack_ros.track import TargetState, Track
 
 try:
     from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
@@ -14,14 +16,13 @@ except ImportError:
     Detection2DArray = None
 
 
-def to_track_state(frame: Frame, outcome: Outcome, latency: float) -> TrackState:
-    """The whole result; `latency` in s from the frame's stamp to now."""
-    track = outcome.track
+def to_track_state(header: Any, track: Track) -> TrackState:
+    """The whole result, under the header of the image it belongs to."""
     x, y, width, height = (float(v) for v in track.box)
     return TrackState(
-        header=frame.header,
+        header=header,
         state=int(track.state),
-        target_id=outcome.name,
+        target_id=track.target_id,
         x=x,
         y=y,
         width=width,
@@ -29,22 +30,39 @@ def to_track_state(frame: Frame, outcome: Outcome, latency: float) -> TrackState
         score=float(track.score),
         weight_rgb=float(track.weight_rgb),
         weight_aux=float(track.weight_aux),
-        has_rgb=outcome.rgb is not None,
-        has_aux=outcome.aux is not None,
-        pair_gap=frame.gap,
-        latency=latency,
-        processing_time=outcome.seconds,
+        has_rgb=track.has_rgb,
+        has_aux=track.has_aux,
+        pair_gap=track.gap,
+        latency=track.latency,
+        processing_time=track.seconds,
     )
 
 
-def to_detections(frame: Frame, outcome: Outcome) -> Any:
+def from_track_state(message: TrackState) -> Track:
+    """What `to_track_state` was given."""
+    return Track(
+        np.array([message.x, message.y, message.width, message.height]),
+        message.score,
+        TargetState(message.state),
+        message.weight_rgb,
+        message.weight_aux,
+        message.has_rgb,
+        message.has_aux,
+        {"total": message.processing_time * 1e3},
+        message.target_id,
+        stamp_ns=stamp_ns(message),
+        gap=message.pair_gap,
+        latency=message.latency,
+    )
+
+
+def to_detections(header: Any, track: Track) -> Any:
     """vision_msgs/Detection2DArray: the target, or nothing while it is not in sight."""
-    message = Detection2DArray(header=frame.header)
-    track = outcome.track
+    message = Detection2DArray(header=header)
     if track.state not in (TargetState.TRACKING, TargetState.UNCERTAIN):
         return message
     x, y, width, height = (float(v) for v in track.box)
-    detection = Detection2D(header=frame.header, id=outcome.name)
+    detection = Detection2D(header=header, id=track.target_id)
     detection.bbox.center.position.x, detection.bbox.center.position.y = x + width / 2, y + height / 2
     detection.bbox.size_x, detection.bbox.size_y = width, height
     hypothesis = ObjectHypothesisWithPose()

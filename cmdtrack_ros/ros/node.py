@@ -27,6 +27,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import rclpy
@@ -37,21 +38,23 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
+from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.ros.diagnostics import Latencies, Reports, diagnostic_array, gpu_memory
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
-from cmdtrack_ros.ros.images import fill_image
 from cmdtrack_ros.ros.inputs import ImageInput
-from cmdtrack_ros.ros.mailbox import Mailbox
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
-from cmdtrack_ros.ros.overlay import draw
-from cmdtrack_ros.ros.pairing import NearestPairFilter, stamp_ns
 from cmdtrack_ros.ros.parameters import Parameters, Settings
-from cmdtrack_ros.ros.pipeline import Frame, Outcome, Pipeline, Target
+from cmdtrack_ros.streams.images import fill_image
+from cmdtrack_ros.streams.mailbox import Mailbox
+from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
+from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking import load_tracker
+from cmdtrack_ros.tracking.pipeline import Pipeline, Target
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_DEPTH = 10
@@ -64,18 +67,23 @@ def _encoding(settings: Settings) -> AuxEncoding:
     return AuxEncoding(low, high, settings.depth_max, settings.depth_unit, settings.range_smoothing)
 
 
+def _pairing(settings: Settings) -> PairOptions:
+    options = PairOptions(settings.slop, settings.aux_timeout, settings.aux_offset, settings.queue_size)
+    return options.for_streams(1 if settings.modality == "rgb" else 2)
+
+
 class _Request:
-    """A target that waits for its frame, the one at `stamp` (ns) or the next to come."""
+    """A target that waits for its pair, the one at `stamp` (ns) or the next to come."""
 
     def __init__(self, target: Target | None, stamp: int | None = None) -> None:
         self.target = target  # None releases the one there is
         self.stamp = stamp
-        self.frame: Frame | None = None
+        self.pair: Pair | None = None
 
-    def offer(self, frame: Frame) -> None:
-        """Take the next frame, which is then kept until the worker gets to it, however slow that is."""
+    def offer(self, pair: Pair) -> None:
+        """Take the next pair, which is then kept until the worker gets to it, however slow that is."""
         if self.stamp is None:
-            self.stamp, self.frame = stamp_ns(frame), frame
+            self.stamp, self.pair = pair.stamp, pair
 
 
 class TrackerNode(LifecycleNode):
@@ -160,10 +168,9 @@ class TrackerNode(LifecycleNode):
     def _activate(self) -> None:
         settings = self._settings
         self._latencies = Latencies()
-        self._mailbox: Mailbox[Frame] = Mailbox(settings.target_history, settings.process_every_pair)
+        self._mailbox: Mailbox[Pair] = Mailbox(settings.target_history, settings.process_every_pair)
         self._request = self._first_request()
         self._request_lock = threading.Lock()
-        self._restarts = 0
         self._restarted_at = -_SAME_RESTART
         self._open_inputs(settings)
         self._target_in = self.create_subscription(
@@ -194,10 +201,7 @@ class TrackerNode(LifecycleNode):
         }
         self._pairing_filter = NearestPairFilter(
             list(self._inputs.values()),
-            settings.queue_size,
-            settings.slop,
-            aux_offset=settings.aux_offset,
-            aux_timeout=settings.aux_timeout if len(topics) > 1 else 0.0,
+            _pairing(settings),
             clock=None if settings.process_every_pair else time.monotonic_ns,
         )
         self._pairing_filter.registerCallback(self._on_pair)
@@ -235,11 +239,7 @@ class TrackerNode(LifecycleNode):
     def _apply_live(self, settings: Settings) -> None:
         self._settings = settings
         if self._inputs:
-            self._pairing_filter.configure(
-                slop=settings.slop,
-                aux_offset=settings.aux_offset,
-                aux_timeout=settings.aux_timeout if len(self._inputs) > 1 else 0.0,
-            )
+            self._pairing_filter.configure(_pairing(settings))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -247,21 +247,15 @@ class TrackerNode(LifecycleNode):
         else:
             self._ticks[0].cancel()
 
-    def _on_pair(self, rgb: object | None, aux: object | None) -> None:
-        restarts = self._pairing_filter.counters.restarts
-        if restarts != self._restarts:
-            self._restarts = restarts
+    def _on_pair(self, pair: Pair) -> None:
+        if pair.restarted:
             self._restarted_at = time.monotonic()
             self.get_logger().info("stamps jumped back: pairing starts afresh")
             self._start_over()
-        gap = float("nan")
-        if rgb is not None and aux is not None:
-            gap = (stamp_ns(aux) - stamp_ns(rgb)) * 1e-9
-        frame = Frame(rgb, aux, gap)
         with self._request_lock:
             if self._request:
-                self._request.offer(frame)
-        self._mailbox.put(stamp_ns(frame), frame)
+                self._request.offer(pair)
+        self._mailbox.put(pair.stamp, pair)
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
         self._pairing_filter.reset()
@@ -328,28 +322,27 @@ class TrackerNode(LifecycleNode):
 
     # Worker thread: owns the pipeline.
 
-    def _work(self, mailbox: Mailbox[Frame]) -> None:
-        while (frame := mailbox.take()) is not None:
+    def _work(self, mailbox: Mailbox[Pair]) -> None:
+        while (pair := mailbox.take()) is not None:
             try:
-                self._handle(frame)
+                self._handle(pair)
             except Exception:
                 if not self.context.ok():  # interrupted: nothing can be published any more
                     return
                 self._reports("internal error", traceback.format_exc())
 
-    def _handle(self, frame: Frame) -> None:
-        target, since = self._due_target(stamp_ns(frame))
-        outcome = self._pipeline.process(frame, target, since)
-        if outcome is None:
+    def _handle(self, pair: Pair) -> None:
+        target, since = self._due_target(pair.stamp)
+        track = self._pipeline.process(pair, target, since)
+        if track is None:
             return
-        if outcome.started:
-            self.get_logger().info(
-                f"target '{target.name}' at {np.round(target.box, 1).tolist()}: {outcome.track.state.name}"
-            )
-        self._publish(frame, outcome)
+        if track.started:
+            box = np.round(target.box, 1).tolist()
+            self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
+        self._publish(pair.header, track)
 
-    def _due_target(self, now: int) -> tuple[Target | None, list[Frame]]:
-        """The requested target if its frame has come, and the frames from there up to before `now` (ns)."""
+    def _due_target(self, now: int) -> tuple[Target | None, list[Pair]]:
+        """The requested target if its pair has come, and the pairs from there up to before `now` (ns)."""
         with self._request_lock:
             request = self._request
             if request is None or request.stamp is None or request.stamp > now:
@@ -362,25 +355,25 @@ class TrackerNode(LifecycleNode):
         if request.stamp == now:
             return request.target, []
         kept = self._mailbox.since(request.stamp)
-        if not kept and not request.frame:
+        if not kept and not request.pair:
             self._reports(
                 "target",
                 f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
                 "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame",
             )
             return None, []
-        frames = [frame for stamp, frame in kept if stamp < now] if kept else [request.frame]
-        return request.target, frames[:: max(-(-len(frames) // _CATCH_UP), 1)]
+        pairs = [pair for stamp, pair in kept if stamp < now] if kept else [request.pair]
+        return request.target, pairs[:: max(-(-len(pairs) // _CATCH_UP), 1)]
 
-    def _publish(self, frame: Frame, outcome: Outcome) -> None:
-        latency = (self.get_clock().now().nanoseconds - stamp_ns(frame)) * 1e-9
-        self._track_out.publish(to_track_state(frame, outcome, latency))
-        self._latencies.add(latency, outcome.seconds)
+    def _publish(self, header: Header, track: Track) -> None:
+        track = replace(track, latency=(self.get_clock().now().nanoseconds - track.stamp_ns) * 1e-9)
+        self._track_out.publish(to_track_state(header, track))
+        self._latencies.add(track)
         if self._detections_out:
-            self._detections_out.publish(to_detections(frame, outcome))
+            self._detections_out.publish(to_detections(header, track))
         if self._overlay_out.get_subscription_count():
-            overlay = fill_image(Image(header=frame.header), draw(outcome, self._settings.modality), "rgb8")
-            self._overlay_out.publish(overlay)
+            picture = operator_picture(*self._pipeline.pictures(), track)
+            self._overlay_out.publish(fill_image(Image(header=header), picture, "rgb8"))
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
 
 from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.streams.pairing import PairOptions
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Spec:
         return descriptor
 
 
+_PAIRING, _ENCODING = PairOptions(), AuxEncoding()
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 SPECS = (
@@ -160,7 +163,7 @@ SPECS = (
     ),
     Spec(
         "slop",
-        0.03,
+        _PAIRING.slop,
         "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
         "free-running cameras, and lets the two images show different moments.",
         0.0,
@@ -169,7 +172,7 @@ SPECS = (
     ),
     Spec(
         "aux_timeout",
-        0.1,
+        _PAIRING.aux_timeout,
         "Longest wait in s of an RGB image for its partner before it is tracked alone. More "
         "tolerates a slow auxiliary driver, at the price of latency whenever an image is lost.",
         0.0,
@@ -178,7 +181,7 @@ SPECS = (
     ),
     Spec(
         "aux_offset",
-        0.0,
+        _PAIRING.aux_offset,
         "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
         -10.0,
         10.0,
@@ -186,7 +189,7 @@ SPECS = (
     ),
     Spec(
         "queue_size",
-        10,
+        _PAIRING.queue_size,
         "Images kept per stream while they wait for a partner. More bridges a larger difference "
         "in delay between the two drivers, and takes memory.",
         1,
@@ -210,7 +213,7 @@ SPECS = (
     ),
     Spec(
         "depth_max",
-        10.0,
+        _ENCODING.depth_max,
         "Metres shown as the far end of the depth colours, at most; farther is far. More keeps distant "
         "targets apart, and near ones less.",
         0.1,
@@ -218,14 +221,14 @@ SPECS = (
     ),
     Spec(
         "depth_unit",
-        0.001,
+        _ENCODING.depth_unit,
         "Metres per unit of an integer depth image; 0.001 is REP 118's millimetre.",
         1e-6,
         1.0,
     ),
     Spec(
         "range_smoothing",
-        0.9,
+        _ENCODING.smoothing,
         "Share of the last range kept where the range follows the image. More flickers less, and follows "
         "a change of scene later.",
         0.0,

@@ -40,19 +40,35 @@ class Response:
     weights: np.ndarray
 
 
+@dataclass(frozen=True)
+class Template:
+    """A target's features in one stream.
+
+    Attributes:
+        stream: 0 RGB, 1 aux.
+        parts: arrays of the engine that made them, one a field of ``models.fusion.TemplateFeatures``.
+    """
+
+    stream: int
+    parts: tuple[Any, ...]
+
+    def blended(self, recent: Template, share: float) -> Template:
+        """Between two moments: ``1 - share`` of this one and ``share`` of a recent one of the same stream."""
+        return Template(
+            self.stream, tuple((1 - share) * a + share * b for a, b in zip(self.parts, recent.parts))
+        )
+
+
 class Engine(Protocol):
     """What a tracker needs of a network."""
 
     config: StudentConfig
     name: str
 
-    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> Any:
-        """Picture (T, T, 3) uint8 and box (4,) xywh in fractions of T -> features of one modality, a sequence of arrays.
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int) -> Template:
+        """Picture (T, T, 3) uint8 of a stream (0 RGB, 1 aux), and box (4,) xywh in fractions of T."""
 
-        ``stream``: 0 RGB, 1 aux, for networks that treat them differently; a student does not.
-        """
-
-    def search(self, pictures: list[np.ndarray], templates: list[Any]) -> Response:
+    def search(self, pictures: list[np.ndarray], templates: list[Template]) -> Response:
         """Pictures (S, S, 3) uint8 of the modalities present, and their templates."""
 
 
@@ -97,13 +113,15 @@ class TorchEngine:
         self._template, self._search = _TemplateNet(student).eval(), _SearchNet(student).eval()
 
     @torch.inference_mode()
-    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> tuple[Tensor, ...]:
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int) -> Template:
         fractions = torch.as_tensor(box, dtype=self._dtype, device=self._device)[None]
-        return self._template(torch.as_tensor(picture, device=self._device)[None], fractions)
+        return Template(
+            stream, self._template(torch.as_tensor(picture, device=self._device)[None], fractions)
+        )
 
     @torch.inference_mode()
-    def search(self, pictures: list[np.ndarray], templates: list[tuple[Tensor, ...]]) -> Response:
-        joined = [torch.cat(parts) for parts in zip(*templates)]
+    def search(self, pictures: list[np.ndarray], templates: list[Template]) -> Response:
+        joined = [torch.cat(parts) for parts in zip(*(template.parts for template in templates))]
         answer = self._search(torch.as_tensor(np.stack(pictures), device=self._device), *joined)
         return Response(*(part.cpu().numpy() for part in answer))
 
@@ -125,16 +143,25 @@ class OnnxEngine:
         size = self.config.search_size
         with torch.no_grad():
             parts = template(picture, box)
-        self._search = {count: _session(_SearchNet(student).eval(),
-                                        (torch.zeros(count, size, size, 3, dtype=torch.uint8),
-                                         *(part.repeat_interleave(count, 0) for part in parts)), threads)
-                        for count in (1, 2)}
+        self._search = {
+            count: _session(
+                _SearchNet(student).eval(),
+                (
+                    torch.zeros(count, size, size, 3, dtype=torch.uint8),
+                    *(part.repeat_interleave(count, 0) for part in parts),
+                ),
+                threads,
+            )
+            for count in (1, 2)
+        }
 
-    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int = 0) -> list[np.ndarray]:
-        return _run(self._template, [picture[None], np.asarray(box, np.float32)[None]])
+    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int) -> Template:
+        return Template(
+            stream, tuple(_run(self._template, [picture[None], np.asarray(box, np.float32)[None]]))
+        )
 
-    def search(self, pictures: list[np.ndarray], templates: list[list[np.ndarray]]) -> Response:
-        joined = [np.concatenate(parts) for parts in zip(*templates)]
+    def search(self, pictures: list[np.ndarray], templates: list[Template]) -> Response:
+        joined = [np.concatenate(parts) for parts in zip(*(template.parts for template in templates))]
         return Response(*_run(self._search[len(pictures)], [np.stack(pictures), *joined]))
 
 
@@ -145,8 +172,14 @@ def _session(network: nn.Module, example: tuple[Tensor, ...], threads: int):
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter based on tracing is announced to go; the newer one takes ten times as long.
         warnings.simplefilter("ignore")
-        torch.onnx.export(network, example, graph, dynamo=False, opset_version=17,
-                          input_names=[f"in{i}" for i in range(len(example))])
+        torch.onnx.export(
+            network,
+            example,
+            graph,
+            dynamo=False,
+            opset_version=17,
+            input_names=[f"in{i}" for i in range(len(example))],
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(graph.getvalue(), options, providers=["CPUExecutionProvider"])
@@ -171,7 +204,9 @@ def make_engine(student: Student, device: str = "auto", threads: int = 0) -> Eng
     if device != "cpu" and torch.cuda.is_available():
         return TorchEngine(student, torch.device("cuda"))
     if device == "cuda":
-        log.warning("device: cuda was asked for, but torch %s sees no GPU; running on the CPU", torch.__version__)
+        log.warning(
+            "device: cuda was asked for, but torch %s sees no GPU; running on the CPU", torch.__version__
+        )
     try:
         return OnnxEngine(student, threads)
     except ImportError as error:
@@ -179,11 +214,6 @@ def make_engine(student: Student, device: str = "auto", threads: int = 0) -> Eng
         if threads:
             torch.set_num_threads(threads)
         return TorchEngine(student, torch.device("cpu"))
-
-
-def blend_templates(first: Any, recent: Any, share: float) -> list:
-    """Template features between two moments: ``1 - share`` of the first and ``share`` of the recent ones."""
-    return [(1 - share) * a + share * b for a, b in zip(first, recent)]
 
 
 def cells(config: StudentConfig) -> int:

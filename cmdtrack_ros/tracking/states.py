@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 from cmdtrack_ros.errors import ConfigError
-
-
-class TargetState(IntEnum):
-    """States of a target; the numbers are those of TrackState.msg."""
-
-    IDLE = 0
-    TRACKING = 1
-    UNCERTAIN = 2
-    LOST = 3
+from cmdtrack_ros.track import TargetState
 
 
 @dataclass(frozen=True)
@@ -37,10 +28,14 @@ class StateConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.doubtful <= self.confident <= self.found <= 1:
-            raise ConfigError(f"score thresholds: expected 0 <= doubtful <= confident <= found <= 1, got "
-                              f"{self.doubtful}, {self.confident}, {self.found}")
+            raise ConfigError(
+                f"score thresholds: expected 0 <= doubtful <= confident <= found <= 1, got "
+                f"{self.doubtful}, {self.confident}, {self.found}"
+            )
         if self.patience < 1 or self.found_frames < 1:
-            raise ConfigError(f"patience ({self.patience}) and found_frames ({self.found_frames}) must be at least 1")
+            raise ConfigError(
+                f"patience ({self.patience}) and found_frames ({self.found_frames}) must be at least 1"
+            )
 
 
 class StateMachine:

@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,11 +15,13 @@ from cmdtrack_ros.boxes import Crop, clip_box, mean_colour, visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.tracking.engine import Engine, Response, blend_templates, cells, make_engine
-from cmdtrack_ros.tracking.states import StateConfig, StateMachine, TargetState
+from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.tracking.engine import Engine, Response, Template, cells, make_engine
+from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 
 # Lists over streams are in the order RGB, aux.
-_SAY = 0.25  # weight from which a stream counts as seeing the target: smoke must not become a template
+# Weight from which a stream counts as seeing the target: smoke must not become a template.
+_WEIGHT_OF_A_WITNESS = 0.25
 
 
 @dataclass(frozen=True)
@@ -49,28 +50,10 @@ class TrackerConfig:
         if not 0 <= self.window <= 1:
             raise ConfigError(f"window ({self.window}) must be in [0, 1]")
         if not 0 <= self.size_smoothing < 1 or not 0 <= self.renewal < 1 or self.renewal_interval < 1:
-            raise ConfigError(f"size_smoothing ({self.size_smoothing}) and renewal ({self.renewal}) must be in [0, 1), "
-                              f"renewal_interval ({self.renewal_interval}) at least 1")
-
-
-@dataclass(frozen=True)
-class Track:
-    """The target after one frame.
-
-    Attributes:
-        box: (4,) float64 xywh, pixels of the RGB image; the last known one while LOST.
-        score: 0..1, how sure the network is.
-        state: see :class:`TargetState`.
-        weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
-        times_ms: milliseconds of "encode", "crop", "network", "decode", "template" and "total".
-    """
-
-    box: np.ndarray
-    score: float
-    state: TargetState
-    weight_rgb: float
-    weight_aux: float
-    times_ms: dict[str, float] = field(default_factory=dict)
+            raise ConfigError(
+                f"size_smoothing ({self.size_smoothing}) and renewal ({self.renewal}) must be in [0, 1), "
+                f"renewal_interval ({self.renewal_interval}) at least 1"
+            )
 
 
 class _Stopwatch:
@@ -93,11 +76,16 @@ class _Stopwatch:
 class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame."""
 
-    def __init__(self, engine: Engine, modality: Modality | str, encoding: AuxEncoding = AuxEncoding(),
-                 config: TrackerConfig = TrackerConfig()) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        modality: Modality | str,
+        encoding: AuxEncoding = AuxEncoding(),
+        config: TrackerConfig = TrackerConfig(),
+    ) -> None:
         self.engine, self.config = engine, config
         self.modality = Modality(modality)
-        self._encoder = AuxEncoder(self.modality, encoding)
+        self.encoder = AuxEncoder(self.modality, encoding)
         self._machine = StateMachine(config.state)
         window = np.hanning(cells(engine.config) + 2)[1:-1]
         self._window = 1 - config.window + config.window * np.outer(window, window)
@@ -106,9 +94,9 @@ class Tracker:
     def reset(self) -> None:
         """Forget the target; the state becomes IDLE."""
         self._machine.reset()
-        self._encoder.reset()
-        self._first: list[Any | None] = [None, None]
-        self._templates: list[Any | None] = [None, None]
+        self.encoder.reset()
+        self._first: list[Template | None] = [None, None]
+        self._templates: list[Template | None] = [None, None]
         self._box = np.zeros(4)
         self._scan = self._tracked = 0
 
@@ -144,7 +132,7 @@ class Tracker:
         self._machine.start()
         streams = len(_present(pictures))
         weights = [float(picture is not None) / streams for picture in pictures]
-        return Track(self._box.copy(), 1.0, self.state, *weights, clock.stop())
+        return self._track(1.0, weights, pictures, clock)
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -162,7 +150,8 @@ class Tracker:
         streams = [stream for stream in _present(pictures) if self._templates[stream] is not None]
         if not streams:
             # Only a stream that never had a template is left: nothing to compare with.
-            return Track(self._box.copy(), 0.0, self._machine.update(0.0), 0.0, 0.0, clock.stop())
+            self._machine.update(0.0)
+            return self._track(0.0, [0.0, 0.0], pictures, clock)
         crop = self._search_crop(*_size(pictures))
         with clock.step("crop"):
             cuts = [crop.cut(pictures[stream], mean_colour(pictures[stream])) for stream in streams]
@@ -175,26 +164,36 @@ class Tracker:
             shares[stream] = float(weight)
         with clock.step("template"):
             self._renew_templates(pictures, score, shares)
-        return Track(self._box.copy(), score, self.state, *shares, clock.stop())
+        return self._track(score, shares, pictures, clock)
+
+    def _track(
+        self, score: float, weights: list[float], pictures: list[np.ndarray | None], clock: _Stopwatch
+    ) -> Track:
+        there = [picture is not None for picture in pictures]
+        return Track(self._box.copy(), score, self.state, *weights, *there, times_ms=clock.stop())
 
     def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
         """Height and width of the images; ImageError where they cannot be used."""
         if rgb is None and aux is None:
             raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
         if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
-            raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
+            raise ImageError(
+                f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}"
+            )
         if aux is not None and aux.ndim not in (2, 3):
             raise ImageError(f"{self.modality} image: expected HxW or HxWx3, got shape {aux.shape}")
         if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
-            raise ImageError(f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
-                             f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)")
+            raise ImageError(
+                f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
+                f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)"
+            )
         return (aux if rgb is None else rgb).shape[:2]
 
     def _pictures(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
         self._check_images(rgb, aux)
-        return [rgb, None if aux is None else self._encoder(aux)]
+        return [rgb, None if aux is None else self.encoder(aux)]
 
-    def _template(self, picture: np.ndarray, stream: int) -> Any:
+    def _template(self, picture: np.ndarray, stream: int) -> Template:
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
@@ -209,9 +208,9 @@ class Tracker:
         for stream in _present(pictures):
             if self._first[stream] is None and score >= self.config.late_template:
                 self._first[stream] = self._templates[stream] = self._template(pictures[stream], stream)
-            elif self._first[stream] is not None and due and weights[stream] >= _SAY:
+            elif self._first[stream] is not None and due and weights[stream] >= _WEIGHT_OF_A_WITNESS:
                 recent = self._template(pictures[stream], stream)
-                self._templates[stream] = blend_templates(self._first[stream], recent, self.config.renewal)
+                self._templates[stream] = self._first[stream].blended(recent, self.config.renewal)
 
     def _search_crop(self, height: int, width: int) -> Crop:
         config = self.engine.config
@@ -252,7 +251,7 @@ class Tracker:
 
 def _box_around(response: Response, row: int, column: int) -> np.ndarray:
     """Mean of the boxes of a cell and its neighbours, weighted by their scores: steadier than the one of the best cell."""
-    near = np.s_[max(row - 1, 0):row + 2, max(column - 1, 0):column + 2]
+    near = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
     share = response.score[near] / response.score[near].sum()
     return (response.box[(slice(None), *near)] * share).sum((1, 2))
 
@@ -267,14 +266,25 @@ def _size(pictures: list[np.ndarray | None]) -> tuple[int, int]:
 
 def _check_box(box: np.ndarray, width: int, height: int) -> None:
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) < 2:
-        raise ConfigError(f"target box: expected four finite numbers x, y, w, h with w and h of at least 2 px, got {box.tolist()}")
+        raise ConfigError(
+            f"target box: expected four finite numbers x, y, w, h with w and h of at least 2 px, got {box.tolist()}"
+        )
     if (inside := visible_fraction(box, width, height)) < 0.25:
-        raise ConfigError(f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, expected 25 % or more")
+        raise ConfigError(
+            f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, expected 25 % or more"
+        )
 
 
-def load_tracker(weights: str | Path | None = None, *, modality: Modality | str, device: str = "auto", threads: int = 0,
-                 sha256: str | None = None, encoding: AuxEncoding = AuxEncoding(),
-                 config: TrackerConfig = TrackerConfig()) -> Tracker:
+def load_tracker(
+    weights: str | Path | None = None,
+    *,
+    modality: Modality | str,
+    device: str = "auto",
+    threads: int = 0,
+    sha256: str | None = None,
+    encoding: AuxEncoding = AuxEncoding(),
+    config: TrackerConfig = TrackerConfig(),
+) -> Tracker:
     """A tracker from a weights file (None = the shipped one); WeightsError and ConfigError as their parts say."""
     student, _ = load_student(weights, sha256)
     return Tracker(make_engine(student, device, threads), modality, encoding, config)

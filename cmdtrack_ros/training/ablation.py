@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cmdtrack_ros.data import Sequence, load_dataset
+from cmdtrack_ros.data import ImageSequence, load_dataset
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights, sha256_of
 from cmdtrack_ros.training.config import AblationTraining, Training
-from cmdtrack_ros.training.distill import teacher_file
 from cmdtrack_ros.training.loop import Run
 from cmdtrack_ros.training.sources import open_sources
+from cmdtrack_ros.training.tasks.distill import teacher_file
 from cmdtrack_ros.training.validation import student_overlap, teacher_overlap
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ def _train(settings: Training, data: Path, output: Path) -> Path:
 
 
 def _score(
-    weights: Path, row: str, groups: dict[str, list[Sequence]], file: Path | None
+    weights: Path, row: str, groups: dict[str, list[ImageSequence]], file: Path | None
 ) -> dict[str, float]:
     """Mean IoU of each group of sequences, and of all of them; kept in ``file``, None = beside the weights."""
     file, digest = file or weights.with_name("scores.json"), sha256_of(weights)
@@ -123,7 +123,7 @@ def _score(
     return scores
 
 
-def _groups(config: AblationTraining, data: Path) -> dict[str, list[Sequence]]:
+def _groups(config: AblationTraining, data: Path) -> dict[str, list[ImageSequence]]:
     """The test folders and, as ``held-out``, those of the student's sources."""
     groups = {str(path): load_dataset(data / path) for path in config.test}
     _, held_out = open_sources(config.student.sources, data)

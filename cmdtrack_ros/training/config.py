@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.masked_autoencoder import AutoencoderConfig
+from cmdtrack_ros.models.cmae import CmaeConfig
 from cmdtrack_ros.models.student import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
 
@@ -137,12 +137,12 @@ class Training(Strict):
     sources: list[Source] = Field(min_length=1)
 
 
-class AutoencoderTraining(Training):
+class CmaeTraining(Training):
     """Settings of CMAE pre-training. ``mask_ratio``: share of the places where one of the modalities is
     masked.
     """
 
-    network: Annotated[AutoencoderConfig, _shape(AutoencoderConfig)] = AutoencoderConfig()
+    network: Annotated[CmaeConfig, _shape(CmaeConfig)] = CmaeConfig()
     mask_ratio: float = Field(default=0.6, gt=0, le=1)
 
 
@@ -195,7 +195,7 @@ class AblationTraining(Strict):
 
     seeds: list[int] = Field(min_length=1)
     test: list[Path] = []
-    cmae: AutoencoderTraining
+    cmae: CmaeTraining
     teacher: TeacherTraining | None = None
     student: StudentTraining
     distill: DistillTraining

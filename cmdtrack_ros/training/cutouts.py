@@ -117,13 +117,7 @@ def moments(scene: Pictures, cutout: Cutout, rng: Rng) -> tuple[Moment, Moment]:
 
 
 def _moment(
-    scene: Pictures,
-    cutout: Cutout,
-    place: np.ndarray,
-    size: float,
-    angle: float,
-    threshold: float,
-    rng: Rng,
+    scene: Pictures, cutout: Cutout, place: np.ndarray, size: float, angle: float, threshold: float, rng: Rng
 ) -> Moment:
     pictures, box = _pasted(scene, cutout, place, size, angle)
     if pictures[1] is not None:

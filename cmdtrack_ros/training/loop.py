@@ -27,27 +27,27 @@ from tqdm import tqdm
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError
 from cmdtrack_ros.models.weights import Provenance, save_weights
-from cmdtrack_ros.training.autoencoder import AutoencoderTask
 from cmdtrack_ros.training.config import (
-    AutoencoderTraining,
+    CmaeTraining,
     DistillTraining,
     StudentTraining,
     TeacherTraining,
     Training,
 )
-from cmdtrack_ros.training.distill import DistillTask
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
-from cmdtrack_ros.training.student import StudentTask
-from cmdtrack_ros.training.task import Batch, Task
-from cmdtrack_ros.training.teacher import TeacherTask
+from cmdtrack_ros.training.tasks.cmae import CmaeTask
+from cmdtrack_ros.training.tasks.distill import DistillTask
+from cmdtrack_ros.training.tasks.student import StudentTask
+from cmdtrack_ros.training.tasks.task import Batch, Task
+from cmdtrack_ros.training.tasks.teacher import TeacherTask
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "last.ckpt"
 TASKS: dict[type[Training], type[Task]] = {
-    AutoencoderTraining: AutoencoderTask,
+    CmaeTraining: CmaeTask,
     TeacherTraining: TeacherTask,
     StudentTraining: StudentTask,
     DistillTraining: DistillTask,

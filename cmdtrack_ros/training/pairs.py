@@ -14,13 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cmdtrack_ros.boxes import Crop, iou, mean_colour, visible_fraction
-from cmdtrack_ros.data import Sequence
+from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.data.events import simulate_events
 from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, read_rgb
 from cmdtrack_ros.errors import DataError
@@ -87,7 +86,7 @@ class SequenceSource:
     A sequence with RGB alone gets a second stream: events simulated from neighbouring frames.
     """
 
-    def __init__(self, sequences: list[Sequence], max_gap: int = 100, cache: int = 6000) -> None:
+    def __init__(self, sequences: list[ImageSequence], max_gap: int = 100, cache: int = 6000) -> None:
         if not sequences:
             raise DataError("a sequence source needs at least one sequence, got none")
         self.sequences = sequences
@@ -118,7 +117,7 @@ class SequenceSource:
         return View(rgb, aux, sequence.boxes[frame], sequence.name)
 
 
-def _visible_frames(sequence: Sequence) -> np.ndarray:
+def _visible_frames(sequence: ImageSequence) -> np.ndarray:
     boxes = sequence.boxes
     visible = np.flatnonzero(np.isfinite(boxes).all(1) & (np.nan_to_num(boxes[:, 2:]) >= 4).all(1))
     if len(visible) < 2:
@@ -128,7 +127,7 @@ def _visible_frames(sequence: Sequence) -> np.ndarray:
     return visible
 
 
-def _pictures(sequence: Sequence, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _pictures(sequence: ImageSequence, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     frame = sequence.frame(index)
     aux = None if frame.aux is None else AuxEncoder(sequence.modality)(frame.aux)
     return frame.rgb, aux
@@ -369,7 +368,9 @@ def _bound(
         outside = slice(edge, None) if far else slice(0, edge)
         for stream, picture in enumerate(pictures):
             pictures[stream] = picture.copy()
-            pictures[stream][(outside, slice(None)) if axis else (slice(None), outside)] = mean_colour(picture)
+            pictures[stream][(outside, slice(None)) if axis else (slice(None), outside)] = mean_colour(
+                picture
+            )
 
 
 def _misleading(pair: Pair, stream: int, template: np.ndarray, crop: Crop, rng: Rng) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cmdtrack_ros.drawing import draw_box
 from cmdtrack_ros.models.head import HeadOutput
 
 ROWS = 4
@@ -38,7 +39,9 @@ def _row(batch: dict[str, Tensor], output: HeadOutput, index: int) -> np.ndarray
     truth = batch["box"][index].tolist(), _TRUTH if there else _NOT_THERE
     boxes = [([x - w / 2, y - h / 2, w, h], _ANSWER), truth]  # the truth on top
     size = batch["search"].shape[-1]
-    templates = [_drawn(p, size, [(batch["template_box"][index].tolist(), _TRUTH)]) for p in batch["template"][index]]
+    templates = [
+        _drawn(p, size, [(batch["template_box"][index].tolist(), _TRUTH)]) for p in batch["template"][index]
+    ]
     searches = [_drawn(picture, size, boxes) for picture in batch["search"][index]]
     level = (score * 255).to(torch.uint8).cpu().numpy()
     heat = cv2.cvtColor(cv2.resize(level, (size, size), interpolation=cv2.INTER_NEAREST), cv2.COLOR_GRAY2RGB)
@@ -49,6 +52,5 @@ def _drawn(picture: Tensor, size: int, boxes: list[tuple[list[float], tuple[int,
     """A picture (3, S, S) uint8 with boxes in fractions of S, at ``size`` px: size x size x 3."""
     image = cv2.resize(picture.permute(1, 2, 0).cpu().numpy(), (size, size))
     for box, colour in boxes:
-        x, y, w, h = np.round(np.array(box) * size).astype(int).tolist()
-        cv2.rectangle(image, (x, y), (x + w, y + h), colour, 1)
+        draw_box(image, np.array(box) * size, colour, 1, rim=0)
     return image

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
-
-from cmdtrack_ros.data import Sequence, load_dataset
+from cmdtrack_ros.boxes import visible
+from cmdtrack_ros.data import ImageSequence, load_dataset
+from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.pairs import PairSource, SequenceSource, StillSource, find_stills
@@ -15,27 +15,9 @@ from cmdtrack_ros.training.pairs import PairSource, SequenceSource, StillSource,
 log = logging.getLogger(__name__)
 
 
-class SequencePart(Sequence):
-    """Frames ``start`` .. ``stop`` (exclusive) of another sequence."""
-
-    def __init__(self, whole: Sequence, start: int, stop: int) -> None:
-        super().__init__(
-            whole.name,
-            whole.modality,
-            whole.boxes[start:stop],
-            whole.stamps[start:stop],
-            labelled=whole.labelled[start:stop],
-        )
-        self._whole, self._start = whole, start
-
-    def rgb(self, index: int):
-        return self._whole.rgb(self._start + index)
-
-    def aux(self, index: int):
-        return self._whole.aux(self._start + index)
-
-
-def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSource, float]], list[Sequence]]:
+def open_sources(
+    sources: list[Source], data: Path
+) -> tuple[list[tuple[PairSource, float]], list[ImageSequence]]:
     """Training sources with their shares, and the sequences held out from them. ``data``: see
     ``data_folder``.
     """
@@ -52,7 +34,7 @@ def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSour
     return opened, held_out
 
 
-def load_sequences(source: Source, path: Path) -> list[Sequence]:
+def load_sequences(source: Source, path: Path) -> list[ImageSequence]:
     """All sequences of a source of kind ``sequences`` or ``bags``."""
     if source.kind == "sequences":
         return load_dataset(path, source.layout)
@@ -66,17 +48,12 @@ def load_sequences(source: Source, path: Path) -> list[Sequence]:
     return [_load_bag(bag, source) for bag in found]
 
 
-def _load_bag(path: Path, source: Source) -> Sequence:
-    from cmdtrack_ros.data.bags import TRUTH_TOPIC, load_bag
+def _load_bag(path: Path, source: Source) -> ImageSequence:
+    from cmdtrack_ros.data.bags import TRUTH_TOPIC, BagOptions, load_bag
 
-    sequence = load_bag(
-        path,
-        rgb_topic=source.rgb_topic,
-        aux_topic=source.aux_topic,
-        truth_topic=source.truth_topic,
-        modality=source.modality,
-    )
-    if not np.isfinite(sequence.boxes).all(1).any():
+    topics = source.rgb_topic, source.aux_topic, source.truth_topic
+    sequence = load_bag(path, BagOptions(*topics, modality=source.modality))
+    if not visible(sequence.boxes).any():
         raise DataError(
             f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "
             f"{source.truth_topic or TRUTH_TOPIC}, with the stamps of the images"
@@ -84,14 +61,14 @@ def _load_bag(path: Path, source: Source) -> Sequence:
     return sequence
 
 
-def _can_be_scored(sequence: Sequence) -> bool:
-    if np.isfinite(sequence.boxes).all(1).sum() >= 2:
+def _can_be_scored(sequence: ImageSequence) -> bool:
+    if visible(sequence.boxes).sum() >= 2:
         return True
     log.warning("%s: fewer than two boxes in the frames held out of training; not validated", sequence.name)
     return False
 
 
-def split(sequences: list[Sequence], source: Source) -> tuple[list[Sequence], list[Sequence]]:
+def split(sequences: list[ImageSequence], source: Source) -> tuple[list[ImageSequence], list[ImageSequence]]:
     """Sequences to train on, and those to validate on."""
     kept = [sequence for sequence in sequences if sequence.name in source.held_out]
     if absent := set(source.held_out) - {sequence.name for sequence in kept}:
@@ -102,12 +79,12 @@ def split(sequences: list[Sequence], source: Source) -> tuple[list[Sequence], li
     training = [sequence for sequence in sequences if sequence.name not in source.held_out]
     if source.held_out_part:
         stops = [round(len(sequence) * (1 - source.held_out_part)) for sequence in training]
-        kept += [SequencePart(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops)]
-        training = [SequencePart(sequence, 0, stop) for sequence, stop in zip(training, stops)]
+        kept += [DerivedSequence(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops)]
+        training = [DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops)]
     return training, kept
 
 
-def _named(sequences: list[Sequence], source: Source, data: Path) -> list[Sequence]:
+def _named(sequences: list[ImageSequence], source: Source, data: Path) -> list[ImageSequence]:
     """Those that the source's list names, all without a list."""
     if source.names is None:
         return sequences

@@ -1,0 +1,36 @@
+"""The command line's entry: which verbs there are, and how their errors look."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from cmdtrack_ros.cli import evaluate, track
+from cmdtrack_ros.cli.bag import bag_app
+from cmdtrack_ros.cli.train import train_app
+from cmdtrack_ros.errors import CmdtrackError
+
+app = typer.Typer(
+    help="Follow one target through RGB and thermal, depth or event images.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for verb in (track.track, track.demo):
+    app.command()(verb)
+app.add_typer(bag_app, name="bag")
+for verb in (evaluate.evaluate, evaluate.score, evaluate.report, evaluate.evaluate_bag, evaluate.blackout):
+    app.command()(verb)
+app.add_typer(train_app, name="train")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; what is the user's to mend ends in one line on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        app(args=arguments)
+    except CmdtrackError as error:
+        print(f"cmdtrack: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,198 @@
+"""The verbs ``evaluate``, ``evaluate-bag``, ``score``, ``report`` and ``blackout`` of the ``cmdtrack`` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from cmdtrack_ros.boxes import parse_box
+from cmdtrack_ros.cli import options as o
+from cmdtrack_ros.evaluation.protocols import Protocol
+from cmdtrack_ros.streams.pairing import PairOptions
+
+if TYPE_CHECKING:
+    from cmdtrack_ros.data import ImageSequence
+    from cmdtrack_ros.evaluation.replay import Replay
+    from cmdtrack_ros.evaluation.scoring import Scores
+
+Dataset = Annotated[list[Path], typer.Argument(help="ImageSequence folders, or folders of sequences.")]
+ProtocolOption = Annotated[
+    Protocol, typer.Option(help="How trackers are driven; auto = as the benchmark does.")
+]
+
+
+def evaluate(
+    dataset: Dataset,
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for results, summary.json and report.html. "
+            "Finished sequences in it are not run again."
+        ),
+    ],
+    tracker: Annotated[
+        list[str],
+        typer.Option(
+            help="ours, csrt, kcf, mil, mosse, nano or vit, each with @rgb or @aux for one stream. "
+            "Repeat for several; summary.json's `mean` is the first one's."
+        ),
+    ] = ["ours"],
+    weights: o.Weights = None,
+    nano_weights: Annotated[
+        Optional[Path], typer.Option(help="Folder of NanoTrack's two ONNX files.")
+    ] = None,
+    vit_weights: Annotated[Optional[Path], typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
+    device: o.Device = "cpu",
+    layout: o.Layout = "auto",
+    protocol: ProtocolOption = Protocol.AUTO,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes; each computes on one thread.")] = 1,
+) -> None:
+    """Run trackers over a data set, score them as its benchmark does, and write a report."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.baselines import parse_spec
+
+    specs = [parse_spec(text, nano_weights, vit_weights, weights, device) for text in dict.fromkeys(tracker)]
+    scores, sequences = runner.evaluate(dataset, specs, output, layout=layout, protocol=protocol, jobs=jobs)
+    title = "Evaluation on " + ", ".join(path.resolve().name for path in dataset)
+    _finish(scores, sequences, output, title)
+
+
+def score(
+    results: Annotated[
+        Path, typer.Argument(help="A tracker's folder of result files, or a folder of such folders.")
+    ],
+    dataset: Dataset,
+    output: Annotated[
+        Optional[Path],
+        typer.Option(help="Folder for summary.json and report.html; the results' own by default."),
+    ] = None,
+    layout: o.Layout = "auto",
+    protocol: ProtocolOption = Protocol.AUTO,
+) -> None:
+    """Score result files that any program wrote, without running a tracker."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.scoring import score_folder
+
+    entries, broken = runner.open_dataset(dataset, layout, protocol)
+    scores = score_folder(results, [(entry.sequence, entry.protocol) for entry in entries], broken)
+    output = output or results
+    runner.write_summary(output / runner.SUMMARY, scores)
+    _finish(
+        scores,
+        {entry.sequence.name: entry.sequence for entry in entries},
+        output,
+        f"Scores of {results.resolve().name}",
+    )
+
+
+def report(
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` to compare.")
+    ],
+    output: Annotated[Path, typer.Option(help="The HTML file to write.")],
+) -> None:
+    """Compare several evaluations on one page; its frames are chosen by the first folder's first tracker."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.report import write_report
+    from cmdtrack_ros.evaluation.scoring import text_table
+
+    scores, sequences = runner.reload(evaluations)
+    write_report(
+        output, scores, sequences, "Comparison of " + ", ".join(f.resolve().name for f in evaluations)
+    )
+    typer.echo(text_table(scores))
+    typer.echo(f"report: {output}")
+
+
+def evaluate_bag(
+    bag: Annotated[list[Path], typer.Argument(help="rosbag2 recordings (MCAP or sqlite3).")],
+    output: Annotated[Path, typer.Option(help="Folder for results, summary.json and report.html.")],
+    through_dds: Annotated[
+        bool, typer.Option(help="Play through DDS into the running node, instead of offline.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.01, help="Speed of playing through DDS.")] = 1.0,
+    modality: o.ModalityOption = None,
+    rgb_topic: o.RgbTopic = None,
+    aux_topic: o.AuxTopic = None,
+    truth_topic: o.TruthTopic = None,
+    truth_file: Annotated[Optional[Path], typer.Option(help="One box a line for each RGB image.")] = None,
+    init_box: o.InitBox = None,
+    registration: o.Registration = "none",
+    slop: o.Slop = o.PAIRING.slop,
+    aux_offset: o.AuxOffset = o.PAIRING.aux_offset,
+    weights: o.Weights = None,
+    device: o.Device = "cpu",
+) -> None:
+    """Track recordings with the node's own pairing and tracker; boxes, pairing, latency and a report."""
+    from cmdtrack_ros.data.bags import BagOptions
+    from cmdtrack_ros.evaluation.replay import ReplayOptions, evaluate_bags, replay_offline
+    from cmdtrack_ros.evaluation.runner import SUMMARY, write_summary
+
+    pairing = PairOptions(slop=slop, aux_offset=aux_offset)
+    box = None if init_box is None else parse_box(init_box)
+    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, pairing)
+    options = ReplayOptions(topics, box, registration, weights, device)
+    output.mkdir(parents=True, exist_ok=True)
+
+    def replay(path: Path) -> Replay:
+        if not through_dds:
+            return replay_offline(path, options)
+        o.need_rclpy("evaluate-bag --through-dds")
+        from cmdtrack_ros.ros.replay.session import replay_through_node
+
+        return replay_through_node(path, options, output / f"{path.name}.node.log", rate)
+
+    scores, sequences, statistics = evaluate_bags(bag, output, replay)
+    write_summary(output / SUMMARY, [scores], {"bags": statistics})
+    for name, values in statistics.items():
+        typer.echo(f"{name}: {values['answered']} of {values['frames']} frames answered")
+        for key in ("gap_ms", "processing_ms", "latency_ms"):
+            if values[key]:
+                typer.echo(f"  {key:14}" + ", ".join(f"{p} {v:.1f}" for p, v in values[key].items()))
+    title = "Recordings " + ", ".join(path.resolve().name for path in bag)
+    _finish([scores], sequences, output, title, statistics)
+
+
+def blackout(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="The JSON file to write.")],
+    weights: o.Weights = None,
+    device: o.Device = "cpu",
+    layout: o.Layout = "auto",
+) -> None:
+    """Turn one camera black half way through each sequence, and see how well the other one goes on."""
+    from cmdtrack_ros.evaluation import runner
+    from cmdtrack_ros.evaluation.blackout import blackouts
+
+    entries, broken = runner.open_dataset(dataset, layout, Protocol.OPE)
+    for name, reason in broken.items():
+        typer.echo(f"FAILED {name}: {reason}", err=True)
+    files = () if weights is None else (weights,)
+    blackouts([entry.sequence for entry in entries], files, device, output, typer.echo)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _finish(
+    scores: list[Scores],
+    sequences: dict[str, ImageSequence],
+    output: Path,
+    title: str,
+    recordings: dict[str, dict] | None = None,
+) -> None:
+    from cmdtrack_ros.evaluation.report import write_report
+    from cmdtrack_ros.evaluation.scoring import text_table
+
+    if any(score.sequences for score in scores):
+        write_report(output / "report.html", scores, sequences, title, recordings)
+        typer.echo(text_table(scores))
+        typer.echo(f"report: {output / 'report.html'}")
+    failed = [
+        f"{score.tracker} on {name}: {reason}" for score in scores for name, reason in score.failures.items()
+    ]
+    for line in failed:
+        typer.echo(f"FAILED {line}", err=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,65 @@
+"""`cmdtrack track` and `cmdtrack demo`: a target followed through one recording, without ROS and with it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cmdtrack_ros.boxes import parse_box
+from cmdtrack_ros.cli import options as o
+from cmdtrack_ros.streams.pairing import PairOptions
+
+
+def track(
+    recording: Annotated[Path, typer.Argument(help="Sequence folder, bag or video.")],
+    output: Annotated[Path, typer.Option(help="Folder for track.csv and overlay.mp4.")] = Path("out/track"),
+    init_box: o.InitBox = None,
+    modality: o.ModalityOption = None,
+    rgb_topic: o.RgbTopic = None,
+    aux: Annotated[
+        Optional[str], typer.Option(help="Second stream: topic of a bag, or video file beside a video.")
+    ] = None,
+    slop: o.Slop = o.PAIRING.slop,
+    aux_offset: o.AuxOffset = o.PAIRING.aux_offset,
+    layout: o.Layout = "auto",
+    weights: o.Weights = None,
+    device: o.Device = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = all.")] = 0,
+) -> None:
+    """Follow a target through a recording, without ROS."""
+    from cmdtrack_ros.data.bags import BagOptions
+    from cmdtrack_ros.data.recordings import open_recording
+    from cmdtrack_ros.evaluation.pictures import track_recording
+
+    pairing = PairOptions(slop=slop, aux_offset=aux_offset)
+    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=pairing)
+    sequence = open_recording(recording, layout, options=bag, aux_video=None if aux is None else Path(aux))
+    box = None if init_box is None else parse_box(init_box)
+    for line in track_recording(sequence, output, box, weights=weights, device=device, threads=threads):
+        typer.echo(line)
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the bag, the results and the pictures.")] = Path(
+        "out/demo"
+    ),
+    sequence: Annotated[
+        Optional[Path],
+        typer.Option(help="Sequence folder with true boxes; default: a face video and simulated events."),
+    ] = None,
+    weights: o.Weights = None,
+    rate: Annotated[
+        Optional[float],
+        typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast."),
+    ] = None,
+) -> None:
+    """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
+    o.need_rclpy("demo")
+    from cmdtrack_ros.demo import run_demo
+
+    for line in run_demo(output, sequence, weights, rate):
+        typer.echo(line)
+        sys.stdout.flush()

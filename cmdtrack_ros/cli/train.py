@@ -1,0 +1,142 @@
+"""`cmdtrack train ...`: the training verbs of the command line.
+
+Several processes or machines train as one when the command is started by torchrun:
+`torchrun --nproc-per-node 2 -m cmdtrack_ros.cli train student ...`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from cmdtrack_ros.errors import ConfigError
+
+train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
+
+_STOPPED = 130
+"""Exit code of a run that was asked to stop, as of a program ended by Ctrl-C."""
+
+Config = Annotated[
+    Optional[Path], typer.Option(help="YAML file [default: that of the verb in config/train].")
+]
+Output = Annotated[
+    Optional[Path],
+    typer.Option(
+        help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."
+    ),
+]
+Data = Annotated[
+    Optional[Path],
+    typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
+]
+Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
+GivenTeacher = Annotated[
+    Optional[Path], typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")
+]
+Init = Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
+Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
+
+
+@train_app.callback()
+def _train() -> None:
+    """Train networks; each verb resumes from the last checkpoint in its output folder."""
+
+
+@train_app.command()
+def cmae(config: Config = None, output: Output = None, data: Data = None, seed: Seed = None) -> None:
+    """Pre-train a backbone: restore patches of one modality with the help of the other."""
+    from cmdtrack_ros.training.config import CmaeTraining
+
+    _run(CmaeTraining, config or shipped_config("cmae"), output, data, seed=seed)
+
+
+@train_app.command()
+def teacher(
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    seed: Seed = None,
+    init_backbone: Backbone = None,
+    init: Annotated[
+        Optional[str],
+        typer.Option(help="Weights of a teacher, or of a student of the same shape, to start from."),
+    ] = None,
+) -> None:
+    """Train the teacher."""
+    from cmdtrack_ros.training.config import TeacherTraining
+
+    config = config or shipped_config("teacher")
+    _run(TeacherTraining, config, output, data, seed=seed, init_backbone=init_backbone, init=init)
+
+
+@train_app.command()
+def student(
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    seed: Seed = None,
+    init_backbone: Backbone = None,
+    init: Init = None,
+) -> None:
+    """Train the student by itself, or (with --init) fine-tune it on recordings of your own."""
+    from cmdtrack_ros.training.config import StudentTraining
+
+    config = config or shipped_config("finetune" if init else "student")
+    _run(StudentTraining, config, output, data, seed=seed, init_backbone=init_backbone, init=init)
+
+
+@train_app.command()
+def distill(
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    seed: Seed = None,
+    init_backbone: Backbone = None,
+    teacher: GivenTeacher = None,
+    init: Init = None,
+) -> None:
+    """Train the student under a teacher."""
+    from cmdtrack_ros.training.config import DistillTraining
+
+    config = config or shipped_config("distill")
+    changes = {"seed": seed, "init_backbone": init_backbone, "teacher": teacher, "init": init}
+    _run(DistillTraining, config, output, data, **changes)
+
+
+@train_app.command()
+def ablation(
+    config: Config = None, output: Output = None, data: Data = None, teacher: GivenTeacher = None
+) -> None:
+    """Train the student with and without each part of the distillation, and write a table."""
+    from cmdtrack_ros.training.ablation import run_ablation
+    from cmdtrack_ros.training.config import AblationTraining, data_folder, load_config
+
+    settings = load_config(config or shipped_config("ablation"), AblationTraining)
+    if teacher is not None:
+        # One teacher for all rows and seeds, instead of one run per seed.
+        distill = settings.distill.model_copy(update={"teacher": teacher})
+        settings = settings.model_copy(update={"teacher": None, "distill": distill})
+    table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
+    typer.echo(table.read_text())
+
+
+def shipped_config(name: str) -> Path:
+    """A configuration that comes with the package, in the source tree or where it is installed."""
+    for folder in Path(__file__).resolve().parents:
+        for place in (folder / "config", folder / "share" / "cmdtrack_ros" / "config"):
+            if (file := place / "train" / f"{name}.yaml").is_file():
+                return file
+    raise ConfigError(f"configuration train/{name}.yaml: not found beside the package; name one by --config")
+
+
+def _run(kind: type, config: Path, output: Path | None, data: Path | None, **changes: Any) -> None:
+    from cmdtrack_ros.training.config import data_folder, load_config
+    from cmdtrack_ros.training.loop import Run
+
+    settings = load_config(config, kind, **changes)
+    run = Run(settings, data_folder(data), output or Path("runs") / settings.name)
+    run.train()
+    if run.step < settings.steps:
+        raise typer.Exit(_STOPPED)

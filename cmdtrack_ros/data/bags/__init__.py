@@ -1,0 +1,25 @@
+"""Recordings as rosbag2 (MCAP or sqlite3), written and read without ROS.
+
+Bags hold what a robot's cameras would publish: sensor_msgs/Image (or CompressedImage) on one topic a stream,
+and, where known, the true box of each frame as cmdtrack_ros/msg/TargetBox.
+"""
+
+from cmdtrack_ros.data.bags.messages import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC, header_stamp, with_stamp
+from cmdtrack_ros.data.bags.reader import Bag, BagOptions, BagSequence, RawMessage, is_bag, load_bag
+from cmdtrack_ros.data.bags.writer import WriterOptions, write_bag
+
+__all__ = [
+    "AUX_TOPIC",
+    "RGB_TOPIC",
+    "TRUTH_TOPIC",
+    "Bag",
+    "BagOptions",
+    "BagSequence",
+    "RawMessage",
+    "WriterOptions",
+    "header_stamp",
+    "is_bag",
+    "load_bag",
+    "with_stamp",
+    "write_bag",
+]

@@ -1,0 +1,50 @@
+"""What our bags hold: topics, message types, and stamps in serialised messages."""
+
+from __future__ import annotations
+
+import struct
+
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+RGB_TOPIC = "/rgb/image"
+AUX_TOPIC = "/aux/image"
+TRUTH_TOPIC = "/ground_truth"
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+TARGET_BOX = "cmdtrack_ros/msg/TargetBox"
+DETECTIONS = "vision_msgs/msg/Detection2DArray"
+# As in msg/TargetBox.msg (a test compares the two): bags are read where that file isn't installed, too.
+TARGET_BOX_DEFINITION = """
+std_msgs/Header header
+string target_id
+float64 x
+float64 y
+float64 width
+float64 height
+"""
+
+
+def message_types() -> Typestore:
+    """The message definitions of ROS 2 and our own."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    store.register(get_types_from_msg(TARGET_BOX_DEFINITION, TARGET_BOX))
+    return store
+
+
+def header_stamp(data: bytes) -> int:
+    """Stamp in ns of a serialised message whose first field is a std_msgs/Header."""
+    seconds, nanoseconds = struct.unpack_from(_stamp_format(data), data, 4)
+    return seconds * 10**9 + nanoseconds
+
+
+def with_stamp(data: bytes, time_ns: int) -> bytes:
+    """The same serialised message (first field a std_msgs/Header) with another stamp."""
+    out = bytearray(data)
+    struct.pack_into(_stamp_format(data), out, 4, time_ns // 10**9, time_ns % 10**9)
+    return bytes(out)
+
+
+def _stamp_format(data: bytes) -> str:
+    # CDR: four bytes of encapsulation, the lowest bit of the second one tells little endian.
+    return "<iI" if data[1] & 1 else ">iI"

@@ -1,0 +1,329 @@
+"""Bags read without ROS: message by message, or as a sequence paired as the node pairs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+from rosbags.highlevel import AnyReader
+
+from cmdtrack_ros.data.bags.messages import (
+    AUX_TOPIC,
+    COMPRESSED_IMAGE,
+    DETECTIONS,
+    IMAGE,
+    RGB_TOPIC,
+    TARGET_BOX,
+    TRUTH_TOPIC,
+    header_stamp,
+    message_types,
+)
+from cmdtrack_ros.data.sequences import ImageSequence, read_boxes
+from cmdtrack_ros.errors import DataError, ImageError
+from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.images import to_rgb, to_sensor
+from cmdtrack_ros.streams.pairing import NearestPairer, Pair, PairOptions
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """Which topics of a bag are read, and how their images are paired.
+
+    Attributes:
+        rgb_topic, aux_topic, truth_topic: None = this package's usual names, where the bag has them. The truth
+            is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
+        truth_file: one box a line for each RGB image, instead of a topic.
+        modality: of the aux topic; None = what our writer noted in the bag.
+        pairing: as the node's parameters of the same names.
+    """
+
+    rgb_topic: str | None = None
+    aux_topic: str | None = None
+    truth_topic: str | None = None
+    truth_file: Path | None = None
+    modality: Modality | str | None = None
+    pairing: PairOptions = PairOptions()
+
+
+class RawMessage(NamedTuple):
+    """One message of a bag as it lies there. time_ns: when it was recorded; data: serialised (CDR)."""
+
+    topic: str
+    type: str
+    time_ns: int
+    data: bytes
+
+
+def is_bag(path: str | Path) -> bool:
+    """Whether `path` looks like a rosbag2: a folder with metadata.yaml, or a storage file."""
+    path = Path(path)
+    return (path / "metadata.yaml").is_file() or (path.is_file() and path.suffix in (".mcap", ".db3"))
+
+
+class Bag:
+    """A rosbag2 open for reading; messages are read as they are asked for. Use it as a context manager.
+
+    DataError for what is no bag, or is truncated, or lacks a topic (the message lists those it has).
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise DataError(f"{self.path}: expected a bag, there is no such file or folder")
+        if not is_bag(self.path):
+            raise DataError(
+                f"{self.path}: expected a rosbag2 (a folder with metadata.yaml, or a .mcap or .db3 file)"
+            )
+        try:
+            self._reader = AnyReader([self.path], default_typestore=message_types())
+            self._reader.open()
+        except Exception as error:  # rosbags raises whatever its parsers meet in a damaged file
+            raise DataError(f"{self.path}: is no readable bag: damaged or truncated ({error})") from error
+        self.types = {c.topic: c.msgtype for c in self._reader.connections}
+        self.counts = {topic: info.msgcount for topic, info in self._reader.topics.items()}
+
+    def __enter__(self) -> Bag:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    @property
+    def start_ns(self) -> int:
+        return self._reader.start_time
+
+    @property
+    def duration_ns(self) -> int:
+        return max(self._reader.end_time - self._reader.start_time, 0)
+
+    @property
+    def custom(self) -> dict[str, str]:
+        """What the writer noted: `name` and `modality` in our own bags."""
+        return self._reader.readers[0].storage.metadata.custom or {}
+
+    def require(self, topic: str) -> str:
+        """Type of `topic`; DataError with the list of topics when the bag lacks it."""
+        if topic not in self.types:
+            has = ", ".join(f"{name} ({kind})" for name, kind in sorted(self.types.items())) or "none"
+            raise DataError(f"{self.path}: no topic {topic}; the bag has: {has}")
+        return self.types[topic]
+
+    def has_header(self, message_type: str) -> bool:
+        """Whether messages of this type begin with a std_msgs/Header, and so carry a stamp."""
+        fields = self._reader.typestore.fielddefs[message_type][1]
+        return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
+
+    def messages(
+        self, topics: Iterable[str] | None = None, start_ns: int | None = None
+    ) -> Iterator[RawMessage]:
+        """Messages of `topics` (all when None) in the order of recording, from `start_ns` on."""
+        wanted = None if topics is None else set(topics)
+        for topic in wanted or ():
+            self.require(topic)
+        connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
+        try:
+            for connection, time_ns, data in self._reader.messages(connections, start=start_ns):
+                yield RawMessage(connection.topic, connection.msgtype, time_ns, data)
+        except Exception as error:  # as above
+            raise DataError(f"{self.path}: damaged or truncated ({error})") from error
+
+    def decode(self, message: RawMessage) -> Any:
+        """The message as an object with the fields of its type; arrays are read-only."""
+        try:
+            return self._reader.deserialize(message.data, message.type)
+        except Exception as error:  # as above
+            raise DataError(f"{self.path}, {message.topic}: a message does not decode ({error})") from error
+
+
+class BagTopics(NamedTuple):
+    """The topics of a bag that are in use; None where there is no such stream."""
+
+    rgb: str | None
+    aux: str | None
+    truth: str | None
+
+    @property
+    def images(self) -> list[str]:
+        """Topics of images, RGB first."""
+        return [topic for topic in (self.rgb, self.aux) if topic is not None]
+
+
+def choose_topics(bag: Bag, options: BagOptions) -> BagTopics:
+    """The topics that the options name, else this package's usual ones; DataError without any image."""
+
+    def usual(*names: str) -> str | None:
+        return next((name for name in names if name in bag.types), None)
+
+    rgb = options.rgb_topic or usual(RGB_TOPIC, f"{RGB_TOPIC}/compressed")
+    aux = options.aux_topic or usual(AUX_TOPIC)
+    topics = BagTopics(rgb, aux, options.truth_topic or usual(TRUTH_TOPIC))
+    for topic in topics.images or [RGB_TOPIC]:
+        if (kind := bag.require(topic)) not in (IMAGE, COMPRESSED_IMAGE):
+            raise DataError(f"{bag.path}: {topic} is {kind}; expected {IMAGE} or {COMPRESSED_IMAGE}")
+    return topics
+
+
+@dataclass
+class _TopicIndex:
+    """Header stamp and time of recording (ns) of every message of a topic."""
+
+    topic: str
+    stamps: list[int] = field(default_factory=list)
+    recorded: list[int] = field(default_factory=list)
+
+
+def _index_and_pair(
+    bag: Bag, topics: BagTopics, options: PairOptions
+) -> tuple[dict[str, _TopicIndex], list[Pair]]:
+    """Indices of the image topics, and pairs of message numbers by the stamps alone."""
+    index = {topic: _TopicIndex(topic) for topic in topics.images}
+    pairer = NearestPairer(options.for_streams(len(index)))
+    pairs: list[Pair] = []
+    for message in bag.messages(topics.images):
+        entry, stamp = index[message.topic], header_stamp(message.data)
+        number = len(entry.stamps)
+        entry.stamps.append(stamp)
+        entry.recorded.append(message.time_ns)
+        if topics.rgb is None:
+            pairs.append(Pair(None, number, stamp))
+        else:
+            add = pairer.add_rgb if message.topic == topics.rgb else pairer.add_aux
+            pairs += add(stamp, number)
+    for topic, entry in index.items():
+        if not entry.stamps:
+            raise DataError(f"{bag.path}: {topic} holds no message")
+    return index, pairs + pairer.flush()
+
+
+class _ImageTopic:
+    """Images of one topic by number. Reading in order streams through the bag; a jump seeks."""
+
+    def __init__(self, path: Path, index: _TopicIndex, convert: Callable[[Any], np.ndarray]) -> None:
+        self.path, self.topic, self._convert = path, index.topic, convert
+        self._recorded = np.array(index.recorded, np.int64)
+        self._bag: Bag | None = None
+        self._messages: Iterator[RawMessage] | None = None
+        self._next = 0
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_bag": None, "_messages": None, "_next": 0}
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        self._bag = self._bag or Bag(self.path)
+        if self._messages is None or index != self._next:
+            self._messages = self._bag.messages([self.topic], int(self._recorded[index]))
+            # Messages recorded at the very same time come before it.
+            for _ in range(int(np.count_nonzero(self._recorded[:index] == self._recorded[index]))):
+                next(self._messages)
+        self._next = index + 1
+        message = self._bag.decode(next(self._messages))
+        try:
+            return self._convert(message)
+        except ImageError as error:
+            raise DataError(f"{self.path}, {self.topic}, message {index}: {error}") from error
+
+
+class BagSequence(ImageSequence):
+    """The pairs of two image topics, as the node makes them: one frame for each RGB image, with the aux image
+    nearest in time or none; one for each aux image while RGB is silent.
+
+    topics: in use. pairs: of message numbers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        modality: Modality,
+        boxes: np.ndarray,
+        topics: BagTopics,
+        pairs: list[Pair],
+        rgb: _ImageTopic | None,
+        aux: _ImageTopic | None,
+    ) -> None:
+        super().__init__(name, modality, boxes, np.array([pair.stamp for pair in pairs], np.int64) / 1e9)
+        self.topics, self.pairs, self._rgb, self._aux = topics, pairs, rgb, aux
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        number = self.pairs[index].rgb
+        return None if number is None else self._rgb[number]
+
+    def aux(self, index: int) -> np.ndarray | None:
+        number = self.pairs[index].aux
+        return None if number is None else self._aux[number]
+
+
+def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequence:
+    """Open a bag as a sequence.
+
+    Raises:
+        DataError: no bag, no such topic, a topic that holds no image, stamps that jump back, a truth that does
+            not fit, or nothing that says what the aux topic is.
+    """
+    with Bag(path) as bag:
+        topics = choose_topics(bag, options)
+        index, pairs = _index_and_pair(bag, topics, options.pairing)
+        stamps = np.array([pair.stamp for pair in pairs], np.int64)
+        if not (np.diff(stamps) > 0).all():
+            raise DataError(f"{path}: stamps of {topics.images[0]} jump back")
+        modality = _aux_modality(bag, topics.aux, options.modality)
+        boxes = _truth(bag, topics, index, pairs, options.truth_file)
+        name = bag.custom.get("name") or Path(path).stem
+    images = [
+        topic and _ImageTopic(Path(path), index[topic], convert)
+        for topic, convert in ((topics.rgb, to_rgb), (topics.aux, to_sensor))
+    ]
+    return BagSequence(name, modality, boxes, topics, pairs, *images)
+
+
+def _aux_modality(bag: Bag, aux_topic: str | None, modality: Modality | str | None) -> Modality:
+    if aux_topic is None:
+        return Modality.RGB
+    word = modality or bag.custom.get("modality")
+    if word not in {m.value for m in Modality}:
+        raise DataError(f"{bag.path}: say what {aux_topic} is: modality thermal, depth or event")
+    return Modality(word)
+
+
+def _truth(
+    bag: Bag, topics: BagTopics, index: dict[str, _TopicIndex], pairs: list[Pair], file: Path | None
+) -> np.ndarray:
+    """(n, 4) true boxes of the pairs, NaN where there is none."""
+    driving = index[topics.images[0]]
+    known = np.full((len(driving.stamps), 4), np.nan)
+    if file is not None:
+        known = read_boxes(Path(file))
+        if len(known) != len(driving.stamps):
+            raise DataError(
+                f"{file}: {len(known)} annotation rows for {len(driving.stamps)} images in {bag.path}"
+            )
+    elif topics.truth is not None:
+        kind = bag.require(topics.truth)
+        if kind not in (TARGET_BOX, DETECTIONS):
+            raise DataError(f"{bag.path}: {topics.truth} is {kind}; expected {TARGET_BOX} or {DETECTIONS}")
+        rows = {stamp: row for row, stamp in enumerate(driving.stamps)}
+        for raw in bag.messages([topics.truth]):
+            if (row := rows.get(header_stamp(raw.data))) is not None:
+                known[row] = _box(bag.decode(raw))
+    numbers = [pair.aux if topics.rgb is None else pair.rgb for pair in pairs]
+    nothing = np.full(4, np.nan)
+    return np.array([nothing if number is None else known[number] for number in numbers]).reshape(-1, 4)
+
+
+def _box(message: Any) -> tuple[float, float, float, float]:
+    """x, y, w, h of a TargetBox or of the first detection; NaN when there is none."""
+    if hasattr(message, "width"):
+        return message.x, message.y, message.width, message.height
+    if not len(message.detections):
+        return (np.nan,) * 4
+    box = message.detections[0].bbox
+    center = getattr(box.center, "position", box.center)  # vision_msgs before version 4 has no `position`
+    return center.x - box.size_x / 2, center.y - box.size_y / 2, box.size_x, box.size_y

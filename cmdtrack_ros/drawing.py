@@ -1,0 +1,154 @@
+"""Boxes, labels and weight bars on pictures: the only painter. Pictures are HxWx3 uint8 RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from cmdtrack_ros.boxes import iou, visible
+from cmdtrack_ros.track import TargetState, Track
+
+Colour = tuple[int, int, int]
+
+WHITE, BLACK, GREY = (255, 255, 255), (0, 0, 0), (150, 150, 150)
+TRUTH_COLOUR = WHITE
+STATE_COLOURS: dict[TargetState, Colour] = {
+    TargetState.TRACKING: (60, 220, 90),
+    TargetState.UNCERTAIN: (255, 190, 40),
+    TargetState.LOST: (240, 70, 70),
+    TargetState.IDLE: GREY,
+}
+NO_RESULT = "DROPPED"  # shown for a frame that the tracker did not answer
+BACKGROUND, TEXT, DIM = (24, 26, 30), (225, 228, 232), (140, 146, 154)
+RGB_BAR, AUX_BAR = (90, 160, 250), (250, 140, 70)
+PANEL_HEIGHT = 360  # px; smaller images are enlarged to about this, so that text stays readable
+FIGURES_WIDTH = 560  # px of picture width at which the line of figures has type of its plain size
+
+
+def draw_box(
+    canvas: np.ndarray, box: np.ndarray, colour: Colour, thickness: int = 2, *, rim: int = 2, dash: int = 0
+) -> None:
+    """Draw a box (4,) xywh px in place; nothing where there is none.
+
+    thickness: px. rim: px of a dark edge on both sides together, which keeps the box visible on light ground.
+    dash: length of dashes in px, 0 = a solid line.
+    """
+    if not visible(box):
+        return
+    x, y, w, h = box
+    left, top, right, bottom = (round(float(v)) for v in (x, y, x + w, y + h))
+    outline = ((left, top), (right, top)), ((right, top), (right, bottom))
+    outline += ((right, bottom), (left, bottom)), ((left, bottom), (left, top))
+    for ink, width in ((BLACK, thickness + rim), (colour, thickness))[0 if rim else 1 :]:
+        if not dash:
+            cv2.rectangle(canvas, (left, top), (right, bottom), ink, width, cv2.LINE_AA)
+            continue
+        for start, end in outline:
+            for piece in _dashes(np.array(start), np.array(end), dash):
+                cv2.line(canvas, *piece, ink, width, cv2.LINE_AA)
+
+
+def _dashes(start: np.ndarray, end: np.ndarray, dash: int) -> Iterator[tuple[list[int], list[int]]]:
+    length = int(np.abs(end - start).max())
+    for begin in range(0, length, 2 * dash):
+        a, b = begin / length, min(begin + dash, length) / length
+        yield tuple(np.round(start + (end - start) * share).astype(int).tolist() for share in (a, b))
+
+
+def draw_text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: Colour, size: float = 1.0) -> int:
+    """Write in place, `size` 1 being about 12 px high, `at` the lower left corner; returns the x where it ends."""
+    font, scale, thickness = cv2.FONT_HERSHEY_DUPLEX, 0.52 * size, max(round(1.1 * size), 1)
+    cv2.putText(canvas, text, at, font, scale, colour, thickness, cv2.LINE_AA)
+    return at[0] + cv2.getTextSize(text, font, scale, thickness)[0][0]
+
+
+def operator_picture(rgb: np.ndarray | None, aux: np.ndarray | None, track: Track) -> np.ndarray:
+    """What an operator watches: box, state and figures on the RGB picture, on the aux one where RGB is missing."""
+    image = (aux if rgb is None else rgb).copy()
+    if track.state is TargetState.IDLE:
+        return image
+    unit = max(image.shape[0] / 480, 0.5)
+    draw_box(image, track.box, STATE_COLOURS[track.state], max(round(2 * unit), 1))
+    bar = _figures(image.shape[1], track, None, "")
+    shown = image[: bar.shape[0]]
+    shown[:] = cv2.addWeighted(shown, 0.3, bar[: shown.shape[0]], 0.7, 0)
+    return image
+
+
+def frame_picture(
+    rgb: np.ndarray | None, aux: np.ndarray | None, track: Track | None, truth: np.ndarray, index: int
+) -> np.ndarray:
+    """Both streams side by side under a line of figures.
+
+    track: None for a frame without an answer. truth: (4,) xywh px, NaN where it is not known. index: of the
+    frame. The picture's size depends on the sizes and the number of the streams only.
+    """
+    panels = [_panel(picture, track, truth) for picture in (rgb, aux) if picture is not None]
+    height = max(p.shape[0] for p in panels)
+    row = np.hstack(
+        [
+            cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=BACKGROUND)
+            for p in panels
+        ]
+    )
+    return np.vstack([_figures(row.shape[1], track, truth, f"{index:04d}"), row])
+
+
+def contact_sheet(
+    pictures: Sequence[np.ndarray], title: str, columns: int = 3, width: int = 1920
+) -> np.ndarray:
+    """Pictures of one size in a grid of `columns`, `width` px wide, under a title."""
+    gap = 10
+    tile_width = (width - gap * (columns + 1)) // columns
+    tile_height = round(pictures[0].shape[0] * tile_width / pictures[0].shape[1])
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((56 + rows * (tile_height + gap), width, 3), BACKGROUND, np.uint8)
+    end = draw_text(sheet, title, (gap + 4, 37), TEXT, 1.7)
+    draw_text(sheet, "solid: tracker   dashed: truth", (max(end + 40, width - 420), 37), DIM, 1.3)
+    for i, picture in enumerate(pictures):
+        y, x = 56 + (i // columns) * (tile_height + gap), gap + (i % columns) * (tile_width + gap)
+        interpolation = cv2.INTER_AREA if tile_width < picture.shape[1] else cv2.INTER_CUBIC
+        sheet[y : y + tile_height, x : x + tile_width] = cv2.resize(
+            picture, (tile_width, tile_height), interpolation=interpolation
+        )
+    return sheet
+
+
+def _panel(picture: np.ndarray, track: Track | None, truth: np.ndarray) -> np.ndarray:
+    scale = max(round(PANEL_HEIGHT / picture.shape[0]), 1)
+    canvas = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    draw_box(canvas, truth * scale, TRUTH_COLOUR, 1, dash=9)
+    if track is not None:
+        draw_box(canvas, track.box * scale, STATE_COLOURS[track.state], 3)
+    return canvas
+
+
+def _figures(width: int, track: Track | None, truth: np.ndarray | None, label: str) -> np.ndarray:
+    """The line above the panels; its type grows with the width, to be readable on a reduced sheet too."""
+    size = width / FIGURES_WIDTH
+    bar = np.full((round(30 * size) // 2 * 2, width, 3), BACKGROUND, np.uint8)
+    x, y, gap = round(8 * size), round(21 * size), round(14 * size)
+    if label:
+        x = draw_text(bar, label, (x, y), DIM, size) + gap
+    if track is None:
+        draw_text(bar, NO_RESULT, (x, y), GREY, size)
+        return bar
+    x = draw_text(bar, track.state.name, (x, y), STATE_COLOURS[track.state], size) + gap
+    x = draw_text(bar, f"score {track.score:.2f}", (x, y), TEXT, size) + gap
+    if truth is not None and visible(truth):
+        x = draw_text(bar, f"IoU {iou(track.box, truth):.2f}", (x, y), TEXT, size) + gap
+    if track.weight_rgb + track.weight_aux > 0:
+        _draw_weights(bar, x, y, size, track)
+    return bar
+
+
+def _draw_weights(bar: np.ndarray, x: int, y: int, size: float, track: Track) -> None:
+    """How much each stream counts, as one bar of two colours."""
+    x = draw_text(bar, "RGB", (x, y), RGB_BAR, size) + round(6 * size)
+    length, top = round(90 * size), y - round(12 * size)
+    split = x + round(length * track.weight_rgb)
+    cv2.rectangle(bar, (x, top), (split, y), RGB_BAR, -1)
+    cv2.rectangle(bar, (split, top), (x + length, y), AUX_BAR, -1)
+    draw_text(bar, "AUX", (x + length + round(6 * size), y), AUX_BAR, size)

@@ -1,0 +1,180 @@
+"""Evaluation of rosbag2 recordings with what runs on the robot: the node's pairing, pipeline and tracker.
+
+Offline, the recording goes through them as fast as it can be computed. Through DDS (`ros/replay/session.py`),
+it is played into the running node, told to process every pair. In both the pairing goes by stamps alone, so
+the pairs, and with them the boxes, are the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cmdtrack_ros.boxes import visible
+from cmdtrack_ros.data.bags import Bag, BagOptions, BagSequence, load_bag
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
+from cmdtrack_ros.evaluation.protocols import Protocol, Run
+from cmdtrack_ros.evaluation.results import write_run
+from cmdtrack_ros.evaluation.runner import RESULTS
+from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
+from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair
+from cmdtrack_ros.track import TargetState, Track, percentiles_ms
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How a bag is replayed; as the node's parameters of the same names.
+
+    Attributes:
+        bag: topics and pairing.
+        initial_box: (4,) xywh px in the first RGB image; None = the truth of that image.
+        weights: None = the shipped ones.
+        device: auto, cpu or cuda.
+    """
+
+    bag: BagOptions = BagOptions()
+    initial_box: np.ndarray | None = None
+    registration: str = "none"
+    weights: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass
+class Replay:
+    """All answers to one recording, and what pairing and pipeline counted on the way."""
+
+    sequence: BagSequence
+    tracks: list[Track]
+    counters: dict[str, int]
+    seconds: float
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def as_run(self) -> Run:
+        """One row a frame of the sequence, NaN where there is no answer."""
+        # Seconds as doubles carry a present-day stamp to about 0.2 us.
+        rows = {round(stamp * 1e9): i for i, stamp in enumerate(self.sequence.stamps)}
+        run = Run.empty(len(self.sequence))
+        for track in self.tracks:
+            row = rows.get(round(track.stamp_ns / 1e9 * 1e9))
+            if row is not None:
+                run.boxes[row], run.scores[row], run.seconds[row] = track.box, track.score, track.seconds
+        return run
+
+    def statistics(self) -> dict[str, Any]:
+        """Counts, and percentiles of gap, processing time and latency in milliseconds."""
+        answered = np.isfinite(self.as_run().boxes[:, 0])
+        length = float(self.sequence.stamps[-1] - self.sequence.stamps[0])
+        return {
+            "frames": len(self.sequence),
+            "answered": int(answered.sum()),
+            "drops": int((~answered).sum()),
+            "pairing": self.counters,
+            "faults": self.faults,
+            "gap_ms": percentiles_ms(abs(track.gap) for track in self.tracks),
+            "processing_ms": percentiles_ms(track.seconds for track in self.tracks),
+            "latency_ms": percentiles_ms(track.latency for track in self.tracks),
+            "times_real_time": length / self.seconds if self.seconds else None,
+        }
+
+
+def open_for_replay(path: Path, options: ReplayOptions) -> tuple[BagSequence, np.ndarray]:
+    """The recording, and the box (4,) to start from in its first RGB image.
+
+    Raises:
+        DataError: damaged bag, or one without RGB images.
+        ConfigError: no box to start from.
+    """
+    sequence = load_bag(path, options.bag)
+    if sequence.topics.rgb is None:
+        raise DataError(f"{path}: no topic of RGB images; name it")
+    box = sequence.boxes[0] if options.initial_box is None else options.initial_box
+    if not visible(box):
+        raise ConfigError(
+            f"{path}: its first RGB image has no true box: give --init-box x,y,w,h of the target in it"
+        )
+    return sequence, box
+
+
+def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Replay:
+    """Track a bag without DDS: every pair, as fast as it goes. Errors as of :func:`open_for_replay`."""
+    # Torch takes seconds to import, which reports and the other trackers do without.
+    from cmdtrack_ros.tracking import load_tracker
+    from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+
+    sequence, box = open_for_replay(path, options)
+    tracker = load_tracker(options.weights, modality=sequence.modality, device=options.device, threads=1)
+    topics = (*sequence.topics.images, "none")[:2]
+    pipeline = Pipeline(tracker, registration=options.registration, topics=topics, report=_first_only(path))
+    target: list[Target | None] = [Target(box, "initial")]
+    tracks: list[Track] = []
+
+    def answer(pair: Pair) -> None:
+        track = pipeline.process(pair, target[0])
+        target[0] = None
+        if track is not None and track.state is not TargetState.IDLE:
+            tracks.append(track)
+
+    pairing = NearestPairFilter(
+        options=options.bag.pairing.for_streams(len(sequence.topics.images)), clock=None
+    )
+    pairing.registerCallback(answer)
+    began = time.perf_counter()
+    _feed(path, sequence.topics.images, pairing)
+    counters = pairing.counters.as_dict()
+    return Replay(sequence, tracks, counters, time.perf_counter() - began, dict(pipeline.faults))
+
+
+def _first_only(path: Path) -> Callable[[str, str], None]:
+    told: set[str] = set()
+
+    def report(kind: str, text: str) -> None:
+        if kind not in told:
+            logger.warning("%s: %s (the first of its kind)", path, text)
+        told.add(kind)
+
+    return report
+
+
+def _feed(path: Path, topics: list[str], pairing: NearestPairFilter) -> None:
+    add: dict[str, Callable[[Any], None]] = dict(zip(topics, (pairing.add_rgb, pairing.add_aux)))
+    with Bag(path) as bag:
+        for message in bag.messages(topics):
+            add[message.topic](bag.decode(message))
+    pairing.flush(everything=True)
+
+
+def evaluate_bags(
+    paths: list[Path], output: Path, replay: Callable[[Path], Replay], label: str = "ours"
+) -> tuple[Scores, dict[str, BagSequence], dict[str, dict]]:
+    """Replay each bag, write its result file, and score it. One that fails is reported and the others go on.
+
+    Args:
+        replay: :func:`replay_offline`, or its sister through DDS, with all but the bag given.
+        label: names the folder of result files.
+
+    Returns:
+        Scores, the recordings by name, and each one's :meth:`Replay.statistics`.
+    """
+    scored, sequences, statistics, failures = {}, {}, {}, {}
+    for path in paths:
+        name = path.resolve().name
+        try:
+            done = replay(path)
+        except CmdtrackError as error:
+            failures[name] = str(error)
+            continue
+        answers = done.as_run()
+        write_run(output / RESULTS / label, name, Protocol.OPE, answers)
+        done.sequence.name = name
+        sequences[name], statistics[name] = done.sequence, done.statistics()
+        scored[name] = score_sequence(done.sequence, Protocol.OPE, {0: answers})
+    mean, curves = aggregate(list(scored.values()))
+    return Scores(label, scored, failures, mean, curves), sequences, statistics

@@ -1,0 +1,145 @@
+"""A recording through real DDS into the real node, each in a process of its own, and what came back."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cmdtrack_ros.data.bags import Bag
+from cmdtrack_ros.errors import CmdtrackError
+from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
+from cmdtrack_ros.ros.replay.player import PlayReport, play
+from cmdtrack_ros.ros.replay.recorder import TrackRecorder
+from cmdtrack_ros.track import TargetState, Track
+
+_NODE = "from cmdtrack_ros.ros.node import main; main()"
+_START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
+_PLAYER_WAIT = 30.0  # s for the player to find the node
+_SILENCE_AT_THE_END = 2.0  # s without a result after which the node has nothing more to say
+
+
+@dataclass(frozen=True)
+class Playback:
+    """What came back from DDS, and how it was played.
+
+    Attributes:
+        tracks: the node's answers; stamps and gaps as recorded, whatever the rate of playing.
+        diagnostics: the last values that the node reported.
+        rate: of playing; 1 = as recorded.
+    """
+
+    tracks: list[Track]
+    diagnostics: dict[str, str]
+    report: PlayReport
+    rate: float
+
+
+def isolate() -> None:
+    """Keep topics on this machine and, unless the user chose one, in a DDS domain of their own."""
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+
+
+def play_into_node(
+    bag: Path, parameters: Mapping[str, Any], topics: list[str], log: Path, rate: float = 1.0
+) -> Playback:
+    """Play ``topics`` of a bag to a node of its own process and collect its answers.
+
+    Messages are stamped with the moment they are due, so that latencies are those of a live camera.
+
+    Args:
+        parameters: of the node.
+        log: file for what the node says.
+
+    Raises:
+        CmdtrackError: the node does not become active; its last words are quoted.
+    """
+    isolate()
+    # A fresh interpreter each: rclpy does not survive a fork.
+    with (
+        _node(parameters, log) as node,
+        TrackRecorder() as recorder,
+        ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+    ):
+        if not recorder.wait_active(topics, _START_TIMEOUT, lambda: node.poll() is None):
+            late = f"was not active after {_START_TIMEOUT:.0f} s"
+            what = late if node.poll() is None else "ended while starting"
+            raise CmdtrackError(f"the node {what}: {_last_line(log)} (all it said: {log})")
+        report = pool.submit(play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_WAIT).result()
+        recorder.wait_quiet(_SILENCE_AT_THE_END, timeout=60.0)
+        tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
+    with Bag(bag) as opened:
+        start = opened.start_ns
+    moved = start + report.stamp_offset_ns
+    recorded = [
+        replace(track, stamp_ns=start + round((track.stamp_ns - moved) * rate), gap=track.gap * rate)
+        for track in tracks
+    ]
+    return Playback(recorded, diagnostics, report, rate)
+
+
+def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: float = 1.0) -> Replay:
+    """Play a bag through DDS to a node that tracks every pair; collect its answers.
+
+    Args:
+        log: file for what the node says.
+        rate: speed of playing; stamps and gaps are scaled with it, and scaled back in the answers. Where
+            the machine does not keep up, pairs wait (up to 256 of them) and latency grows.
+
+    Raises:
+        CmdtrackError: the node did not start (its last words are quoted), or what `replay_offline` raises.
+    """
+    sequence, box = open_for_replay(path, options)
+    pairing = options.bag.pairing
+    parameters: dict[str, Any] = {
+        "modality": sequence.modality.value,
+        "initial_box": [float(v) for v in box],
+        "registration": options.registration,
+        "slop": pairing.slop / rate,
+        "aux_timeout": pairing.aux_timeout / rate,
+        "aux_offset": pairing.aux_offset / rate,
+        "queue_size": pairing.queue_size,
+        "device": options.device,
+        "threads": 1,
+        "process_every_pair": "true",
+    }
+    parameters |= dict(zip(("rgb_topic", "aux_topic"), sequence.topics.images))
+    if options.weights is not None:
+        parameters["weights"] = str(options.weights.resolve())
+    began = time.perf_counter()
+    run = play_into_node(path, parameters, sequence.topics.images, log, rate)
+    counts = {key: int(value) for key, value in run.diagnostics.items() if value.isdigit()}
+    tracks = [track for track in run.tracks if track.state is not TargetState.IDLE]
+    return Replay(sequence, tracks, counts, time.perf_counter() - began)
+
+
+@contextmanager
+def _node(parameters: Mapping[str, Any], log: Path) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-c", _NODE, "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"]
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

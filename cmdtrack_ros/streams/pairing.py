@@ -1,0 +1,416 @@
+"""Pairs an auxiliary image with each RGB image by stamp. No rclpy: recordings are paired by the same code.
+
+RGB drives: every RGB image comes out exactly once, in stamp order, with the auxiliary image nearest in time
+within the slop, or alone. An auxiliary image may serve several RGB images (a 9 Hz thermal camera beside a
+30 Hz colour camera): within the slop it is still the best view of that moment, so nothing is gained by
+holding it back.
+
+How long an RGB image waits for its partner. It goes out as soon as one of these holds:
+
+1. an auxiliary image with the same or a later stamp has come, so none nearer can follow;
+2. the next auxiliary image cannot be nearer, judged by the shortest interval lately seen in that stream;
+3. it has waited for `aux_timeout`;
+4. the auxiliary stream has been silent for `SILENT_NS` (the stream is taken up again when it returns).
+
+When RGB has been silent for `SILENT_NS` while auxiliary images keep coming, these come out alone until it
+returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+from cmdtrack_ros.errors import ConfigError
+
+RESTART_NS = 500_000_000  # a stamp this far behind the newest is a restarted recording, not a late message
+SILENT_NS = 1_000_000_000
+_AUX_BEFORE_ALONE = 3  # after a pause of both streams, the one that returns first is not alone
+_INTERVALS_NEEDED = 8
+_INTERVALS_KEPT = 16
+_INTERVAL_MARGIN = 0.8  # the next interval may be this much shorter than the shortest one lately seen
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """How two streams are paired; the one place of these defaults.
+
+    Attributes:
+        slop: largest gap of a pair in seconds, inclusive; 0 pairs equal stamps only.
+        aux_timeout: longest wait of an RGB image for its partner, in seconds.
+        aux_offset: seconds added to every auxiliary stamp (negative where that camera stamps late).
+        queue_size: images kept per stream. A full RGB queue sends its oldest image out early.
+    """
+
+    slop: float = 0.03
+    aux_timeout: float = 0.1
+    aux_offset: float = 0.0
+    queue_size: int = 10
+
+    def __post_init__(self) -> None:
+        if self.queue_size < 1:
+            raise ConfigError(f"queue_size: expected at least 1, got {self.queue_size}")
+        for name in ("slop", "aux_timeout"):
+            if not 0.0 <= (value := getattr(self, name)) < float("inf"):
+                raise ConfigError(f"{name}: expected seconds >= 0, got {value}")
+        if not abs(self.aux_offset) < float("inf"):
+            raise ConfigError(f"aux_offset: expected a finite number of seconds, got {self.aux_offset}")
+
+    def for_streams(self, count: int) -> PairOptions:
+        """The options for ``count`` streams: an RGB image alone in the world waits for nobody."""
+        return self if count > 1 else replace(self, aux_timeout=0.0)
+
+
+class Pair(NamedTuple):
+    """One RGB item with its partner, or either alone.
+
+    `stamp` (ns) is the RGB stamp, or the aux stamp where RGB is silent; `gap` (s) is aux minus RGB after
+    `aux_offset`, NaN for one alone. `restarted`: the stamps jumped back before this pair.
+    """
+
+    rgb: Any | None
+    aux: Any | None
+    stamp: int
+    gap: float = float("nan")
+    restarted: bool = False
+
+    @property
+    def header(self) -> Any:
+        """The header of the message that the pair's result belongs to."""
+        return (self.aux if self.rgb is None else self.rgb).header
+
+
+@dataclass
+class PairCounters:
+    """Messages since the start: received, put out, and lost.
+
+    aux_alone: auxiliary images put out while RGB was silent.
+    late: came after its moment had gone out (raise `aux_timeout`), or repeats a stamp.
+    evicted: auxiliary images pushed out of a full queue while still usable (raise `queue_size`).
+    restarts: times the stamps jumped back.
+    """
+
+    rgb: int = 0
+    aux: int = 0
+    paired: int = 0
+    unpaired: int = 0
+    aux_alone: int = 0
+    late: int = 0
+    evicted: int = 0
+    restarts: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class _Entry(NamedTuple):
+    stamp: int
+    order: int  # keeps items out of comparisons
+    item: Any
+    arrived: int
+
+
+class NearestPairer:
+    """The pairing rule on integer nanoseconds; not thread-safe (`NearestPairFilter` is).
+
+    `now_ns` in the methods is the caller's clock (any monotonic one). Where it is None, time is the newest
+    stamp seen, which makes the result depend on the recording alone and not on the speed of its replay.
+    """
+
+    def __init__(self, options: PairOptions = PairOptions()) -> None:
+        self.configure(options)
+        self.counters = PairCounters()
+        self._order = 0
+        self.reset()
+
+    def configure(self, options: PairOptions) -> None:
+        """Pair by other options from the next message on."""
+        self._queue_size = options.queue_size
+        self._slop = round(options.slop * 1e9)
+        self._wait = round(options.aux_timeout * 1e9)
+        self._offset = round(options.aux_offset * 1e9)
+
+    def reset(self) -> None:
+        """Forget all queued images and the past; counters stay."""
+        self._pending: list[_Entry] = []
+        self._last_out: int | None = None
+        self._newest_rgb: int | None = None
+        self._aux_heard: int | None = None
+        self._rgb_heard: int | None = None
+        self._aux_since_rgb = 0
+        self._aux_ahead = False  # in a recording that starts over: aux has, RGB not yet
+        self._restarted = False  # to be told with the next pair
+        self._forget_aux()
+
+    @property
+    def waiting(self) -> int:
+        """RGB images that wait for a partner."""
+        return len(self._pending)
+
+    def add_rgb(self, stamp_ns: int, item: Any, now_ns: int | None = None) -> list[Pair]:
+        """Take one RGB image; returns the pairs it completes, oldest first."""
+        self.counters.rgb += 1
+        self._aux_since_rgb = 0
+        out: list[Pair] = []
+        if self._newest_rgb is not None and stamp_ns < self._newest_rgb - RESTART_NS:
+            out = self._restart(stamp_ns)
+        self._newest_rgb = max(stamp_ns, self._newest_rgb) if self._newest_rgb is not None else stamp_ns
+        now = self._now(now_ns)
+        self._rgb_heard = now
+        known = any(entry.stamp == stamp_ns for entry in self._pending)
+        if known or (self._last_out is not None and stamp_ns <= self._last_out):
+            self.counters.late += 1
+            return out
+        if self._aux_heard is None:
+            self._aux_heard = now
+        insort(self._pending, self._entry(stamp_ns, item, now))
+        out += self._settle(now)
+        while len(self._pending) > self._queue_size:
+            out.append(self._emit())
+        return out
+
+    def add_aux(self, stamp_ns: int, item: Any, now_ns: int | None = None) -> list[Pair]:
+        """Take one auxiliary image; returns the pairs it completes, oldest first."""
+        self.counters.aux += 1
+        self._aux_since_rgb += 1
+        stamp = stamp_ns + self._offset
+        out: list[Pair] = []
+        if self._newest_aux is not None and stamp < self._newest_aux - RESTART_NS:
+            while self._pending and self._pending[0].stamp > stamp + RESTART_NS:
+                out.append(self._emit())
+            self._forget_aux()
+            self._aux_ahead = self._last_out is not None and stamp < self._last_out - RESTART_NS
+        self._note_interval(stamp)
+        now = self._now(now_ns)
+        self._aux_heard = now
+        rgb_silent = self._rgb_silent(now)
+        if self._too_late(stamp) or any(entry.stamp == stamp for entry in self._aux):
+            self.counters.late += 1
+        else:
+            insort(self._aux, self._entry(stamp, item, now))
+        out += self._settle(now)
+        while len(self._aux) > self._queue_size:
+            self._aux.pop(0)
+            self.counters.evicted += 1
+        if rgb_silent and not self._pending:
+            out += self._emit_aux(stamp, item)
+        return out
+
+    def flush(self, now_ns: int | None = None) -> list[Pair]:
+        """Send out what has waited long enough at `now_ns`; everything when it is None (end of data)."""
+        if now_ns is None:
+            return [self._emit() for _ in range(len(self._pending))]
+        return self._settle(now_ns)
+
+    def _entry(self, stamp: int, item: Any, now: int) -> _Entry:
+        self._order += 1
+        return _Entry(stamp, self._order, item, now)
+
+    def _now(self, now_ns: int | None) -> int:
+        if now_ns is not None:
+            return now_ns
+        return max(stamp for stamp in (self._newest_rgb, self._newest_aux) if stamp is not None)
+
+    def _forget_aux(self) -> None:
+        self._aux: list[_Entry] = []
+        self._newest_aux: int | None = None
+        self._intervals: deque[int] = deque(maxlen=_INTERVALS_KEPT)
+
+    def _restart(self, stamp: int) -> list[Pair]:
+        """The RGB stamps jumped back to `stamp`: finish the old pass, keep aux images of the new one."""
+        self.counters.restarts += 1
+        out = [self._emit() for _ in range(len(self._pending))]
+        kept = [entry for entry in self._aux if entry.stamp <= stamp + RESTART_NS]
+        self.reset()
+        self._restarted = True
+        self._aux = kept
+        self._newest_aux = kept[-1].stamp if kept else None
+        return out
+
+    def _note_interval(self, stamp: int) -> None:
+        if self._newest_aux is None:
+            self._newest_aux = stamp
+        elif stamp > self._newest_aux:
+            self._intervals.append(stamp - self._newest_aux)
+            self._newest_aux = stamp
+        else:
+            self._intervals.clear()  # out of order: what was learnt about the stream's rhythm does not hold
+
+    def _too_late(self, stamp: int) -> bool:
+        """Older than any later RGB image can use. Far older means that aux restarted first, and is kept."""
+        if self._last_out is None:
+            return False
+        return self._last_out - RESTART_NS <= stamp < self._last_out - self._slop
+
+    def _rgb_silent(self, now: int) -> bool:
+        if self._rgb_heard is None or self._aux_since_rgb < _AUX_BEFORE_ALONE:
+            return False
+        return now - self._rgb_heard >= SILENT_NS
+
+    def _emit_aux(self, stamp: int, item: Any) -> list[Pair]:
+        if self._last_out is not None and self._last_out - RESTART_NS <= stamp <= self._last_out:
+            return []
+        if self._last_out is not None and stamp < self._last_out:
+            self.counters.restarts += 1
+            self._restarted = True
+        self._last_out = stamp
+        self.counters.aux_alone += 1
+        return [self._pair(None, item, stamp, float("nan"))]
+
+    def _pair(self, rgb: Any | None, aux: Any | None, stamp: int, gap: float) -> Pair:
+        restarted, self._restarted = self._restarted, False
+        return Pair(rgb, aux, stamp, gap, restarted)
+
+    def _nearest(self, stamp: int) -> _Entry | None:
+        """The nearest auxiliary image within the slop; the earlier one of two equally near."""
+        at = bisect_left(self._aux, (stamp,))
+        near = [
+            entry for entry in self._aux[max(at - 1, 0) : at + 1] if abs(entry.stamp - stamp) <= self._slop
+        ]
+        return min(near, key=lambda entry: abs(entry.stamp - stamp), default=None)
+
+    def _settled(self, entry: _Entry, now: int) -> bool:
+        stamp = entry.stamp
+        if now - entry.arrived >= self._wait or now - (self._aux_heard or 0) >= SILENT_NS:
+            return True
+        if self._newest_aux is None:
+            return False
+        if stamp <= self._newest_aux <= stamp + RESTART_NS:
+            return True
+        if len(self._intervals) < _INTERVALS_NEEDED:
+            return False
+        next_aux = self._newest_aux + int(_INTERVAL_MARGIN * min(self._intervals))
+        best = self._nearest(stamp)
+        limit = abs(best.stamp - stamp) if best else self._slop + 1
+        return next_aux >= stamp + limit
+
+    def _settle(self, now: int) -> list[Pair]:
+        out = []
+        while self._pending and self._settled(self._pending[0], now):
+            out.append(self._emit())
+        return out
+
+    def _emit(self) -> Pair:
+        entry = self._pending.pop(0)
+        partner = self._nearest(entry.stamp)
+        self._last_out = entry.stamp
+        unusable = bisect_left(self._aux, (entry.stamp - self._slop,))
+        # Once aux has jumped back and RGB has not, images far older than this frame belong to what comes.
+        restarted = (
+            min(bisect_left(self._aux, (entry.stamp - RESTART_NS,)), unusable) if self._aux_ahead else 0
+        )
+        if partner is None:
+            self.counters.unpaired += 1
+            gap = float("nan")
+        else:
+            self.counters.paired += 1
+            gap = (partner.stamp - entry.stamp) * 1e-9
+        self._aux = self._aux[:restarted] + self._aux[unusable:]
+        return self._pair(entry.item, partner.item if partner else None, entry.stamp, gap)
+
+
+def stamp_ns(message: Any) -> int:
+    """A message's header stamp in nanoseconds."""
+    stamp = message.header.stamp
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+class NearestPairFilter:
+    """`NearestPairer` with the protocol of message_filters; thread-safe.
+
+    Callbacks get `(pair, *args)`, one call at a time and in stamp order, with no lock held. A pair has a
+    header, so that filters for single messages (a Cache, say) may follow. A callback that raises is logged,
+    and the others are still called.
+
+    Args:
+        fs: the RGB filter and, unless RGB is the only stream, the auxiliary filter.
+        clock: monotonic nanoseconds; None goes by the stamps alone (see `NearestPairer`).
+    """
+
+    def __init__(
+        self,
+        fs: Sequence[Any] = (),
+        options: PairOptions = PairOptions(),
+        *,
+        clock: Callable[[], int | None] | None = time.monotonic_ns,
+    ) -> None:
+        self._pairer = NearestPairer(options)
+        self._clock = clock or (lambda: None)
+        self._lock = threading.Lock()
+        self._ready: deque[Pair] = deque()
+        self._signalling = False
+        self.callbacks: dict[int, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+        if fs:
+            self.connectInput(fs)
+
+    def registerCallback(self, cb: Callable[..., None], *args: Any) -> int:  # noqa: N802 - message_filters' name
+        connection = len(self.callbacks)
+        self.callbacks[connection] = (cb, args)
+        return connection
+
+    def connectInput(self, fs: Sequence[Any]) -> None:  # noqa: N802
+        """Listen to one (RGB) or two (RGB, aux) filters."""
+        if len(fs) not in (1, 2):
+            raise ConfigError(f"NearestPairFilter: expected an RGB and perhaps an aux filter, got {len(fs)}")
+        self.input_connections = [f.registerCallback(add) for f, add in zip(fs, (self.add_rgb, self.add_aux))]
+
+    def signalMessage(self, *messages: Any) -> None:  # noqa: N802
+        for callback, args in list(self.callbacks.values()):
+            try:
+                callback(*messages, *args)
+            except Exception:
+                logger.exception("a callback of the pairing filter raised; pairing goes on")
+
+    def add_rgb(self, message: Any) -> None:
+        self._run(lambda: self._pairer.add_rgb(stamp_ns(message), message, self._clock()))
+
+    def add_aux(self, message: Any) -> None:
+        self._run(lambda: self._pairer.add_aux(stamp_ns(message), message, self._clock()))
+
+    def flush(self, everything: bool = False) -> None:
+        """Send out what has waited long enough; to be called by a timer while `waiting` is not 0.
+
+        A filter that goes by the stamps has no clock to wait by, so there only `everything` sends anything.
+        """
+        now = None if everything else self._clock()
+        if everything or now is not None:
+            self._run(lambda: self._pairer.flush(now))
+
+    def reset(self) -> None:
+        """Forget queued images and the past, as after a jump of the clock."""
+        with self._lock:
+            self._pairer.reset()
+
+    def configure(self, options: PairOptions) -> None:
+        with self._lock:
+            self._pairer.configure(options)
+
+    @property
+    def counters(self) -> PairCounters:
+        return self._pairer.counters
+
+    @property
+    def waiting(self) -> int:
+        return self._pairer.waiting
+
+    def _run(self, step: Callable[[], list[Pair]]) -> None:
+        with self._lock:
+            self._ready.extend(step())
+            if self._signalling:  # another thread, or a callback of ours, is sending: it takes these along
+                return
+            self._signalling = True
+        while True:
+            with self._lock:
+                if not self._ready:
+                    self._signalling = False
+                    return
+                pair = self._ready.popleft()
+            self.signalMessage(pair)

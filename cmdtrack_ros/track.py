@@ -1,0 +1,69 @@
+"""What a tracker answers: one `Track` a frame, from the network to the topic, the file and the picture. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+PERCENTILES = (50, 95, 99)
+
+
+class TargetState(IntEnum):
+    """States of a target; the numbers are those of TrackState.msg."""
+
+    IDLE = 0
+    TRACKING = 1
+    UNCERTAIN = 2
+    LOST = 3
+
+
+@dataclass(frozen=True)
+class Track:
+    """The target after one frame.
+
+    Attributes:
+        box: (4,) float64 xywh, pixels of the RGB image; the last known one while LOST, zeros while IDLE.
+        score: 0..1, how sure the tracker is.
+        state: see :class:`TargetState`.
+        weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
+        has_rgb, has_aux: whether the frame had a usable image of that stream.
+        times_ms: milliseconds of named steps ("encode", "crop", "network", ...) and their "total".
+        target_id: the name that came with the target.
+        started: a new target was taken on this frame.
+        stamp_ns: of the image that the answer belongs to; None where frames have no stamps.
+        gap: seconds, aux stamp minus RGB stamp after `aux_offset`; NaN for an image alone.
+        latency: seconds from the stamp to the publication; NaN where nothing is published.
+    """
+
+    box: np.ndarray
+    score: float
+    state: TargetState = TargetState.TRACKING
+    weight_rgb: float = 0.0
+    weight_aux: float = 0.0
+    has_rgb: bool = True
+    has_aux: bool = True
+    times_ms: dict[str, float] = field(default_factory=dict)
+    target_id: str = ""
+    started: bool = False
+    stamp_ns: int | None = None
+    gap: float = math.nan
+    latency: float = math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the answer, NaN where nobody measured it."""
+        return self.times_ms.get("total", math.nan) / 1e3
+
+
+def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:
+    """``p50``, ``p95``, ``p99`` and ``max`` in milliseconds of the finite values; empty without any."""
+    values = np.array(list(seconds), np.float64)
+    values = values[np.isfinite(values)] * 1e3
+    if not len(values):
+        return {}
+    names = [f"p{percent}" for percent in PERCENTILES]
+    return {**dict(zip(names, np.percentile(values, PERCENTILES).tolist())), "max": float(values.max())}

@@ -1,0 +1,143 @@
+"""Training of the student under a teacher: tracking losses, SCFD, MPSD, and the teacher's response."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.models.backbone import fold_batch_norm
+from cmdtrack_ros.models.head import HeadOutput
+from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
+from cmdtrack_ros.models.weights import SHIPPED_TEACHER, load_weights
+from cmdtrack_ros.training.config import DistillTraining
+from cmdtrack_ros.training.losses.mpsd import PathDistillation, entropy, select
+from cmdtrack_ros.training.losses.scfd import STREAMS, FeatureDistillation
+from cmdtrack_ros.training.losses.tracking import L1_WEIGHT, tracking_loss
+from cmdtrack_ros.training.tasks.student import StudentPass, StudentTask
+from cmdtrack_ros.training.tasks.task import Batch
+from cmdtrack_ros.training.tasks.teacher import path_losses
+
+_CROP = ("template_size", "search_size", "template_factor", "search_factor")
+
+
+class DistillTask(StudentTask):
+    """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` +
+    response_weight * response.
+    """
+
+    def __init__(self, config: DistillTraining) -> None:
+        super().__init__(config)
+        self.teacher = fold_batch_norm(load_weights(teacher_file(config), Teacher)[0]).requires_grad_(False)
+        for name in _CROP:
+            if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
+                raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
+        widths = config.network.channels, self.teacher.config.channels
+        self.scfd = FeatureDistillation(*widths, config.feature_channels) if config.scfd_weight else None
+        self.mpsd = PathDistillation(*widths) if config.mpsd_weight else None
+
+    def train(self, mode: bool = True) -> DistillTask:
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        config, done = self.config, self.run(batch)
+        losses = self.tracking(done, batch)
+        search = self._teacher_features(batch)
+        if self.scfd is not None:
+            parts = self.scfd(done.features, search, batch["present"])
+            losses |= {f"scfd/{name}": value for name, value in parts.items()}
+            losses["loss"] = losses["loss"] + config.scfd_weight * torch.stack(list(parts.values())).sum()
+        if self.mpsd is None and not config.response_weight:
+            return losses
+        paths, per_path, answers = self._teacher_answers(search, batch)
+        losses["teacher"] = per_path[:, -1].mean()
+        if self.mpsd is not None:
+            losses |= self._select(done, paths, per_path, batch)
+            losses["loss"] = losses["loss"] + config.mpsd_weight * losses["mpsd/loss"]
+        if config.response_weight:
+            final = HeadOutput(
+                *(part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (answers.score, answers.box))
+            )
+            losses["response"] = self._response(done, final, per_path[:, -1], batch)
+            losses["loss"] = losses["loss"] + config.response_weight * losses["response"]
+        return losses
+
+    @torch.no_grad()
+    def _teacher_features(self, batch: Batch) -> Tensor:
+        """The teacher's neck features (B, 2, Ct, S, S) of the search regions."""
+        pictures = batch["search"].float()
+        return torch.stack(
+            [self.teacher.features(i, _channels_last(pictures[:, i])) for i in range(STREAMS)], 1
+        )
+
+    @torch.no_grad()
+    def _teacher_answers(self, search: Tensor, batch: Batch) -> tuple[TeacherPaths, Tensor, HeadOutput]:
+        """The teacher's paths, and their losses (B, P) and head outputs as of ``path_losses``."""
+        pictures = batch["template"].float()
+        template = [
+            self.teacher.encode_template(i, _channels_last(pictures[:, i]), batch["template_box"])
+            for i in range(STREAMS)
+        ]
+        paths = self.teacher.paths(search, template, batch["present"])
+        return paths, *path_losses(self.teacher, paths, batch)
+
+    def _select(
+        self, done: StudentPass, paths: TeacherPaths, per_path: Tensor, batch: Batch
+    ) -> dict[str, Tensor]:
+        weights = select(
+            per_path, paths.valid, self.config.selection_temperature, self.config.selection_floor
+        )
+        loss = self.mpsd(done.fused, paths.maps, weights, batch["box"], batch["positive"])
+        mean = {f"mpsd/{name}": weight for name, weight in zip(PATHS, weights.mean(0))}
+        return {"mpsd/loss": loss, "mpsd/entropy": entropy(weights, paths.valid).mean(), **mean}
+
+    def _response(self, done: StudentPass, final: HeadOutput, teacher_loss: Tensor, batch: Batch) -> Tensor:
+        count = len(teacher_loss)
+        own = HeadOutput(done.output.score[:count].float(), done.output.box[:count].float())
+        with torch.no_grad():
+            helps = (teacher_loss < tracking_loss(own, batch["box"], batch["positive"])["total"]).float()
+        return (response_loss(own, final) * helps).mean()
+
+    def complaints(self, scalars: dict[str, float]) -> list[str]:
+        level = scalars.get("mpsd/entropy", 1.0)
+        if level >= self.config.entropy_warning:
+            return []
+        path = max(PATHS, key=lambda name: scalars[f"mpsd/{name}"])
+        return [
+            f"the selection of paths collapses onto {path}: entropy {level:.2f}, "
+            f"expected {self.config.entropy_warning} or more; "
+            "raise selection_temperature or selection_floor"
+        ]
+
+
+def teacher_file(config: DistillTraining) -> Path:
+    """The file of the teacher that a configuration names; ConfigError when it names none."""
+    if config.teacher is None:
+        raise ConfigError(
+            "teacher: expected the weights of a teacher run, by --teacher or in the configuration"
+        )
+    return SHIPPED_TEACHER if str(config.teacher) == "shipped" else config.teacher
+
+
+def _channels_last(pictures: Tensor) -> Tensor:
+    return pictures.contiguous(memory_format=torch.channels_last)
+
+
+def response_loss(student: HeadOutput, teacher: HeadOutput) -> Tensor:
+    """The student's answer against the teacher's, (B,).
+
+    Score: sum over cells of |p - q|^2 * BCE(p, q), p the student's and q the teacher's probability (quality
+    focal loss, Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. 5, beta 2). Box: mean absolute
+    difference, weighted by q.
+    """
+    logits, target = student.score[:, 0], teacher.score[:, 0].float().sigmoid()
+    entropies = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    score = ((logits.sigmoid() - target).square() * entropies).sum((1, 2))
+    share = target / target.sum((1, 2), keepdim=True).clamp(min=1e-6)
+    box = ((student.box - teacher.box.float()).abs().mean(1) * share).sum((1, 2)) * target.amax((1, 2))
+    return score + L1_WEIGHT * box

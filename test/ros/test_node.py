@@ -1,0 +1,554 @@
+"""The real node over real DDS: a process of its own, fed by publishers of this one."""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip(
+    "rclpy", reason="rclpy is not importable: run `make test`, or source a ROS 2 installation"
+)
+
+import cv2  # noqa: E402
+from builtin_interfaces.msg import Time  # noqa: E402
+from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.msg import State, Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.msg import SetParametersResult  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically  # noqa: E402
+from rclpy.context import Context  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
+from cmdtrack_ros.drawing import STATE_COLOURS  # noqa: E402
+from cmdtrack_ros.streams.images import fill_image  # noqa: E402
+from cmdtrack_ros.streams.pairing import NearestPairer  # noqa: E402
+from cmdtrack_ros.tracking import load_tracker  # noqa: E402
+from cmdtrack_ros.tracking.pipeline import Frame, Pipeline, Target  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+HEIGHT, WIDTH = 240, 320
+STEP = 1 / 30
+SCENE = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
+PATCH = cv2.resize(
+    np.random.default_rng(2).integers(0, 256, (5, 5, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC
+)
+
+
+def scene(i: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """A patch that drifts over a blurred noise; the RGB image and its box."""
+    x, y = 100 + round(20 * math.sin(i / 15)), 90
+    picture = SCENE.copy()
+    picture[y : y + 48, x : x + 48] = PATCH
+    return picture, (x, y, 48, 48)
+
+
+def to_time(stamp: int) -> Time:
+    return Time(sec=stamp // 10**9, nanosec=stamp % 10**9)
+
+
+def image(pixels: np.ndarray, encoding: str, stamp: int, **changes) -> Image:
+    message = fill_image(Image(), pixels, encoding)
+    message.header.stamp, message.header.frame_id = to_time(stamp), "camera_optical"
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+def good_rgb(i: int, stamp: int) -> Image:
+    return image(scene(i)[0], "rgb8", stamp)
+
+
+def good_aux(i: int, stamp: int) -> Image:
+    return image(scene(i)[0][..., 1], "mono8", stamp)
+
+
+def to_ns(message: object) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+class Robot:
+    """Cameras, and the ears that hear the node."""
+
+    def __init__(
+        self,
+        namespace: str,
+        reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
+        rgb_type: type = Image,
+    ) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = Node("robot", context=self.context, namespace=namespace)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        qos = QoSProfile(depth=100, reliability=reliability)
+        self.rgb = self.node.create_publisher(rgb_type, "rgb/image", qos)
+        self.aux = self.node.create_publisher(Image, "aux/image", qos)
+        self.clock = self.node.create_publisher(Clock, "/clock", 10)
+        self.target = self.node.create_publisher(TargetBox, "tracker/target", 10)
+        self.tracks: list[TrackState] = []
+        self.diagnostics: list[DiagnosticArray] = []
+        self.node.create_subscription(TrackState, "tracker/track", self.tracks.append, 100)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        self.frame = 0
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.executor.spin_once(timeout_sec=left)
+
+    def wait(self, what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, f"waited {seconds} s for {what}"
+            self.spin(0.02)
+
+    def match(self) -> None:
+        self.wait(
+            "the node's subscriptions",
+            lambda: (
+                self.rgb.get_subscription_count()
+                and self.aux.get_subscription_count()
+                and self.target.get_subscription_count()
+                and self.node.count_publishers("tracker/track")
+            ),
+        )
+
+    def connect(self) -> None:
+        self.match()
+        # Either side may still miss what is sent before both know of each other.
+        self.wait("a first result", lambda: self.play(1, answered=False))
+
+    def play(
+        self,
+        frames: int,
+        rgb: Callable | None = good_rgb,
+        aux: Callable | None = good_aux,
+        *,
+        start: int | None = None,
+        clock: bool = False,
+        answered: bool = True,
+    ) -> list[TrackState]:
+        """Publish frames, at most 30 a second, stamped now or from `start` (ns) on; returns the results.
+
+        Each frame waits for the result of the last one, so that a busy machine is slow instead of dropping
+        frames; not so with `answered` False.
+        """
+        before = len(self.tracks)
+        for k in range(frames):
+            stamp = time.time_ns() if start is None else start + round(k * STEP * 1e9)
+            if clock:
+                self.clock.publish(Clock(clock=to_time(stamp)))
+            for make, publisher in ((rgb, self.rgb), (aux, self.aux)):
+                if make:
+                    publisher.publish(make(self.frame, stamp))
+            self.frame += 1
+            self.spin(STEP)
+            end = time.monotonic() + 1.5
+            while (
+                answered and (not self.tracks or to_ns(self.tracks[-1]) != stamp) and time.monotonic() < end
+            ):
+                self.spin(0.005)
+        self.spin(0.2)
+        return self.tracks[before:]
+
+    def send_target(self, box: tuple, stamp: Time = Time(), name: str = "patch") -> None:
+        message = TargetBox(target_id=name)
+        message.header.stamp = stamp
+        message.x, message.y, message.width, message.height = (float(v) for v in box)
+        self.target.publish(message)
+        self.spin(0.1)
+
+    def call(self, kind: type, service: str, **fields):
+        client = self.node.create_client(kind, f"tracker/{service}")
+        assert client.wait_for_service(10.0), service
+        future = client.call_async(kind.Request(**fields))
+        self.wait(service, future.done)
+        return future.result()
+
+    def set(self, name: str, value: object) -> SetParametersResult:
+        return self.call(
+            SetParameters, "set_parameters", parameters=[Parameter(name, value=value).to_parameter_msg()]
+        ).results[0]
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+class Tracker:
+    """The node's process and its log."""
+
+    def __init__(self, folder: Path, repository: Path, namespace: str, **parameters: object) -> None:
+        self.log = folder / "node.log"
+        options = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+        command = [
+            sys.executable,
+            str(repository / "scripts" / "tracker_node"),
+            "--ros-args",
+            "-r",
+            f"__ns:={namespace}",
+            *options,
+        ]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def lines(self, pattern: str) -> list[str]:
+        return [line for line in self.text().splitlines() if re.search(pattern, line)]
+
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> None:
+        end = time.monotonic() + seconds
+        while not self.lines(pattern):
+            assert self.process.poll() is None, f"the node ended:\n{self.text()}"
+            assert time.monotonic() < end, f"no {pattern!r} in the node's log:\n{self.text()}"
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        assert self.process.poll() is None, f"the node died:\n{self.text()}"
+        self.process.terminate()
+        assert self.process.wait(10) in (0, -15)
+        assert "Traceback" not in self.text(), self.text()
+
+
+@contextmanager
+def running(folder: Path, repository: Path, robot: Robot, **parameters: object) -> Iterator[Tracker]:
+    tracker = Tracker(folder, repository, robot.node.get_namespace(), device="cpu", threads=1, **parameters)
+    try:
+        tracker.wait_for("active:")
+        robot.match()
+        yield tracker
+        tracker.close()
+    finally:
+        tracker.process.kill()
+        robot.close()
+
+
+@pytest.fixture(scope="module")
+def thermal(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Iterator[tuple[Tracker, Robot]]:
+    """A thermal tracker with a target, which many tests share: each leaves it tracking."""
+    robot, folder = Robot("/thermal"), tmp_path_factory.mktemp("thermal")
+    with running(folder, repository, robot, modality="thermal", target_history=20) as tracker:
+        robot.connect()
+        robot.send_target(scene(robot.frame)[1])
+        assert_tracks_again(robot)
+        yield tracker, robot
+
+
+def assert_tracks_again(robot: Robot) -> None:
+    results = robot.play(6)
+    assert len(results) == 6
+    last = results[-1]
+    assert last.state == TrackState.STATE_TRACKING and last.has_rgb and last.has_aux
+    x, y, w, h = scene(robot.frame - 1)[1]
+    assert abs(last.x + last.width / 2 - x - w / 2) < 15 and abs(last.y + last.height / 2 - y - h / 2) < 15
+
+
+def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    stamps: list[int] = []
+
+    def rgb(i: int, stamp: int) -> Image:
+        stamps.append(stamp)
+        return good_rgb(i, stamp)
+
+    results = robot.play(10, rgb, lambda i, stamp: good_aux(i, stamp - 4_000_000))
+    assert [to_ns(r) for r in results] == stamps
+    paired = [r for r in results if r.has_aux]
+    assert len(paired) >= 8 and all(r.pair_gap == pytest.approx(-0.004) for r in paired)
+    for result in paired:
+        assert result.header.frame_id == "camera_optical" and result.target_id == "patch"
+        assert result.weight_rgb + result.weight_aux == pytest.approx(1.0, abs=1e-4)
+        assert 0 < result.processing_time < result.latency < 5.0
+        assert 0 < result.score <= 1
+
+
+FAULTS = {
+    "unknown encoding": (lambda i, s: image(scene(i)[0], "foo8", s), good_aux, "'foo8'"),
+    "zero-size image": (
+        lambda i, s: Image(header=good_rgb(i, s).header, encoding="rgb8"),
+        good_aux,
+        "got 0x0",
+    ),
+    "short data": (
+        lambda i, s: image(scene(i)[0], "rgb8", s, height=2 * HEIGHT),
+        good_aux,
+        "bytes of data, got",
+    ),
+    "step too small": (lambda i, s: image(scene(i)[0], "rgb8", s, step=10), good_aux, "step >= 960, got 10"),
+    "bad aux encoding": (good_rgb, lambda i, s: image(SCENE[..., 0], "bar16", s), "'bar16'"),
+    "sizes differ": (
+        good_rgb,
+        lambda i, s: image(SCENE[::2, ::2, 0], "mono8", s),
+        "/thermal/rgb/image is 320x240, /thermal/aux/image 160x120",
+    ),
+    "both bad": (lambda i, s: image(scene(i)[0], "foo1", s), lambda i, s: image(SCENE, "foo2", s), "'foo2'"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_bad_images_are_named_once_and_survived(thermal: tuple[Tracker, Robot], name: str) -> None:
+    tracker, robot = thermal
+    rgb, aux, says = FAULTS[name]
+    results = robot.play(6, rgb, aux, answered=name != "both bad")
+    assert len(tracker.lines(re.escape(says))) == 1, tracker.text()
+    if name == "both bad":
+        assert not results
+    else:
+        assert len(results) == 6, "the good stream goes on alone"
+        assert all(r.has_rgb == (rgb is good_rgb) and r.has_aux == (aux is good_aux) for r in results)
+    assert_tracks_again(robot)
+
+
+def test_aux_stops_for_two_seconds(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    end = time.monotonic() + 2.0
+    results = []
+    while time.monotonic() < end:
+        results += robot.play(3, aux=None)
+    assert len(results) % 3 == 0 and not any(r.has_aux for r in results)
+    assert all(math.isnan(r.pair_gap) and r.weight_aux == 0 and r.weight_rgb == 1 for r in results)
+    waits = [r.latency - r.processing_time for r in results]
+    assert min(waits[:3]) > 0.09 and np.median(waits[-6:]) < 0.09, (
+        "once aux is known silent nothing waits for it"
+    )
+    assert_tracks_again(robot)
+
+
+def test_rgb_stops_for_two_seconds(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    results = robot.play(70, rgb=None, answered=False)
+    assert 3 <= len(results) <= 60 and all(r.has_aux and not r.has_rgb for r in results)
+    assert_tracks_again(robot)
+
+
+def test_stamps_that_jump_back_are_followed(thermal: tuple[Tracker, Robot]) -> None:
+    tracker, robot = thermal
+    past = time.time_ns() - 3_600 * 10**9
+    for _ in range(2):
+        results = robot.play(18, start=past)  # longer than the 0.5 s that tell a restart from lateness
+        assert len(results) == 18 and results[-1].has_aux and results[-1].state == TrackState.STATE_TRACKING
+    assert len(tracker.lines("stamps jumped back")) == 2
+    assert_tracks_again(robot)
+
+
+def test_target_outside_the_image_is_refused_and_the_old_one_kept(thermal: tuple[Tracker, Robot]) -> None:
+    tracker, robot = thermal
+    robot.send_target((400, 10, 40, 40), name="outside")
+    assert [r.target_id for r in robot.play(3)] == ["patch"] * 3
+    assert len(tracker.lines("only 0% of it lies in the 320x240 image")) == 1
+    robot.send_target((10, 10, -5, 40), name="negative")
+    robot.send_target((math.nan, 10, 5, 40), name="nan")
+    robot.play(3)
+    assert tracker.lines("width and height above 0")
+    assert_tracks_again(robot)
+    assert robot.tracks[-1].target_id == "patch"
+
+
+def test_target_on_an_earlier_frame(thermal: tuple[Tracker, Robot]) -> None:
+    tracker, robot = thermal
+    results = robot.play(6)
+    robot.send_target(scene(robot.frame - len(results))[1], results[0].header.stamp, "earlier")
+    results = robot.play(5)
+    assert results[-1].target_id == "earlier" and results[-1].state == TrackState.STATE_TRACKING
+    robot.send_target(scene(robot.frame)[1], to_time(time.time_ns() - 60 * 10**9), "too old")
+    robot.play(3)
+    assert tracker.lines("older than the kept frames")
+    robot.send_target(scene(robot.frame)[1])
+    assert_tracks_again(robot)
+    assert robot.tracks[-1].target_id == "patch"
+
+
+def test_release(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    robot.send_target((0, 0, 0, 0))
+    idle = robot.play(5)[-1]
+    assert idle.state == TrackState.STATE_IDLE and idle.width == 0 and idle.target_id == ""
+    robot.send_target(scene(robot.frame)[1])
+    assert_tracks_again(robot)
+
+
+def test_overlay_only_while_subscribed(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    overlays: list[Image] = []
+    subscription = robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
+    robot.play(6)
+    robot.node.destroy_subscription(subscription)
+    assert overlays and (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (
+        WIDTH,
+        HEIGHT,
+        "rgb8",
+    )
+    pixels = np.frombuffer(overlays[-1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)
+    assert (pixels == STATE_COLOURS["TRACKING"]).all(-1).sum() > 50, "the box is drawn"
+    assert overlays[-1].header in [r.header for r in robot.tracks[-20:]]
+
+
+def test_parameters_are_described_and_checked_as_a_whole(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    slop = robot.call(DescribeParameters, "describe_parameters", names=["slop"]).descriptors[0]
+    assert "s, inclusive" in slop.description and slop.floating_point_range[0].to_value == 10.0
+    assert robot.set("slop", 0.05).successful
+    assert robot.set("slop", 0).successful, "a whole number will do"
+    for name, value, reason in (
+        ("slop", -1.0, "slop"),
+        ("slop", "wide", "expected a number"),
+        ("modality", "depth", "configured"),
+        ("queue_size", 2.5, "whole number"),
+    ):
+        result = robot.set(name, value)
+        assert not result.successful and reason in result.reason, result
+    both = [Parameter("data_timeout", value=1.0), Parameter("aux_timeout", value=-1.0)]
+    result = robot.call(
+        SetParametersAtomically, "set_parameters_atomically", parameters=[p.to_parameter_msg() for p in both]
+    ).result
+    assert not result.successful and "aux_timeout" in result.reason
+    assert robot.set("slop", 0.03).successful
+    assert_tracks_again(robot)
+
+
+def test_diagnostics(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+    robot.diagnostics.clear()
+    while not robot.diagnostics:
+        robot.play(5)
+    status = robot.diagnostics[-1].status[0]
+    values = {v.key: v.value for v in status.values}
+    assert values["state"] == "TRACKING" and 1 < float(values["RGB rate (Hz)"]) < 40
+    assert float(values["latency p95 (ms)"]) >= float(values["latency p50 (ms)"]) > 0
+    assert (
+        int(values["paired"]) > 10 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
+    )
+
+
+def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, repository: Path) -> None:
+    """What a replayed depth camera brings: NaN, best effort, JPEG, simulated time that jumps back."""
+
+    def jpeg(i: int, stamp: int) -> CompressedImage:
+        message = CompressedImage(format="bgr8; jpeg compressed bgr8")
+        message.header.stamp = to_time(stamp)
+        message.data = cv2.imencode(".jpg", scene(i)[0][..., ::-1])[1].tobytes()
+        return message
+
+    def depth(i: int, stamp: int) -> Image:
+        metres = np.full((HEIGHT, WIDTH), 4.0, np.float32)
+        x, y, w, h = scene(i)[1]
+        metres[y : y + h, x : x + w] = 2.0
+        metres[::3] = np.nan
+        metres[1::7] = np.inf
+        return image(metres if i % 4 else np.full_like(metres, np.nan), "32FC1", stamp)
+
+    box = [float(v) for v in scene(0)[1]]
+    robot = Robot("/depth", ReliabilityPolicy.BEST_EFFORT, CompressedImage)
+    parameters = {"modality": "depth", "use_sim_time": "true", "slop": "0", "data_timeout": "1"}
+    parameters["initial_box"] = f"{box}".replace(" ", "")
+    with running(tmp_path, repository, robot, **parameters) as tracker:
+        tracker.wait_for(r"no RGB image on /depth/rgb/image for .*/CompressedImage, best effort; 1 publisher")
+        start = 1_600_000_000 * 10**9
+        for _ in range(3):
+            robot.frame = 0
+            results = robot.play(18, jpeg, depth, start=start, clock=True)
+            assert len(results) >= 14 and all(r.target_id == "initial" for r in results)
+            assert sum(r.has_aux for r in results) >= 14
+            assert results[-1].state == TrackState.STATE_TRACKING and abs(results[-1].latency) < 2.0
+        assert len(tracker.lines("target 'initial' at")) >= 3, "each pass starts the target again"
+        assert len(tracker.lines("jumped")) >= 2
+
+
+def test_replay_gives_the_boxes_of_an_offline_run(tmp_path: Path, repository: Path) -> None:
+    """No pair is dropped, however slow the network, and pairing does not depend on the machine's speed."""
+    rng = np.random.default_rng(5)
+    start, recording = 1_600_000_000 * 10**9, []
+    for i in range(24):
+        rgb, aux = (start + round((i * STEP + d) * 1e9) for d in (0, 0.008 + rng.uniform(-0.004, 0.004)))
+        recording.append((rgb, "rgb", good_rgb(i, rgb)))
+        if i % 5 != 3:
+            recording.append((aux, "aux", good_aux(i, aux)))
+    recording.sort(key=lambda entry: entry[0])
+    box = scene(0)[1]
+
+    pairer = NearestPairer(0.015, 100)
+    pipeline = Pipeline(load_tracker(modality="thermal", device="cpu", threads=1))
+    pairs = [
+        pair
+        for stamp, name, message in recording
+        for pair in (pairer.add_rgb if name == "rgb" else pairer.add_aux)(stamp, message)
+    ] + pairer.flush()
+    target = Target(np.array(box, float))
+    offline = [
+        pipeline.process(Frame(pair.rgb, pair.aux), target if i == 0 else None)
+        for i, pair in enumerate(pairs)
+    ]
+
+    robot = Robot("/replay")
+    parameters = {"modality": "thermal", "process_every_pair": "true", "queue_size": 100, "slop": 0.015}
+    parameters["data_timeout"] = 2.0
+    parameters["initial_box"] = str([float(v) for v in box]).replace(" ", "")
+    with running(tmp_path, repository, robot, **parameters):
+        for _, name, message in recording:
+            (robot.rgb if name == "rgb" else robot.aux).publish(message)
+            robot.spin(STEP / 2)
+        robot.wait("all results", lambda: len(robot.tracks) == len(pairs))
+        assert [to_ns(track) for track in robot.tracks] == [pair.stamp for pair in pairs]
+        for track, expected in zip(robot.tracks, offline):
+            assert [track.x, track.y, track.width, track.height] == expected.track.box.tolist()
+            assert track.has_aux == (expected.aux is not None)
+        assert 10 < sum(track.has_aux for track in robot.tracks) < 24
+
+
+def test_unusable_start_is_named_and_can_be_mended(tmp_path: Path, repository: Path) -> None:
+    robot = Robot("/mended")
+    tracker = Tracker(
+        tmp_path,
+        repository,
+        "/mended",
+        device="cpu",
+        threads=1,
+        modality="thermal",
+        slop="99.0",
+        weights=tmp_path / "none.safetensors",
+    )
+    try:
+        tracker.wait_for("cannot configure: .*slop")
+        robot.spin(0.5)
+        assert robot.call(GetState, "get_state").current_state.id == State.PRIMARY_STATE_UNCONFIGURED
+        assert robot.set("slop", 0.03).successful
+        configure = Transition(id=Transition.TRANSITION_CONFIGURE)
+        assert not robot.call(ChangeState, "change_state", transition=configure).success
+        tracker.wait_for("cannot configure: .*none.safetensors")
+        assert robot.set("weights", "").successful
+        assert robot.call(ChangeState, "change_state", transition=configure).success
+        for _ in range(2):
+            activate = Transition(id=Transition.TRANSITION_ACTIVATE)
+            assert robot.call(ChangeState, "change_state", transition=activate).success
+            robot.connect()
+            robot.send_target(scene(robot.frame)[1])
+            assert_tracks_again(robot)
+            deactivate = Transition(id=Transition.TRANSITION_DEACTIVATE)
+            assert robot.call(ChangeState, "change_state", transition=deactivate).success
+            assert not robot.play(3, answered=False)
+        cleanup = Transition(id=Transition.TRANSITION_CLEANUP)
+        assert robot.call(ChangeState, "change_state", transition=cleanup).success
+        assert robot.set("queue_size", 5).successful, "may be changed again"
+        tracker.close()
+    finally:
+        tracker.process.kill()
+        robot.close()

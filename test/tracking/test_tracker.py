@@ -1,0 +1,142 @@
+"""The tracker with the shipped weights, on synthetic motion and on real recordings."""
+
+import numpy as np
+import pytest
+
+from cmdtrack_ros.boxes import iou
+from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.tracking import StateConfig, TargetState, load_tracker
+from cmdtrack_ros.tracking.states import StateMachine
+
+SIZE = (240, 320)
+
+
+@pytest.fixture(scope="module")
+def tracker():
+    return load_tracker(modality="thermal", device="cpu", threads=1)
+
+
+def scene(box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """RGB and thermal pictures of a textured block on a smooth gradient; the block is warm. None = no block."""
+    rows, columns = np.indices(SIZE)
+    rgb = np.stack([60 + columns // 4, 90 + rows // 4, np.full(SIZE, 100)], -1).astype(np.uint8)
+    thermal = np.full(SIZE, 40, np.uint8)
+    if box is not None:
+        x, y, w, h = (int(v) for v in box)
+        checks = ((rows // 6 + columns // 6) % 2)[:h, :w, None]
+        rgb[y : y + h, x : x + w] = np.where(checks, (220, 40, 30), (30, 30, 160))
+        thermal[y : y + h, x : x + w] = 210
+    return rgb, thermal
+
+
+PATH = [np.array([100.0 + 3 * i, 90 + i, 42, 30]) for i in range(25)]
+
+
+@pytest.mark.parametrize("streams", ["both", "rgb", "aux"])
+def test_follows_a_moving_block(tracker, streams):
+    def pick(pair):
+        return (pair[0] if streams != "aux" else None, pair[1] if streams != "rgb" else None)
+
+    tracker.init(*pick(scene(PATH[0])), PATH[0])
+    tracks = [tracker.update(*pick(scene(box))) for box in PATH[1:]]
+    assert np.mean([iou(track.box, box) for track, box in zip(tracks, PATH[1:])]) > 0.6
+    assert all(track.state == TargetState.TRACKING for track in tracks)
+    expected = {"both": None, "rgb": (1, 0), "aux": (0, 1)}[streams]
+    for track in tracks:
+        assert track.weight_rgb + track.weight_aux == pytest.approx(1, abs=1e-3)
+        assert expected is None or (track.weight_rgb, track.weight_aux) == pytest.approx(expected)
+
+
+def test_either_stream_may_stop_and_return(tracker):
+    tracker.init(*scene(PATH[0]), PATH[0])
+    for index, box in enumerate(PATH[1:]):
+        rgb, thermal = scene(box)
+        track = tracker.update(None if index % 3 == 1 else rgb, None if index % 3 == 2 else thermal)
+    assert iou(track.box, PATH[-1]) > 0.5
+
+
+def test_stream_absent_at_the_start_gets_a_template_later(tracker):
+    tracker.init(scene(PATH[0])[0], None, PATH[0])
+    for box in PATH[1:6]:
+        tracker.update(*scene(box))
+    assert tracker.update(None, scene(PATH[6])[1]).weight_aux == pytest.approx(1)
+
+
+def test_target_that_vanishes_is_lost_and_found_again(tracker):
+    tracker.init(*scene(PATH[0]), PATH[0])
+    for box in PATH[1:5]:
+        tracker.update(*scene(box))
+    gone = [tracker.update(*scene(None)) for _ in range(15)]
+    assert gone[-1].state == TargetState.LOST
+    far = np.array([20.0, 180, 42, 30])
+    back = [tracker.update(*scene(far)) for _ in range(40)]
+    assert back[-1].state == TargetState.TRACKING
+    assert iou(back[-1].box, far) > 0.5
+
+
+def test_same_input_same_boxes(tracker):
+    runs = []
+    for _ in range(2):
+        tracker.init(*scene(PATH[0]), PATH[0])
+        runs.append([tracker.update(*scene(box)).box for box in PATH[1:8]])
+    np.testing.assert_array_equal(runs[0], runs[1])
+
+
+def test_times_are_reported(tracker):
+    tracker.init(*scene(PATH[0]), PATH[0])
+    times = tracker.update(*scene(PATH[1])).times_ms
+    assert set(times) == {"encode", "crop", "network", "decode", "template", "total"}
+    assert times["total"] >= times["network"] > 0
+
+
+def test_bad_input_is_named_and_tracking_goes_on(tracker):
+    rgb, thermal = scene(PATH[0])
+    with pytest.raises(ConfigError, match="0% of it lies in the 320x240 image"):
+        tracker.init(rgb, thermal, np.array([900.0, 900, 20, 20]))
+    for box in ([10, 10, np.nan, 5], [10, 10, 1, 20], [1, 2, 3]):
+        with pytest.raises(ConfigError, match="four finite numbers"):
+            tracker.init(rgb, thermal, np.array(box, float))
+    tracker.init(rgb, thermal, PATH[0])
+    with pytest.raises(ImageError, match="160x120, RGB is 320x240"):
+        tracker.update(rgb, thermal[::2, ::2])
+    with pytest.raises(ImageError, match="both images are None"):
+        tracker.update(None, None)
+    with pytest.raises(ImageError, match="float32"):
+        tracker.update(rgb.astype(np.float32), thermal)
+    assert iou(tracker.update(*scene(PATH[1])).box, PATH[1]) > 0.5
+
+
+def test_update_needs_a_target(tracker):
+    tracker.reset()
+    assert tracker.state == TargetState.IDLE
+    with pytest.raises(CmdtrackError, match="no target"):
+        tracker.update(*scene(PATH[0]))
+
+
+def test_states_have_hysteresis():
+    machine = StateMachine(StateConfig(confident=0.5, doubtful=0.3, patience=3, found=0.6, found_frames=2))
+    machine.start()
+    scores = [0.9, 0.4, 0.2, 0.2, 0.4, 0.2, 0.2, 0.2, 0.55, 0.7, 0.1, 0.7, 0.7]
+    states = "".join(machine.update(score).name[0] for score in scores)
+    #        0.9 0.4 0.2 0.2 0.4 then three doubtful -> lost; 0.55 and a single 0.7 are not enough
+    assert states == "TUUUUUULLLLLT"
+
+
+@pytest.mark.parametrize("values", [{"doubtful": 0.6}, {"found": 0.1}, {"patience": 0}])
+def test_unusable_thresholds_are_refused(values):
+    with pytest.raises(ConfigError):
+        StateConfig(**values)
+
+
+@pytest.mark.parametrize("name", ["0117_1605_greyman", "0117_1605_leftman"])
+def test_men_in_smoke_are_kept_by_thermal(shared_data, name):
+    """RGB alone loses both men; with thermal beside it the student must not."""
+    sequence = load_sequence(shared_data / "test" / "rgbt" / name)
+    tracker = load_tracker(modality="thermal", device="cpu", threads=1)
+    tracker.init(sequence.frame(0).rgb, sequence.frame(0).aux, sequence.boxes[0])
+    overlaps = []
+    for index in range(1, len(sequence)):
+        frame = sequence.frame(index)
+        overlaps.append(iou(tracker.update(frame.rgb, frame.aux).box, sequence.boxes[index]))
+    assert np.mean(overlaps) > 0.6
