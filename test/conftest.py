@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 # Runs side by side must hear neither each other nor the network; child processes inherit this.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)

@@ -13,7 +13,7 @@ from synthetic import make_folder, run_cli
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.bags import Bag, write_bag
-from cmdtrack_ros.data.bags import BagOptions as WriteOptions
+from cmdtrack_ros.data.bags import WriterOptions
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation import replay as bags
 from cmdtrack_ros.evaluation.replay import BagOptions, run_offline, run_through_dds

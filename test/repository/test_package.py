@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "cmdtrack_ros"
 MESSAGES = sorted((ROOT / "msg").glob("*.msg"))
 NO_CATKIN_PKG = "catkin_pkg comes with ROS 2 or with `make setup`"
@@ -170,7 +170,7 @@ def test_messages_survive_the_wire() -> None:
 def test_states_of_the_message_are_those_of_the_tracker() -> None:
     from cmdtrack_ros.msg import TrackState
 
-    from cmdtrack_ros.tracking import TargetState
+    from cmdtrack_ros.track import TargetState
 
     assert {f"STATE_{state.name}": state.value for state in TargetState} == {
         name: getattr(TrackState, name) for name in dir(TrackState) if name.startswith("STATE_")

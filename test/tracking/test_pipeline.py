@@ -11,7 +11,8 @@ import pytest
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import REPLAY_LIMIT, Mailbox
-from cmdtrack_ros.tracking import TargetState, Tracker, load_tracker
+from cmdtrack_ros.track import TargetState
+from cmdtrack_ros.tracking import Tracker, load_tracker
 from cmdtrack_ros.tracking.pipeline import Frame, Pipeline, Target
 
 HEIGHT, WIDTH = 120, 160

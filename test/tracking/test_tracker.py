@@ -6,7 +6,8 @@ import pytest
 from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
-from cmdtrack_ros.tracking import StateConfig, TargetState, load_tracker
+from cmdtrack_ros.track import TargetState
+from cmdtrack_ros.tracking import StateConfig, load_tracker
 from cmdtrack_ros.tracking.states import StateMachine
 
 SIZE = (240, 320)
