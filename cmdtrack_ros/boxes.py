@@ -7,6 +7,7 @@ to ``size`` x ``size`` pixels; boxes inside a crop are in pixels of that crop.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -93,37 +94,45 @@ class Crop:
         """Image coordinates (2,) of the window's top-left corner."""
         return np.array([self.center_x - self.side / 2, self.center_y - self.side / 2])
 
-    def cut(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-        """The window of ``image`` HxWx3 uint8 as ``size x size x 3`` uint8; outside of the image is ``fill``."""
-        # A pixel's centre lies at index + 0.5, hence the half-pixel terms.
-        x0, y0 = self.origin
-        matrix = np.array(
-            [[self.scale, 0, (0.5 - x0) * self.scale - 0.5], [0, self.scale, (0.5 - y0) * self.scale - 0.5]]
-        )
-        if self.scale < 0.5:
-            return self._cut_shrunk(image, fill)
+    def cut(self, image: np.ndarray, encode: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+        """The window of ``image`` as (size, size, 3) uint8; outside of the image is its mean colour.
+
+        Args:
+            image: HxWx3 uint8; with ``encode``, whatever that takes.
+            encode: from values to colours, pixel by pixel. Only what the window shows is encoded.
+        """
+        height, width = image.shape[:2]
+        low, high = self.origin, self.origin + self.side
+        inside = (low >= 0).all() and (high <= (width, height)).all()
+        # Two pixels more than the window, for the sampling between pixels.
+        left, top = np.maximum(np.floor(low).astype(int) - 2, 0)
+        right, bottom = np.minimum(np.ceil(high).astype(int) + 2, (width, height))
+        fill = (0, 0, 0) if inside else mean_colour(encode(image[::8, ::8]) if encode else image[::8, ::8])
+        if right <= left or bottom <= top:
+            return np.full((self.size, self.size, 3), fill, np.uint8)
+        part = image[top:bottom, left:right]
+        return self._sample(encode(part) if encode else part, left, top, fill)
+
+    def _sample(self, part: np.ndarray, left: int, top: int, fill: tuple[int, int, int]) -> np.ndarray:
+        # Bilinear sampling aliases below half size: whole pixels are averaged first, down to above half size.
+        shrink = int(1 / self.scale) if self.scale < 0.5 else 1
+        if shrink > 1:
+            height, width = part.shape[:2]
+            padded = cv2.copyMakeBorder(part, 0, -height % shrink, 0, -width % shrink, cv2.BORDER_REPLICATE)
+            size = padded.shape[1] // shrink, padded.shape[0] // shrink
+            part = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
+        # A pixel's center lies at index + 0.5, hence the half-pixel terms.
+        scale = self.scale * shrink
+        offset = ((left, top) - self.origin) * self.scale + 0.5 * scale - 0.5
+        matrix = np.array([[scale, 0, offset[0]], [0, scale, offset[1]]])
         return cv2.warpAffine(
-            image,
+            part,
             matrix,
             (self.size, self.size),
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
         )
-
-    def _cut_shrunk(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-        # Bilinear sampling aliases below half size; averaging over areas does not.
-        x0, y0 = np.round(self.origin).astype(int)
-        side = max(int(round(self.side)), 1)
-        height, width = image.shape[:2]
-        left, top = max(-x0, 0), max(-y0, 0)
-        right, bottom = max(x0 + side - width, 0), max(y0 + side - height, 0)
-        if left + right >= side or top + bottom >= side:
-            return np.full((self.size, self.size, 3), fill, np.uint8)
-        part = image[y0 + top : y0 + side - bottom, x0 + left : x0 + side - right]
-        if left or top or right or bottom:
-            part = cv2.copyMakeBorder(part, top, bottom, left, right, cv2.BORDER_CONSTANT, value=fill)
-        return cv2.resize(part, (self.size, self.size), interpolation=cv2.INTER_AREA)
 
     def to_crop(self, box: np.ndarray) -> np.ndarray:
         """Box (..., 4) in image pixels -> the same box in crop pixels."""
@@ -136,6 +145,6 @@ class Crop:
         return np.concatenate([box[..., :2] / self.scale + self.origin, box[..., 2:] / self.scale], -1)
 
 
-def mean_colour(image: np.ndarray) -> tuple[int, int, int]:
-    """What a crop shows outside of its image: the image's mean colour, from every eighth pixel."""
-    return tuple(int(v) for v in image[::8, ::8].reshape(-1, 3).mean(0))
+def mean_colour(picture: np.ndarray) -> tuple[int, int, int]:
+    """Of a picture HxWx3 uint8."""
+    return tuple(int(v) for v in picture.reshape(-1, 3).mean(0))

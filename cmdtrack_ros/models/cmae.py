@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE, EfficientNetLite
-from cmdtrack_ros.models.student import STRIDE
+from cmdtrack_ros.models.config import STRIDE
 
 _GROUPS = 8
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite
+from cmdtrack_ros.models.config import STRIDE
 from cmdtrack_ros.models.fusion import GatedFusion, Neck, Relation, TemplateEncoder, TemplateFeatures
 from cmdtrack_ros.models.head import CenterHead, HeadOutput
-from cmdtrack_ros.models.student import STRIDE, Student
+from cmdtrack_ros.models.student import Student
 
 STREAMS = 2
 PATHS = ("neck_rgb", "neck_aux", "relation_rgb", "relation_aux", "head_rgb", "head_aux", "final")

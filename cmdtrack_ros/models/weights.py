@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cmdtrack_ros.errors import WeightsError
 from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
-from cmdtrack_ros.models.student import Student, StudentConfig
+from cmdtrack_ros.models.config import StudentConfig
+from cmdtrack_ros.models.header import SHIPPED, Provenance, opened, read_header
+from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
-
-SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
-"""The weights that come with the package: what a robot runs."""
-SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
-"""The teacher that comes with the package: for training alone."""
 
 _NAMES = {Student: "cmdtrack_student", Teacher: "cmdtrack_teacher", Cmae: "cmdtrack_autoencoder"}
 _CONFIGS = {Student: StudentConfig, Teacher: TeacherConfig, Cmae: CmaeConfig}
 
 Network = TypeVar("Network", Student, Teacher, Cmae)
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where weights come from: ``recipe`` (name and settings), ``data`` (names and terms), ``scores``
-    (measured).
-    """
-
-    recipe: dict
-    data: dict
-    scores: dict
-
-
-def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def save_weights(network: Network, path: str | Path, provenance: Provenance) -> None:
@@ -58,23 +34,9 @@ def save_weights(network: Network, path: str | Path, provenance: Provenance) -> 
     partial.replace(path)
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[safe_open]:
-    """A weights file to read from; WeightsError when it is missing or damaged."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
-    try:
-        with safe_open(path, "pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
-
-
 def model_of(path: str | Path) -> type[Network] | None:
     """The network that a weights file holds; None when it names none. WeightsError: missing or damaged file."""
-    with _opened(path) as file:
-        name = (file.metadata() or {}).get("model")
+    name = read_header(path).model
     return next((kind for kind, known in _NAMES.items() if known == name), None)
 
 
@@ -91,25 +53,21 @@ def load_weights(
     Raises:
         WeightsError: missing or damaged file, another hash, another model, or tensors that do not fit.
     """
-    path = Path(path).expanduser()
-    with _opened(path) as file:
-        if sha256 and (found := sha256_of(path)) != sha256.lower():
-            raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    if metadata.get("model") != _NAMES[kind]:
+    header = read_header(path, sha256)
+    if header.model != _NAMES[kind]:
         raise WeightsError(
-            f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}"
+            f"weights {path}: expected model {_NAMES[kind]}, got {header.model or 'no model name'}"
         )
+    with opened(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     try:
-        network = kind(_CONFIGS[kind](**json.loads(metadata["config"])))
+        network = kind(_CONFIGS[kind](**header.config))
         network.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(
             f"weights {path}: configuration and tensors do not fit this version's model: {error}"
         ) from error
-    history = {name: json.loads(metadata.get(name, "{}")) for name in ("recipe", "data", "scores")}
-    return network.eval(), Provenance(**history)
+    return network.eval(), header.provenance
 
 
 def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cmdtrack_ros.boxes import Crop, clip_box, mean_colour, visible_fraction
+from cmdtrack_ros.boxes import Crop, clip_box, visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
-from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.track import TargetState, Track
-from cmdtrack_ros.tracking.engine import Engine, Response, Template, cells, make_engine
+from cmdtrack_ros.tracking.engines.choose import make_engine
+from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 
 # Lists over streams are in the order RGB, aux.
+AUX = 1
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _WEIGHT_OF_A_WITNESS = 0.25
 
@@ -124,15 +126,15 @@ class Tracker:
         _check_box(box, width, height)
         self.reset()
         with clock.step("encode"):
-            pictures = self._pictures(rgb, aux)
+            images = self._observe(rgb, aux)
         self._box = clip_box(box, width, height)
+        streams = _present(images)
         with clock.step("network"):
-            for stream in _present(pictures):
-                self._first[stream] = self._templates[stream] = self._template(pictures[stream], stream)
+            for template in self._encode(images, streams):
+                self._first[template.stream] = self._templates[template.stream] = template
         self._machine.start()
-        streams = len(_present(pictures))
-        weights = [float(picture is not None) / streams for picture in pictures]
-        return self._track(1.0, weights, pictures, clock)
+        weights = [float(image is not None) / len(streams) for image in images]
+        return self._track(1.0, weights, images, clock)
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -142,34 +144,41 @@ class Tracker:
         Raises:
             CmdtrackError: before :meth:`init`.
         """
+        return update_together([self], rgb, aux)[0]
+
+    def _look(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> _Look:
+        """What the network is to be asked about the next frame."""
         if self.state == TargetState.IDLE:
             raise CmdtrackError("update before init: the tracker has no target yet")
         clock = _Stopwatch()
         with clock.step("encode"):
-            pictures = self._pictures(rgb, aux)
-        streams = [stream for stream in _present(pictures) if self._templates[stream] is not None]
-        if not streams:
-            # Only a stream that never had a template is left: nothing to compare with.
-            self._machine.update(0.0)
-            return self._track(0.0, [0.0, 0.0], pictures, clock)
-        crop = self._search_crop(*_size(pictures))
+            images = self._observe(rgb, aux)
+        # A stream that never had a template has nothing to be compared with.
+        streams = [stream for stream in _present(images) if self._templates[stream] is not None]
+        crop = self._search_crop(*_size(images))
         with clock.step("crop"):
-            cuts = [crop.cut(pictures[stream], mean_colour(pictures[stream])) for stream in streams]
-        with clock.step("network"):
-            response = self.engine.search(cuts, [self._templates[stream] for stream in streams])
-        with clock.step("decode"):
-            score, weights = self._decode(response, crop, *_size(pictures))
+            cuts = [self._cut(crop, images, stream) for stream in streams]
+        query = Query(cuts, [self._templates[stream] for stream in streams])
+        return _Look(images, streams, crop, query, clock)
+
+    def _answer(self, look: _Look, response: Response | None) -> Track:
+        """The target after the frame; None where there was nothing to ask."""
+        if response is None:
+            self._machine.update(0.0)
+            return self._track(0.0, [0.0, 0.0], look.images, look.clock)
+        with look.clock.step("decode"):
+            score, weights = self._decode(response, look.crop, *_size(look.images))
         shares = [0.0, 0.0]  # an absent stream has no say
-        for stream, weight in zip(streams, weights):
+        for stream, weight in zip(look.streams, weights):
             shares[stream] = float(weight)
-        with clock.step("template"):
-            self._renew_templates(pictures, score, shares)
-        return self._track(score, shares, pictures, clock)
+        with look.clock.step("template"):
+            self._renew_templates(look.images, score, shares)
+        return self._track(score, shares, look.images, look.clock)
 
     def _track(
-        self, score: float, weights: list[float], pictures: list[np.ndarray | None], clock: _Stopwatch
+        self, score: float, weights: list[float], images: list[np.ndarray | None], clock: _Stopwatch
     ) -> Track:
-        there = [picture is not None for picture in pictures]
+        there = [image is not None for image in images]
         return Track(self._box.copy(), score, self.state, *weights, *there, times_ms=clock.stop())
 
     def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
@@ -189,28 +198,40 @@ class Tracker:
             )
         return (aux if rgb is None else rgb).shape[:2]
 
-    def _pictures(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
+    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
+        """The checked images; the encoder has seen the auxiliary one."""
         self._check_images(rgb, aux)
-        return [rgb, None if aux is None else self.encoder(aux)]
+        if aux is not None:
+            self.encoder.observe(aux)
+        return [rgb, aux]
 
-    def _template(self, picture: np.ndarray, stream: int) -> Template:
+    def _cut(self, crop: Crop, images: list[np.ndarray | None], stream: int) -> np.ndarray:
+        return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
+
+    def _encode(self, images: list[np.ndarray | None], streams: list[int]) -> list[Template]:
+        """Templates of the present box."""
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
-        return self.engine.encode_template(crop.cut(picture, mean_colour(picture)), box, stream)
+        return self.engine.encode(
+            [TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams]
+        )
 
-    def _renew_templates(self, pictures: list[np.ndarray | None], score: float, weights: list[float]) -> None:
+    def _renew_templates(self, images: list[np.ndarray | None], score: float, weights: list[float]) -> None:
         """Take templates from the frame just tracked, where it can be trusted."""
         if self.state != TargetState.TRACKING:
             return
         self._tracked += 1
         due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
-        for stream in _present(pictures):
-            if self._first[stream] is None and score >= self.config.late_template:
-                self._first[stream] = self._templates[stream] = self._template(pictures[stream], stream)
-            elif self._first[stream] is not None and due and weights[stream] >= _WEIGHT_OF_A_WITNESS:
-                recent = self._template(pictures[stream], stream)
-                self._templates[stream] = self._first[stream].blended(recent, self.config.renewal)
+        new = [s for s in _present(images) if self._first[s] is None and score >= self.config.late_template]
+        known = [s for s in _present(images) if self._first[s] is not None]
+        seen = [s for s in known if due and weights[s] >= _WEIGHT_OF_A_WITNESS]
+        for template in self._encode(images, new + seen) if new or seen else ():
+            stream = template.stream
+            if stream in new:
+                self._first[stream] = self._templates[stream] = template
+            else:
+                self._templates[stream] = self._first[stream].blended(template, self.config.renewal)
 
     def _search_crop(self, height: int, width: int) -> Crop:
         config = self.engine.config
@@ -275,16 +296,49 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
         )
 
 
+@dataclass
+class _Look:
+    """A frame on its way through one tracker: its images, the streams to ask about, and where."""
+
+    images: list[np.ndarray | None]
+    streams: list[int]
+    crop: Crop
+    query: Query
+    clock: _Stopwatch
+
+
+def update_together(
+    trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None
+) -> list[Track]:
+    """:meth:`Tracker.update` of several targets in the same frame; trackers of one engine ask it as one batch.
+
+    ``times_ms["network"]`` is that of the whole batch.
+    """
+    looks = [tracker._look(rgb, aux) for tracker in trackers]
+    responses: list[Response | None] = [None] * len(looks)
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, (tracker, look) in enumerate(zip(trackers, looks)):
+        if look.streams:
+            groups.setdefault((id(tracker.engine), len(look.streams)), []).append(i)
+    for members in groups.values():
+        began = time.perf_counter()
+        answers = trackers[members[0]].engine.search([looks[i].query for i in members])
+        for i, answer in zip(members, answers):
+            responses[i] = answer
+            looks[i].clock.times["network"] = (time.perf_counter() - began) * 1e3
+    return [tracker._answer(look, response) for tracker, look, response in zip(trackers, looks, responses)]
+
+
 def load_tracker(
     weights: str | Path | None = None,
     *,
     modality: Modality | str,
-    device: str = "auto",
-    threads: int = 0,
-    sha256: str | None = None,
     encoding: AuxEncoding = AuxEncoding(),
     config: TrackerConfig = TrackerConfig(),
+    **engine: Any,
 ) -> Tracker:
-    """A tracker from a weights file (None = the shipped one); WeightsError and ConfigError as their parts say."""
-    student, _ = load_student(weights, sha256)
-    return Tracker(make_engine(student, device, threads), modality, encoding, config)
+    """A tracker from a weights file (None = the shipped one).
+
+    ``engine``: sha256, engine, device, precision and threads of :func:`~.engines.choose.make_engine`, errors too.
+    """
+    return Tracker(make_engine(weights, **engine), modality, encoding, config)

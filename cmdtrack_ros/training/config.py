@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.cmae import CmaeConfig
-from cmdtrack_ros.models.student import StudentConfig
+from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
 
 

@@ -379,7 +379,7 @@ def _misleading(pair: Pair, stream: int, template: np.ndarray, crop: Crop, rng: 
     shift_x, shift_y = distance * np.cos(angle), distance * np.sin(angle)
     beside = replace(crop, center_x=crop.center_x + shift_x, center_y=crop.center_y + shift_y)
     image = (pair.search.rgb, pair.search.aux)[stream]
-    return augment.veil([template, beside.cut(image, mean_colour(image))], rng)
+    return augment.veil([template, beside.cut(image)], rng)
 
 
 def _search_crop(box: np.ndarray, config: PairConfig, crops: CropShape, rng: Rng) -> Crop:
@@ -413,10 +413,7 @@ def _jittered(box: np.ndarray, share: float, rng: Rng) -> np.ndarray:
 
 def _cut(view: View, crop: Crop, present: list[bool]) -> list[np.ndarray]:
     empty = np.zeros((crop.size, crop.size, 3), np.uint8)
-    return [
-        crop.cut(image, mean_colour(image)) if there else empty
-        for image, there in zip((view.rgb, view.aux), present)
-    ]
+    return [crop.cut(image) if there else empty for image, there in zip((view.rgb, view.aux), present)]
 
 
 def _paste(view: View, pictures: list[np.ndarray], present: list[bool], box: np.ndarray, rng: Rng) -> None:
@@ -435,7 +432,7 @@ def _paste(view: View, pictures: list[np.ndarray], present: list[bool], box: np.
     left, top = (crop.size - w) // 2, (crop.size - h) // 2
     for stream, image in enumerate((view.rgb, view.aux)):
         if present[stream] and image is not None:
-            patch = crop.cut(image, mean_colour(image))[top : top + h, left : left + w]
+            patch = crop.cut(image)[top : top + h, left : left + w]
             pictures[stream][y : y + h, x : x + w] = patch
 
 

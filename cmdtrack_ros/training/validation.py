@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,15 @@ from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import STREAMS, Teacher
 from cmdtrack_ros.tracking import Tracker
 from cmdtrack_ros.tracking.drive import BoxTracker, drive
-from cmdtrack_ros.tracking.engine import Engine, Response, Template, make_engine
+from cmdtrack_ros.tracking.engines.contract import (
+    TEMPLATE_FIELDS,
+    Engine,
+    Query,
+    Response,
+    Template,
+    TemplateCrop,
+)
+from cmdtrack_ros.tracking.engines.torch import TorchEngine
 
 
 class TeacherEngine:
@@ -28,14 +37,21 @@ class TeacherEngine:
         self.name = f"teacher ({self.device})"
 
     @torch.inference_mode()
-    def encode_template(self, picture: np.ndarray, box: np.ndarray, stream: int) -> Template:
-        boxes = torch.as_tensor(box, dtype=torch.float32, device=self.device)[None]
-        features = self.teacher.encode_template(stream, self._input(picture), boxes)
-        return Template(stream, (features.keys, features.values, features.pooled, features.mask))
+    def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
+        return [self._template(crop) for crop in crops]
+
+    def _template(self, crop: TemplateCrop) -> Template:
+        boxes = torch.as_tensor(crop.box, dtype=torch.float32, device=self.device)[None]
+        features = self.teacher.encode_template(crop.stream, self._input(crop.picture), boxes)
+        return Template(crop.stream, tuple(getattr(features, field) for field in TEMPLATE_FIELDS))
 
     @torch.inference_mode()
-    def search(self, pictures: list[np.ndarray], templates: list[Template]) -> Response:
-        given = {t.stream: (picture, TemplateFeatures(*t.parts)) for picture, t in zip(pictures, templates)}
+    def search(self, queries: Sequence[Query]) -> list[Response]:
+        return [self._search(query) for query in queries]
+
+    def _search(self, query: Query) -> Response:
+        pairs = zip(query.pictures, query.templates)
+        given = {t.stream: (picture, TemplateFeatures(*t.parts)) for picture, t in pairs}
         # What stands in for an absent stream is ignored by the network.
         whole = [given.get(stream, next(iter(given.values()))) for stream in range(STREAMS)]
         present = torch.tensor([[float(stream in given) for stream in range(STREAMS)]], device=self.device)
@@ -51,11 +67,10 @@ class TeacherEngine:
 
 def student_overlap(student: Student, sequences: list[ImageSequence], threads: int = 1) -> dict[str, float]:
     """:func:`mean_overlap` of a student, on the CPU."""
-    return (
-        mean_overlap(make_engine(copy.deepcopy(student).cpu(), "cpu", threads), sequences)
-        if sequences
-        else {}
-    )
+    if not sequences:
+        return {}
+    torch.set_num_threads(threads)
+    return mean_overlap(TorchEngine(copy.deepcopy(student), torch.device("cpu")), sequences)
 
 
 def teacher_overlap(teacher: Teacher, sequences: list[ImageSequence]) -> dict[str, float]:

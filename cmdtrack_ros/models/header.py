@@ -1,0 +1,81 @@
+"""What a weights file says of itself, read without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from cmdtrack_ros.errors import WeightsError
+
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
+"""The weights that come with the package: what a robot runs."""
+SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
+"""The teacher that comes with the package: for training alone."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where weights come from: ``recipe`` (name and settings), ``data`` (names and terms), ``scores`` (measured)."""
+
+    recipe: dict
+    data: dict
+    scores: dict
+
+
+@dataclass(frozen=True)
+class Header:
+    """``model``: name of the network, None where the file names none; ``config``: its fields; ``sha256``: of the file."""
+
+    model: str | None
+    config: dict[str, Any]
+    provenance: Provenance
+    sha256: str
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@contextmanager
+def opened(path: str | Path, framework: str = "numpy") -> Iterator[safe_open]:
+    """A weights file to read from; WeightsError when it is missing or damaged."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
+    try:
+        with safe_open(path, framework) as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: not a whole safetensors file ({error})") from error
+
+
+def read_header(path: str | Path, sha256: str | None = None) -> Header:
+    """The metadata of a weights file.
+
+    Args:
+        sha256: if given, the file must have this hash.
+
+    Raises:
+        WeightsError: missing or damaged file, another hash, or metadata that is not JSON.
+    """
+    path = Path(path).expanduser()
+    with opened(path) as file:
+        metadata = file.metadata() or {}
+    found = sha256_of(path)
+    if sha256 and found != sha256.lower():
+        raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
+    try:
+        config, *history = (
+            json.loads(metadata.get(name, "{}")) for name in ("config", "recipe", "data", "scores")
+        )
+    except ValueError as error:
+        raise WeightsError(f"weights {path}: its metadata is not JSON ({error})") from error
+    return Header(metadata.get("model"), config, Provenance(*history), found)

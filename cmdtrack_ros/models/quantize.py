@@ -1,0 +1,98 @@
+"""The search graph in int8: static, per channel, with ranges taken from pictures that the student was trained on."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+from cmdtrack_ros.errors import CmdtrackError
+from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE
+
+_OPERATORS = ["Conv", "Clip", "Add", "Mul", "Concat"]
+"""What is quantised. Depthwise convolutions are, or most of the gain is lost to conversions around them; the softmax
+over streams and the comparison with the template are not: with one stream alone their ranges are others."""
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, inputs: Iterable[dict[str, np.ndarray]]) -> None:
+        self._inputs: Iterator[dict[str, np.ndarray]] = iter(inputs)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._inputs, None)
+
+
+def quantize_search(graph: onnx.ModelProto, inputs: Iterable[dict[str, np.ndarray]]) -> onnx.ModelProto:
+    """An fp32 search graph in int8, by the least and greatest values that ``inputs`` (of the graph) bring about."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph, str(before))
+        # Its advice to pre-process is heeded: the export has folded constants, shapes are not needed.
+        logging.getLogger().addFilter(_drop_advice)
+        try:
+            quantize_static(
+                before,
+                after,
+                _Reader(inputs),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+                op_types_to_quantize=_OPERATORS,
+            )
+        finally:
+            logging.getLogger().removeFilter(_drop_advice)
+        quantized = onnx.load(str(after))
+    _take_pictures_as_they_are(quantized)
+    onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in graph.metadata_props})
+    onnx.checker.check_model(quantized)
+    return quantized
+
+
+def _drop_advice(record: logging.LogRecord) -> bool:
+    return "pre-process" not in record.getMessage()
+
+
+def _take_pictures_as_they_are(model: onnx.ModelProto) -> None:
+    """A picture is 8-bit already: its values, of scale 1/128 around 127, are the first convolution's input."""
+    graph = model.graph
+    made_by = {output: node for node in graph.node for output in node.output}
+    stem = next(node for node in graph.node if node.op_type == "Conv")
+    dequantize = made_by[stem.input[0]]
+    quantize = made_by[dequantize.input[0]]
+    source = quantize
+    while source.op_type != "Cast":  # back over the scaling of the pictures
+        source = made_by[source.input[0]]
+    if [node.op_type for node in (dequantize, quantize)] != ["DequantizeLinear", "QuantizeLinear"]:
+        raise CmdtrackError("int8 graph: expected the first convolution to take a quantised picture")
+    scale, zero = "pictures_scale", "pictures_zero"
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.float32(1 / PIXEL_SCALE), scale),
+            numpy_helper.from_array(np.uint8(PIXEL_MEAN), zero),
+        ]
+    )
+    dequantize.input[:] = [source.input[0], scale, zero]
+    _remove_unused(graph)
+
+
+def _remove_unused(graph: onnx.GraphProto) -> None:
+    """Drop nodes and constants that no output needs any more."""
+    outputs = {output.name for output in graph.output}
+    while unused := [
+        node
+        for node in graph.node
+        if not any(name in outputs or any(name in other.input for other in graph.node) for name in node.output)
+    ]:
+        for node in unused:
+            graph.node.remove(node)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)

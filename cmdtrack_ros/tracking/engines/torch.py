@@ -1,0 +1,88 @@
+"""The student in torch: on a GPU in half precision with its kernels recorded once, on a CPU for comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cmdtrack_ros.models.backbone import fold_batch_norm
+from cmdtrack_ros.models.export import SearchNet, TemplateNet
+from cmdtrack_ros.models.student import Student
+from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
+
+
+class TorchEngine:
+    """A student on ``device``. Template parts stay there; pictures go there through pinned memory."""
+
+    def __init__(self, student: Student, device: torch.device) -> None:
+        self.config = student.config
+        half = device.type == "cuda"
+        self.name = f"torch ({device}, {'fp16' if half else 'fp32'})"
+        dtype = torch.float16 if half else torch.float32
+        student = fold_batch_norm(student).to(device, dtype, memory_format=torch.channels_last)
+        self._template = _Recorded(TemplateNet(student).eval(), device, dtype)
+        self._search = _Recorded(SearchNet(student).eval(), device, dtype)
+
+    def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
+        pictures = torch.from_numpy(np.stack([crop.picture for crop in crops]))
+        boxes = torch.from_numpy(np.stack([crop.box for crop in crops])).float()
+        parts = [part.clone() for part in self._template(pictures, boxes)]
+        return [
+            Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)
+        ]
+
+    def search(self, queries: Sequence[Query]) -> list[Response]:
+        pictures = torch.from_numpy(np.stack([p for query in queries for p in query.pictures]))
+        templates = [template.parts for query in queries for template in query.templates]
+        joined = [torch.cat(parts) for parts in zip(*templates)]
+        present = torch.ones(len(queries), len(queries[0].pictures))
+        answer = [part.float().cpu().numpy() for part in self._search(pictures, *joined, present)]
+        return [Response(*parts) for parts in zip(*answer)]
+
+
+class _Recorded:
+    """A network whose kernels are recorded once for each shape of its inputs (a CUDA graph), then replayed.
+
+    Launching some two hundred small kernels one by one takes a GPU longer than running them. On a CPU the
+    network is called as usual; buffers and copies are the same, so that tests there cover them.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        self._network, self._device, self._dtype = network, device, dtype
+        self._inputs: dict[tuple, list[Tensor]] = {}
+        self._outputs: dict[tuple, Sequence[Tensor]] = {}
+        self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
+
+    @torch.inference_mode()
+    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
+        """The network's outputs, which the next call with the same shapes overwrites."""
+        shapes = tuple(value.shape for value in inputs)
+        if shapes not in self._inputs:
+            self._inputs[shapes] = [self._buffer(value) for value in inputs]
+        for buffer, value in zip(self._inputs[shapes], inputs):
+            pinned = self._device.type == "cuda" and value.device.type == "cpu"
+            buffer.copy_(value.pin_memory() if pinned else value, non_blocking=True)
+        if self._device.type != "cuda":
+            return self._network(*self._inputs[shapes])
+        if shapes not in self._graphs:
+            self._record(shapes)
+        self._graphs[shapes].replay()
+        return self._outputs[shapes]
+
+    def _buffer(self, value: Tensor) -> Tensor:
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return torch.empty(value.shape, dtype=dtype, device=self._device)
+
+    def _record(self, shapes: tuple) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # cuDNN chooses its kernels before the recording
+                self._network(*self._inputs[shapes])
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graphs[shapes] = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graphs[shapes]):
+            self._outputs[shapes] = self._network(*self._inputs[shapes])
