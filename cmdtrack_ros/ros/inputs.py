@@ -81,16 +81,16 @@ class ImageInput:
         recent = [at for at in self._arrivals if at > time.monotonic() - 2.0]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
-    def silence(self) -> float:
+    def seconds_silent(self) -> float:
         """Seconds since the last message, or since the stream was opened."""
         return time.monotonic() - self._heard
 
-    def explain_silence(self) -> str:
+    def silence_diagnosis(self) -> str:
         """What is known about a silent stream, and what to try."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         offers = {f"{p.topic_type}, {reliability_name(p.qos_profile.reliability)}" for p in publishers}
         text = (
-            f"no {self._name} image on {self.topic} for {self.silence():.1f} s; subscribed to "
+            f"no {self._name} image on {self.topic} for {self.seconds_silent():.1f} s; subscribed to "
             f"{self._plan.describe()}; {len(publishers)} publisher(s)"
         )
         if not publishers:

@@ -77,7 +77,7 @@ class Spec:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not kind:
-            raise ConfigError(f"parameter '{self.name}': expected {_KINDS[kind]}, got {value!r}")
+            raise ConfigError(f"parameter '{self.name}': expected {_TYPE_NAMES[kind]}, got {value!r}")
         if self.choices and value not in self.choices:
             raise ConfigError(
                 f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}"
@@ -121,8 +121,8 @@ class Spec:
         return descriptor
 
 
-_PAIRING, _ENCODING = PairOptions(), AuxEncoding()
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_PAIRING_DEFAULTS, _ENCODING_DEFAULTS = PairOptions(), AuxEncoding()
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 SPECS = (
     Spec("autostart", True, "Configure and activate by itself; false leaves that to a lifecycle manager."),
@@ -163,7 +163,7 @@ SPECS = (
     ),
     Spec(
         "slop",
-        _PAIRING.slop,
+        _PAIRING_DEFAULTS.slop,
         "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
         "free-running cameras, and lets the two images show different moments.",
         0.0,
@@ -172,7 +172,7 @@ SPECS = (
     ),
     Spec(
         "aux_timeout",
-        _PAIRING.aux_timeout,
+        _PAIRING_DEFAULTS.aux_timeout,
         "Longest wait in s of an RGB image for its partner before it is tracked alone. More "
         "tolerates a slow auxiliary driver, at the price of latency whenever an image is lost.",
         0.0,
@@ -181,7 +181,7 @@ SPECS = (
     ),
     Spec(
         "aux_offset",
-        _PAIRING.aux_offset,
+        _PAIRING_DEFAULTS.aux_offset,
         "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
         -10.0,
         10.0,
@@ -189,7 +189,7 @@ SPECS = (
     ),
     Spec(
         "queue_size",
-        _PAIRING.queue_size,
+        _PAIRING_DEFAULTS.queue_size,
         "Images kept per stream while they wait for a partner. More bridges a larger difference "
         "in delay between the two drivers, and takes memory.",
         1,
@@ -213,7 +213,7 @@ SPECS = (
     ),
     Spec(
         "depth_max",
-        _ENCODING.depth_max,
+        _ENCODING_DEFAULTS.depth_max,
         "Metres shown as the far end of the depth colours, at most; farther is far. More keeps distant "
         "targets apart, and near ones less.",
         0.1,
@@ -221,14 +221,14 @@ SPECS = (
     ),
     Spec(
         "depth_unit",
-        _ENCODING.depth_unit,
+        _ENCODING_DEFAULTS.depth_unit,
         "Metres per unit of an integer depth image; 0.001 is REP 118's millimetre.",
         1e-6,
         1.0,
     ),
     Spec(
         "range_smoothing",
-        _ENCODING.smoothing,
+        _ENCODING_DEFAULTS.smoothing,
         "Share of the last range kept where the range follows the image. More flickers less, and follows "
         "a change of scene later.",
         0.0,

@@ -22,7 +22,7 @@ from cmdtrack_ros.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
-_TYPES = {
+_SAMPLE_TYPES = {
     "8U": np.uint8,
     "8S": np.int8,
     "16U": np.uint16,
@@ -31,8 +31,8 @@ _TYPES = {
     "32F": np.float32,
     "64F": np.float64,
 }
-_GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?")
-_COLOURS = {
+_GENERIC_ENCODING = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?")
+_COLOUR_ENCODINGS = {
     "rgb8": (np.uint8, 3),
     "bgr8": (np.uint8, 3),
     "rgba8": (np.uint8, 4),
@@ -48,17 +48,17 @@ _COLOURS = {
     "nv12": (np.uint8, 1),
     "nv21": (np.uint8, 1),
 }
-_COLOURS |= {
+_COLOUR_ENCODINGS |= {
     f"bayer_{order}{bits}": (dtype, 1)
     for order in ("rggb", "bggr", "gbrg", "grbg")
     for bits, dtype in ((8, np.uint8), (16, np.uint16))
 }
-_GREY = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
+_GREY_ENCODINGS = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
 # Generic names say nothing of the meaning; as a colour stream they are read the way OpenCV would.
 _AS_COLOUR = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
 _MAX_PIXELS = 1 << 28  # a damaged header must not make us ask for the machine's whole memory
 
-ENCODINGS = (*_GREY, *_COLOURS, "8UC1", "16UC1", "32FC1")
+ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
 
 
 def to_rgb(message: Any) -> np.ndarray:
@@ -70,8 +70,9 @@ def to_rgb(message: Any) -> np.ndarray:
     if hasattr(message, "format"):
         return _decode_picture(message, cv2.IMREAD_COLOR)
     encoding = _AS_COLOUR.get(message.encoding, message.encoding)
-    if encoding not in _GREY and encoding not in _COLOURS:
-        raise ImageError(f"colour image: expected one of {', '.join((*_GREY, *_COLOURS))}, got {encoding!r}")
+    known = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS)
+    if encoding not in known:
+        raise ImageError(f"colour image: expected one of {', '.join(known)}, got {encoding!r}")
     return _convert(_pixels(message), encoding)
 
 
@@ -89,7 +90,7 @@ def to_sensor(message: Any) -> np.ndarray:
         if "compressedDepth" in message.format:
             return _decode_depth(message)
         return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    if message.encoding in _COLOURS or message.encoding in ("8UC3", "8UC4"):
+    if message.encoding in _COLOUR_ENCODINGS or message.encoding in ("8UC3", "8UC4"):
         return to_rgb(message)
     pixels = _pixels(message)
     if pixels.ndim == 3 or pixels.dtype not in (np.uint8, np.uint16, np.float32):
@@ -112,13 +113,13 @@ def fill_image(message: Any, pixels: np.ndarray, encoding: str) -> Any:
 
 def _layout(encoding: str) -> tuple[np.dtype, int]:
     """Type of one sample and samples per pixel."""
-    if encoding in _COLOURS or encoding in _GREY:
-        dtype, channels = (_COLOURS | _GREY)[encoding]
+    if encoding in _COLOUR_ENCODINGS or encoding in _GREY_ENCODINGS:
+        dtype, channels = (_COLOUR_ENCODINGS | _GREY_ENCODINGS)[encoding]
         return np.dtype(dtype), channels
-    match = _GENERIC.fullmatch(encoding)
+    match = _GENERIC_ENCODING.fullmatch(encoding)
     if not match:
         raise ImageError(f"image: expected an encoding such as {', '.join(ENCODINGS)}, got {encoding!r}")
-    return np.dtype(_TYPES[match[1]]), int(match[2] or 1)
+    return np.dtype(_SAMPLE_TYPES[match[1]]), int(match[2] or 1)
 
 
 def _pixels(message: Any) -> np.ndarray:
@@ -176,14 +177,14 @@ def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
         ) from error
 
 
-_chosen: Callable[[Any], np.ndarray] | None = None
+_chosen_converter: Callable[[Any], np.ndarray] | None = None
 
 
 def _converter() -> Callable[[Any], np.ndarray]:
-    global _chosen
-    if _chosen is None:
-        _chosen = _choose_converter()
-    return _chosen
+    global _chosen_converter
+    if _chosen_converter is None:
+        _chosen_converter = _choose_converter()
+    return _chosen_converter
 
 
 def _choose_converter() -> Callable[[Any], np.ndarray]:

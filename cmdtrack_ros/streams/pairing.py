@@ -72,8 +72,8 @@ class PairOptions:
 class Pair(NamedTuple):
     """One RGB item with its partner, or either alone.
 
-    `stamp` (ns) is the RGB stamp, or the aux stamp where RGB is silent; `gap` (s) is aux minus RGB after
-    `aux_offset`, NaN for one alone. `restarted`: the stamps jumped back before this pair.
+    `stamp` (ns) is the RGB stamp, or where RGB is silent the aux stamp after `aux_offset`; `gap` (s) is aux
+    minus RGB after `aux_offset`, NaN for one alone. `restarted`: the stamps jumped back before this pair.
     """
 
     rgb: Any | None
@@ -147,7 +147,7 @@ class NearestPairer:
         self._rgb_heard: int | None = None
         self._aux_since_rgb = 0
         self._aux_ahead = False  # in a recording that starts over: aux has, RGB not yet
-        self._restarted = False  # to be told with the next pair
+        self._restarted = False  # until a pair has carried it out
         self._forget_aux()
 
     @property

@@ -21,7 +21,7 @@ from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 
 # Lists over streams are in the order RGB, aux.
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
-_WEIGHT_OF_A_WITNESS = 0.25
+_MIN_WEIGHT_FOR_TEMPLATE = 0.25
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,12 @@ class _Stopwatch:
 
 
 class Tracker:
-    """Follows one target: ``init`` on a box, then ``update`` with every frame."""
+    """Follows one target: ``init`` on a box, then ``update`` with every frame.
+
+    Attributes:
+        encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over the
+            same range as the network saw; only the tracker lets it observe.
+    """
 
     def __init__(
         self,
@@ -208,7 +213,7 @@ class Tracker:
         for stream in _present(pictures):
             if self._first[stream] is None and score >= self.config.late_template:
                 self._first[stream] = self._templates[stream] = self._template(pictures[stream], stream)
-            elif self._first[stream] is not None and due and weights[stream] >= _WEIGHT_OF_A_WITNESS:
+            elif self._first[stream] is not None and due and weights[stream] >= _MIN_WEIGHT_FOR_TEMPLATE:
                 recent = self._template(pictures[stream], stream)
                 self._templates[stream] = self._first[stream].blended(recent, self.config.renewal)
 

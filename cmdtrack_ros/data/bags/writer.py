@@ -38,16 +38,16 @@ from cmdtrack_ros.modalities import Modality
 
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
 METADATA_VERSION = 8
-_FOREVER = QosTime(9223372036, 854775807)
-_RELIABLE = Qos(
+_INFINITE_DURATION = QosTime(9223372036, 854775807)
+_RELIABLE_QOS = Qos(
     QosHistory.KEEP_LAST,
     10,
     QosReliability.RELIABLE,
     QosDurability.VOLATILE,
-    _FOREVER,
-    _FOREVER,
+    _INFINITE_DURATION,
+    _INFINITE_DURATION,
     QosLiveliness.AUTOMATIC,
-    _FOREVER,
+    _INFINITE_DURATION,
     avoid_ros_namespace_conventions=False,
 )
 
@@ -119,7 +119,7 @@ def _write_messages(
         topic, message = _message(store, sequence, options, stream, index, time_ns)
         if topic not in connections:
             connections[topic] = writer.add_connection(
-                topic, message.__msgtype__, typestore=store, offered_qos_profiles=[_RELIABLE]
+                topic, message.__msgtype__, typestore=store, offered_qos_profiles=[_RELIABLE_QOS]
             )
         writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
 

@@ -22,10 +22,10 @@ from cmdtrack_ros.ros.replay.player import PlayReport, play
 from cmdtrack_ros.ros.replay.recorder import TrackRecorder
 from cmdtrack_ros.track import TargetState, Track
 
-_NODE = "from cmdtrack_ros.ros.node import main; main()"
-_START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
-_PLAYER_WAIT = 30.0  # s for the player to find the node
-_SILENCE_AT_THE_END = 2.0  # s without a result after which the node has nothing more to say
+_NODE_PROGRAM = "from cmdtrack_ros.ros.node import main; main()"
+_NODE_START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
+_PLAYER_DISCOVERY_TIMEOUT = 30.0  # s for the player to find the node
+_END_SILENCE_SECONDS = 2.0  # s without a result after which the node has nothing more to say
 
 
 @dataclass(frozen=True)
@@ -71,12 +71,14 @@ def play_into_node(
         TrackRecorder() as recorder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        if not recorder.wait_active(topics, _START_TIMEOUT, lambda: node.poll() is None):
-            late = f"was not active after {_START_TIMEOUT:.0f} s"
+        if not recorder.wait_active(topics, _NODE_START_TIMEOUT, lambda: node.poll() is None):
+            late = f"was not active after {_NODE_START_TIMEOUT:.0f} s"
             what = late if node.poll() is None else "ended while starting"
             raise CmdtrackError(f"the node {what}: {_last_line(log)} (all it said: {log})")
-        report = pool.submit(play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_WAIT).result()
-        recorder.wait_quiet(_SILENCE_AT_THE_END, timeout=60.0)
+        report = pool.submit(
+            play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_DISCOVERY_TIMEOUT
+        ).result()
+        recorder.wait_quiet(_END_SILENCE_SECONDS, timeout=60.0)
         tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
     with Bag(bag) as opened:
         start = opened.start_ns
@@ -125,7 +127,7 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
 
 @contextmanager
 def _node(parameters: Mapping[str, Any], log: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-c", _NODE, "--ros-args"]
+    command = [sys.executable, "-c", _NODE_PROGRAM, "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
     with log.open("w") as file:
