@@ -19,7 +19,7 @@ MIN_BOX_SIDE = 2.0
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes ``(..., 4)`` xywh -> ``(...)`` float64; a row with NaN or no area scores 0."""
+    """Intersection over union of boxes ``(..., 4)`` xywh -> ``(...)`` float64; 0 for NaN or no area."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
@@ -50,7 +50,7 @@ def parse_box(text: str, what: str = "--init-box") -> np.ndarray:
 
 
 def clip_box(box: np.ndarray, width: int, height: int, min_size: float = MIN_BOX_SIDE) -> np.ndarray:
-    """The part of ``box`` (4,) xywh inside a ``width`` x ``height`` image, at least ``min_size`` px on each side."""
+    """The part of ``box`` (4,) xywh inside a ``width`` x ``height`` image, with sides of ``min_size`` px or more."""
     low = np.clip(box[:2], 0.0, [max(width - min_size, 0.0), max(height - min_size, 0.0)])
     high = np.clip(
         np.asarray(box[:2]) + box[2:], low + min_size, [max(width, min_size), max(height, min_size)]
@@ -94,7 +94,7 @@ class Crop:
         return np.array([self.center_x - self.side / 2, self.center_y - self.side / 2])
 
     def cut(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-        """The window of ``image`` HxWx3 uint8 as ``size x size x 3`` uint8; outside of the image is ``fill``."""
+        """The window of ``image`` HxWx3 uint8, ``size x size x 3`` uint8; outside of the image is ``fill``."""
         # A pixel's centre lies at index + 0.5, hence the half-pixel terms.
         x0, y0 = self.origin
         matrix = np.array(
@@ -114,7 +114,7 @@ class Crop:
     def _cut_shrunk(self, image: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
         # Bilinear sampling aliases below half size; averaging over areas does not.
         x0, y0 = np.round(self.origin).astype(int)
-        side = max(int(round(self.side)), 1)
+        side = max(round(self.side), 1)
         height, width = image.shape[:2]
         left, top = max(-x0, 0), max(-y0, 0)
         right, bottom = max(x0 + side - width, 0), max(y0 + side - height, 0)

@@ -106,7 +106,7 @@ class AuxEncoder:
         self._range = low, high
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """The image over the range as it is, (H, W, 3) uint8; the range does not move. Errors as of a call."""
+        """The image over the range as it is, HxWx3 uint8; the range does not move. Errors as of a call."""
         image = self.checked(image)
         if self.modality is Modality.EVENT:
             return event_picture(image)

@@ -50,7 +50,8 @@ class Settings:
 class Spec:
     """One parameter. `live` ones take effect at once, the others when the node is configured.
 
-    A list is empty or has one number for each of `items`, which `valid` accepts (`condition` says what it expects).
+    A list is empty or has one number for each of `items`, which `valid` accepts (`condition` says what it
+    expects).
     """
 
     name: str
@@ -101,7 +102,8 @@ class Spec:
         finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
         if not finite or len(numbers) not in (0, len(self.items)) or (numbers and not self.valid(numbers)):
             raise ConfigError(
-                f"parameter '{self.name}': expected nothing or {', '.join(self.items)}{self.condition}, got {value!r}"
+                f"parameter '{self.name}': expected nothing or {', '.join(self.items)}{self.condition}, "
+                f"got {value!r}"
             )
         return tuple(float(n) for n in numbers)
 

@@ -192,7 +192,8 @@ def _run(session, inputs: list[np.ndarray]) -> list[np.ndarray]:
 def make_engine(student: Student, device: str = "auto", threads: int = 0) -> Engine:
     """The engine for ``device``: "auto" (a GPU if there is one), "cpu" or "cuda".
 
-    ``threads``: of a CPU engine, 0 = one per core. A GPU that is asked for and absent gives a warning and the CPU.
+    ``threads``: of a CPU engine, 0 = one per core. A GPU that is asked for and absent gives a warning and the
+    CPU.
 
     Raises:
         ConfigError: another device name, or negative ``threads``.

@@ -71,7 +71,7 @@ class Pipeline:
         self._name = ""
 
     def pictures(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """RGB and auxiliary image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
+        """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images
         return rgb, None if aux is None else self._tracker.encoder.picture(aux)
 

@@ -30,12 +30,13 @@ class TrackerConfig:
 
     Attributes:
         window: pull towards the last position, 0 = none, 1 = a full Hanning window on the score.
-        size_smoothing: share of the last size kept, 0 = take the network's size as it is. More is steadier, and
-            follows a target that comes closer later.
+        size_smoothing: share of the last size kept, 0 = take the network's size as it is. More is steadier,
+            and follows a target that comes closer later.
         renewal: share of a recent template beside the first one, 0 = the first alone. More follows a changing
             appearance; the first template's part keeps the target from drifting away.
         renewal_interval: frames between two renewals; a renewal costs a quarter of a frame.
-        late_template: score from which a stream that was absent at the start gets its template from the current box.
+        late_template: score from which a stream that was absent at the start gets its template from the
+            current box.
         state: thresholds of TRACKING, UNCERTAIN and LOST.
     """
 
@@ -77,8 +78,8 @@ class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame.
 
     Attributes:
-        encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over the
-            same range as the network saw; only the tracker lets it observe.
+        encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
+            the range that the network saw; only the tracker lets it observe.
     """
 
     def __init__(
@@ -120,7 +121,8 @@ class Tracker:
 
         Raises:
             ImageError: no image, two images of different size, or one of an unusable type.
-            ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of the image.
+            ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of
+                the image.
         """
         clock = _Stopwatch()
         # Before the reset: a mistaken box or image must not cost the target that is being followed.
@@ -255,7 +257,7 @@ class Tracker:
 
 
 def _box_around(response: Response, row: int, column: int) -> np.ndarray:
-    """Mean of the boxes of a cell and its neighbours, weighted by their scores: steadier than the one of the best cell."""
+    """Mean of the boxes of a cell and its neighbours, weighted by score: steadier than the best cell's alone."""
     near = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
     share = response.score[near] / response.score[near].sum()
     return (response.box[(slice(None), *near)] * share).sum((1, 2))
@@ -272,11 +274,13 @@ def _size(pictures: list[np.ndarray | None]) -> tuple[int, int]:
 def _check_box(box: np.ndarray, width: int, height: int) -> None:
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) < 2:
         raise ConfigError(
-            f"target box: expected four finite numbers x, y, w, h with w and h of at least 2 px, got {box.tolist()}"
+            "target box: expected four finite numbers x, y, w, h with w and h of at least 2 px, "
+            f"got {box.tolist()}"
         )
     if (inside := visible_fraction(box, width, height)) < 0.25:
         raise ConfigError(
-            f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, expected 25 % or more"
+            f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, "
+            "expected 25 % or more"
         )
 
 
@@ -290,6 +294,6 @@ def load_tracker(
     encoding: AuxEncoding = AuxEncoding(),
     config: TrackerConfig = TrackerConfig(),
 ) -> Tracker:
-    """A tracker from a weights file (None = the shipped one); WeightsError and ConfigError as their parts say."""
+    """A tracker from a weights file (None = the shipped one); WeightsError and ConfigError as of its parts."""
     student, _ = load_student(weights, sha256)
     return Tracker(make_engine(student, device, threads), modality, encoding, config)

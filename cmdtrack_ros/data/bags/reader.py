@@ -34,8 +34,8 @@ class BagOptions:
     """Which topics of a bag are read, and how their images are paired.
 
     Attributes:
-        rgb_topic, aux_topic, truth_topic: None = this package's usual names, where the bag has them. The truth
-            is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
+        rgb_topic, aux_topic, truth_topic: None = this package's usual names, where the bag has them.
+            Truth is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
         truth_file: one box a line for each RGB image, instead of a topic.
         modality: of the aux topic; None = what our writer noted in the bag.
         pairing: as the node's parameters of the same names.
@@ -265,8 +265,8 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
     """Open a bag as a sequence.
 
     Raises:
-        DataError: no bag, no such topic, a topic that holds no image, stamps that jump back, a truth that does
-            not fit, or nothing that says what the aux topic is.
+        DataError: no bag, no such topic, a topic that holds no image, stamps that jump back, a truth that
+            does not fit, or nothing that says what the aux topic is.
     """
     with Bag(path) as bag:
         topics = choose_topics(bag, options)

@@ -182,14 +182,15 @@ def _message_class(kind: str) -> Any:
 
 
 def _read_ahead(path: Path, topics: list[str]) -> Iterator[RawMessage]:
-    """Messages of `topics`; a thread keeps up to PREFETCHED_MESSAGES of them ready; the first ones are waited for."""
+    """Messages of `topics`, PREFETCHED_MESSAGES of them kept ready by a thread; returns when they are."""
     ahead: queue.Queue[RawMessage | Exception | None] = queue.Queue(PREFETCHED_MESSAGES)
     stop = threading.Event()
 
     def put(item: RawMessage | Exception | None) -> None:
         while not stop.is_set():
             try:
-                return ahead.put(item, timeout=0.1)
+                ahead.put(item, timeout=0.1)
+                return
             except queue.Full:
                 continue
 
