@@ -6,7 +6,10 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from cmdtrack_ros.data.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,3 +44,11 @@ def shared_data() -> Path:
 def repository() -> Path:
     """The root of this source tree."""
     return ROOT
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    with VideoWriter(tmp_path / "film.mp4", 20, quality=5) as writer:
+        for i in range(10):
+            writer.write(np.full((48, 65, 3), (20 * i, 128, 255 - 20 * i), np.uint8))  # an odd width
+    return tmp_path / "film.mp4"

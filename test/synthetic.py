@@ -9,6 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cmdtrack_ros.data.sequences import ImageSequence
+from cmdtrack_ros.modalities import Modality
+
+AUX_TYPES = {Modality.THERMAL: np.uint16, Modality.DEPTH: np.uint16, Modality.EVENT: np.uint8}
 SIZE = (120, 160)
 FRAMES = 24
 
@@ -32,6 +36,28 @@ def make_folder(folder: Path, seed: int = 0, frames: int = FRAMES, absent: tuple
         boxes.append("nan,nan,nan,nan" if i in absent else f"{x},{y},30,30")
     (folder / "groundtruth.txt").write_text("\n".join(boxes) + "\n")
     return folder
+
+
+class RandomSequence(ImageSequence):
+    """Random pictures, the same for every access."""
+
+    def __init__(
+        self, modality: Modality = Modality.THERMAL, count: int = 12, size: tuple[int, int] = (24, 33)
+    ) -> None:
+        boxes = np.arange(count)[:, None] + [2.0, 3.5, 10, 12]
+        boxes[4:5] = np.nan
+        super().__init__("made up", modality, boxes, 7.0 + np.arange(count) / 25)
+        self.size = size
+
+    def rgb(self, index: int) -> np.ndarray:
+        return np.random.default_rng(index).integers(0, 256, (*self.size, 3), np.uint8)
+
+    def aux(self, index: int) -> np.ndarray | None:
+        if self.modality is Modality.RGB:
+            return None
+        dtype = AUX_TYPES[self.modality]
+        shape = (*self.size, 3) if self.modality is Modality.EVENT else self.size
+        return np.random.default_rng(index + 100).integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
 def run_cli(*arguments: object) -> subprocess.CompletedProcess:

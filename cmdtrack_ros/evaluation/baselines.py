@@ -126,7 +126,7 @@ def make_tracker(spec: TrackerSpec, modality: Modality | str) -> BoxTracker:
 def _load_ours(weights: tuple[Path, ...], modality: Modality, device: str) -> BoxTracker:
     # Torch takes seconds to import, and the OpenCV baselines do without it. All streams share one tracker,
     # which takes long to load; `init` makes it start afresh.
-    from cmdtrack_ros.tracking import load_tracker
+    from cmdtrack_ros.tracking.tracker import load_tracker
 
     return load_tracker(weights[0] if weights else None, modality=modality, device=device, threads=1)
 

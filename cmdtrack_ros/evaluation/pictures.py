@@ -41,7 +41,7 @@ def track_recording(
     Raises:
         ConfigError: neither a box nor a true one.
     """
-    from cmdtrack_ros.tracking import load_tracker  # needs torch, which the pictures do not
+    from cmdtrack_ros.tracking.tracker import load_tracker  # needs torch, which the pictures do not
 
     if box is None and not visible(sequence.boxes).any():
         raise ConfigError(f"{sequence.name} has no true box to start from: give --init-box x,y,w,h")

@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -177,17 +178,8 @@ def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
         ) from error
 
 
-_chosen_converter: Callable[[Any], np.ndarray] | None = None
-
-
+@cache
 def _converter() -> Callable[[Any], np.ndarray]:
-    global _chosen_converter
-    if _chosen_converter is None:
-        _chosen_converter = _choose_converter()
-    return _chosen_converter
-
-
-def _choose_converter() -> Callable[[Any], np.ndarray]:
     """cv_bridge if a probe image comes through it right, else rosbags-image."""
     try:
         from cv_bridge import CvBridge

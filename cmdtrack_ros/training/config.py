@@ -14,6 +14,7 @@ from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.cmae import CmaeConfig
 from cmdtrack_ros.models.student import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
+from cmdtrack_ros.streams.pairing import PairOptions
 
 
 class Strict(BaseModel):
@@ -44,8 +45,9 @@ class Source(Strict):
     sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves
     across another one. ``held_out``: sequences never trained on, used for validation;
     ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
-    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote. ``terms``:
-    under which the data may be used, for the weights' metadata.
+    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote.
+    ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``terms``: under
+    which the data may be used, for the weights' metadata.
     """
 
     kind: str = Field(pattern="^(sequences|bags|stills)$")
@@ -62,6 +64,8 @@ class Source(Strict):
     aux_topic: str | None = None
     truth_topic: str | None = None
     modality: Modality | None = None
+    slop: float = Field(default=PairOptions().slop, ge=0)
+    aux_offset: float = PairOptions().aux_offset
     terms: str = ""
 
 

@@ -9,6 +9,7 @@ from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.data import ImageSequence, load_dataset
 from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.streams.pairing import PairOptions
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.pairs import PairSource, SequenceSource, StillSource, find_stills
 
@@ -52,7 +53,8 @@ def _load_bag(path: Path, source: Source) -> ImageSequence:
     from cmdtrack_ros.data.bags import TRUTH_TOPIC, BagOptions, load_bag
 
     topics = source.rgb_topic, source.aux_topic, source.truth_topic
-    sequence = load_bag(path, BagOptions(*topics, modality=source.modality))
+    pairing = PairOptions(slop=source.slop, aux_offset=source.aux_offset)
+    sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing))
     if not visible(sequence.boxes).any():
         raise DataError(
             f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "

@@ -13,7 +13,7 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import STREAMS, Teacher
-from cmdtrack_ros.tracking import Tracker
+from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.tracking.drive import BoxTracker, drive
 from cmdtrack_ros.tracking.engine import Engine, Response, Template, make_engine
 
