@@ -8,7 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
 
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
+from cmdtrack_ros.data.bags.messages import IMAGE, TARGET_BOX, message_types
+from cmdtrack_ros.data.bags.writer import METADATA_VERSION
 from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.modalities import Modality
 
@@ -67,3 +71,34 @@ def run_cli(*arguments: object) -> subprocess.CompletedProcess:
         text=True,
         timeout=300,
     )
+
+
+def write_free_running_bag(path: Path, rgb: list[int], aux: list[int]) -> Path:
+    """A bag of two cameras with clocks of their own: stamps in ns, each image 48x64 and grey by its number.
+
+    The true box is that of the first RGB image.
+    """
+    store = message_types()
+    types = store.types
+
+    def header(stamp: int) -> object:
+        return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9)), "")
+
+    def camera(topic: str, stamps: list[int], encoding: str, channels: int) -> list[tuple[int, str, object]]:
+        pixels = [np.full(48 * 64 * channels, number, np.uint8) for number in range(len(stamps))]
+        return [
+            (stamp, topic, types[IMAGE](header(stamp), 48, 64, encoding, 0, 64 * channels, data))
+            for stamp, data in zip(stamps, pixels)
+        ]
+
+    messages = [(rgb[0], TRUTH_TOPIC, types[TARGET_BOX](header(rgb[0]), "target", 20.0, 15.0, 16.0, 12.0))]
+    messages += camera(RGB_TOPIC, rgb, "rgb8", 3) + camera(AUX_TOPIC, aux, "mono8", 1)
+    with Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+        writer.set_custom_data("modality", "thermal")
+        kinds = {TRUTH_TOPIC: TARGET_BOX, RGB_TOPIC: IMAGE, AUX_TOPIC: IMAGE}
+        connections = {
+            name: writer.add_connection(name, kind, typestore=store) for name, kind in kinds.items()
+        }
+        for stamp, topic, message in sorted(messages, key=lambda entry: entry[0]):
+            writer.write(connections[topic], stamp, store.serialize_cdr(message, kinds[topic]))
+    return path

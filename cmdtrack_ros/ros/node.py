@@ -53,8 +53,8 @@ from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking.tracker import load_tracker
 from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+from cmdtrack_ros.tracking.tracker import load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_QUEUE_DEPTH = 10

@@ -25,7 +25,10 @@ from cmdtrack_ros.track import TargetState, Track
 _NODE_PROGRAM = "from cmdtrack_ros.ros.node import main; main()"
 _NODE_START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
 _PLAYER_DISCOVERY_TIMEOUT = 30.0  # s for the player to find the node
-_END_SILENCE_SECONDS = 2.0  # s without a result after which the node has nothing more to say
+_DATA_TIMEOUT = (
+    1.0  # s of the recording without images after which the node sends out what waits for a partner
+)
+_END_SILENCE = 2.0  # s beyond that without a result, after which the node has nothing more to say
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ def play_into_node(
         CmdtrackError: the node does not become active; its last words are quoted.
     """
     isolate()
+    data_timeout = _DATA_TIMEOUT / min(rate, 1.0)
     # A fresh interpreter each: rclpy does not survive a fork.
     with (
-        _node(parameters, log) as node,
+        _node({"data_timeout": data_timeout, **parameters}, log) as node,
         TrackRecorder() as recorder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
@@ -78,7 +82,7 @@ def play_into_node(
         report = pool.submit(
             play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_DISCOVERY_TIMEOUT
         ).result()
-        recorder.wait_quiet(_END_SILENCE_SECONDS, timeout=60.0)
+        recorder.wait_quiet(data_timeout + _END_SILENCE, timeout=60.0 + data_timeout)
         tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
     with Bag(bag) as opened:
         start = opened.start_ns
