@@ -1,4 +1,4 @@
-"""One pairing rule behind every door: the same stamps give the same pairs, offline, in training and on the robot."""
+"""One pairing rule behind every door: the same stamps, the same pairs, offline, in training, on the robot."""
 
 from __future__ import annotations
 

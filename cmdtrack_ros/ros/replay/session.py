@@ -125,7 +125,14 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
     began = time.perf_counter()
     run = play_into_node(path, parameters, sequence.topics.images, log, rate)
     counts = {key: int(value) for key, value in run.diagnostics.items() if value.isdigit()}
-    tracks = [track for track in run.tracks if track.state is not TargetState.IDLE]
+    # The header of an aux image alone has that image's own stamp; a pair's stamp is after the offset.
+    offset = round(pairing.aux_offset * 1e9)
+    alone = {pair.stamp - offset: pair.stamp for pair in sequence.pairs if pair.rgb is None}
+    tracks = [
+        replace(track, stamp_ns=alone.get(track.stamp_ns, track.stamp_ns))
+        for track in run.tracks
+        if track.state is not TargetState.IDLE
+    ]
     return Replay(sequence, tracks, counts, time.perf_counter() - began)
 
 
