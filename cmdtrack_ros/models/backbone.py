@@ -19,9 +19,17 @@ _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80
 _SCALES = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}  # width, depth
 _STEM = 32
 
+STRIDE = 16
+"""Pixels per cell of the last feature map."""
+
 PIXEL_MEAN = 127.0
 PIXEL_SCALE = 128.0
 """The published Lite weights expect (pixel - 127) / 128 in RGB order."""
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """0..255 -> about -1..1, as the backbone sees them."""
+    return (pictures - PIXEL_MEAN) / PIXEL_SCALE
 
 
 class SameConv2d(nn.Conv2d):
@@ -98,7 +106,7 @@ class EfficientNetLite(nn.Module):
 
     def to_stride8(self, pictures: Tensor) -> Tensor:
         """The high-resolution half of the network, usually frozen in training."""
-        return self.early(self.stem((pictures - PIXEL_MEAN) / PIXEL_SCALE))
+        return self.early(self.stem(scaled(pictures)))
 
     def forward(self, pictures: Tensor) -> Features:
         stride8 = self.to_stride8(pictures)

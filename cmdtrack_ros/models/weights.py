@@ -112,11 +112,6 @@ def load_weights(
     return network.eval(), Provenance(**history)
 
 
-def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:
-    """:func:`save_weights` of a student."""
-    save_weights(student, path, provenance)
-
-
 def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:
     """:func:`load_weights` of a student; None = the shipped weights."""
     return load_weights(SHIPPED if path is None else path, Student, sha256)

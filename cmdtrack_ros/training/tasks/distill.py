@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import fold_batch_norm
+from cmdtrack_ros.models.crops import CropConfig
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.models.weights import SHIPPED_TEACHER, load_weights
@@ -21,18 +23,18 @@ from cmdtrack_ros.training.tasks.student import StudentPass, StudentTask
 from cmdtrack_ros.training.tasks.task import Batch
 from cmdtrack_ros.training.tasks.teacher import path_losses
 
-_CROP = ("template_size", "search_size", "template_factor", "search_factor")
-
 
 class DistillTask(StudentTask):
     """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` +
     response_weight * response.
     """
 
+    config: DistillTraining
+
     def __init__(self, config: DistillTraining) -> None:
         super().__init__(config)
         self.teacher = fold_batch_norm(load_weights(teacher_file(config), Teacher)[0]).requires_grad_(False)
-        for name in _CROP:
+        for name in (field.name for field in fields(CropConfig)):
             if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
                 raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
         widths = config.network.channels, self.teacher.config.channels
@@ -103,7 +105,7 @@ class DistillTask(StudentTask):
             helps = (teacher_loss < tracking_loss(own, batch["box"], batch["positive"])["total"]).float()
         return (response_loss(own, final) * helps).mean()
 
-    def complaints(self, scalars: dict[str, float]) -> list[str]:
+    def loss_warnings(self, scalars: dict[str, float]) -> list[str]:
         level = scalars.get("mpsd/entropy", 1.0)
         if level >= self.config.entropy_warning:
             return []

@@ -13,8 +13,8 @@ from cmdtrack_ros.models.backbone import EfficientNetLite
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.training.config import StudentTraining
-from cmdtrack_ros.training.pictures import first_rows, tracking_picture
-from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, load_start, presence_views, view_losses
+from cmdtrack_ros.training.tasks.pictures import first_rows, tracking_picture
+from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, presence_views, view_losses
 from cmdtrack_ros.training.validation import student_overlap
 
 
@@ -39,13 +39,9 @@ class StudentTask(Task):
     """The tracking losses of the student, with all streams and with each alone."""
 
     weights_file = "student.safetensors"
+    network_type = Student
     network: Student
-
-    def __init__(self, config: StudentTraining) -> None:
-        super().__init__(config)
-        self.network = Student(config.network)
-        load_start(self.network, self.backbones(), config)
-        self.freeze_early()
+    config: StudentTraining
 
     def backbones(self) -> list[EfficientNetLite]:
         return [self.network.backbone]
