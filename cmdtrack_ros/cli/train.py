@@ -133,10 +133,10 @@ def shipped_config(name: str) -> Path:
 
 def _run(kind: type, config: Path, output: Path | None, data: Path | None, **changes: Any) -> None:
     from cmdtrack_ros.training.config import data_folder, load_config
-    from cmdtrack_ros.training.loop import Run
+    from cmdtrack_ros.training.loop import Trainer
 
     settings = load_config(config, kind, **changes)
-    run = Run(settings, data_folder(data), output or Path("runs") / settings.name)
+    run = Trainer(settings, data_folder(data), output or Path("runs") / settings.name)
     run.train()
     if run.step < settings.steps:
         raise typer.Exit(_STOPPED)

@@ -20,7 +20,7 @@ from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights, sha256_of
 from cmdtrack_ros.training.config import AblationTraining, Training
-from cmdtrack_ros.training.loop import Run
+from cmdtrack_ros.training.loop import Trainer
 from cmdtrack_ros.training.sources import open_sources
 from cmdtrack_ros.training.tasks.distill import teacher_file
 from cmdtrack_ros.training.validation import student_overlap, teacher_overlap
@@ -97,7 +97,7 @@ def _train(settings: Training, data: Path, output: Path) -> Path:
     log.info("%s", output)
     # A run's decoded frames would stay in memory until the interpreter happens to collect them.
     gc.collect()
-    run = Run(settings, data, output)
+    run = Trainer(settings, data, output)
     run.train()
     if run.step < settings.steps:
         raise Interrupted(

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
@@ -111,7 +120,8 @@ class Training(Strict):
     from, instead of ImageNet's. ``precision``: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` =
     ``bf16-mixed`` on a GPU that has it, else ``32-true``. ``threads``, ``workers``: of torch in each training
     process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
-    never.
+    never. ``sources``: a list of :class:`Source`, or a YAML file of one beside the recipe; ``{file: ..., changes:
+    {PATH: {FIELD: VALUE}}}`` takes that list with other values for single sources, ``PATH: null`` leaves one out.
     """
 
     name: str
@@ -135,6 +145,25 @@ class Training(Strict):
     pictures_every: int = Field(default=500, ge=0)
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _read_sources(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            value = {"file": value}
+        if not isinstance(value, dict):
+            return value
+        if not {"file"} <= set(value) <= {"file", "changes"}:
+            raise ValueError(f"expected a list, a file, or file and changes, got {', '.join(value)}")
+        listed = _read_yaml((info.context or {}).get("folder", Path()) / value["file"], list)
+        changes = value.get("changes") or {}
+        if unknown := set(changes) - {source["path"] for source in listed}:
+            raise ValueError(f"changes: no source {', '.join(sorted(unknown))} in {value['file']}")
+        return [
+            {**source, **change}
+            for source in listed
+            if (change := changes.get(source["path"], {})) is not None
+        ]
 
 
 class CmaeTraining(Training):
@@ -216,22 +245,27 @@ def load_config(path: str | Path, kind: type[Settings], **changes: Any) -> Setti
     ``changes`` replace fields of the file, except those that are None.
     """
     path = Path(path)
+    values = _read_yaml(path, dict)
+    values.pop("common", None)  # a place for YAML anchors
+    values |= {name: value for name, value in changes.items() if value is not None}
+    try:
+        return kind.model_validate(values, context={"folder": path.parent})
+    except ValidationError as error:
+        raise ConfigError(f"training configuration {path}: {error}") from error
+
+
+def _read_yaml(path: Path, kind: type) -> Any:
+    """The fields and values (``dict``) or the list of a YAML file; ConfigError when it is something else."""
     if not path.is_file():
         raise ConfigError(f"training configuration {path}: no such file")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"training configuration {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"training configuration {path}: expected fields and values, got {type(values).__name__}"
-        )
-    values.pop("common", None)  # a place for YAML anchors
-    values |= {name: value for name, value in changes.items() if value is not None}
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"training configuration {path}: {error}") from error
+    if not isinstance(values, kind):
+        expected = "fields and values" if kind is dict else "a list"
+        raise ConfigError(f"training configuration {path}: expected {expected}, got {type(values).__name__}")
+    return values
 
 
 def data_folder(given: str | Path | None) -> Path:

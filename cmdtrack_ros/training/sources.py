@@ -213,13 +213,13 @@ def _trainable_frames(sequence: ImageSequence) -> np.ndarray:
     """Indices of the frames with a box of 4 px or more on each side."""
     frames = np.flatnonzero(visible(sequence.boxes) & (np.nan_to_num(sequence.boxes[:, 2:]) >= 4).all(1))
     if len(frames) < 2:
-        raise DataError(f"sequence {sequence.name}: expected at least two frames with a box, got {len(frames)}")
+        raise DataError(
+            f"sequence {sequence.name}: expected at least two frames with a box, got {len(frames)}"
+        )
     return frames
 
 
-def _network_pictures(
-    sequence: ImageSequence, index: int
-) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _network_pictures(sequence: ImageSequence, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     frame = sequence.frame(index)
     aux = None if frame.aux is None else AuxEncoder(sequence.modality)(frame.aux)
     return frame.rgb, aux
@@ -281,7 +281,10 @@ class StillSource:
 
     def _pictures(self, index: int) -> Pictures:
         """RGB and infrared (or None) of a still, HxWx3 uint8."""
-        return [None if file is None else self._cache.get(file, partial(read_rgb, file)) for file in self.files[index]]
+        return [
+            None if file is None else self._cache.get(file, partial(read_rgb, file))
+            for file in self.files[index]
+        ]
 
 
 def find_stills(folder: Path) -> list[StillFiles]:

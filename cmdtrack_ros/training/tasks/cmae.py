@@ -47,9 +47,7 @@ class CmaeTask(Task):
 
     def _restore(self, painted: Tensor) -> Tensor:
         """The network's answer, with the early stages frozen or not: (B, 2, 3, S, S), scaled."""
-        features = [
-            self.network.encoder(i).late(self.to_stride8(i, painted[:, i])) for i in range(STREAMS)
-        ]
+        features = [self.network.encoder(i).late(self.to_stride8(i, painted[:, i])) for i in range(STREAMS)]
         return self.network.decode(features, painted).float()
 
     def validate(self, network: Cmae, sequences: list[ImageSequence]) -> dict[str, float]:

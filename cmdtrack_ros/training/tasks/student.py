@@ -49,9 +49,9 @@ class StudentTask(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.tracking(self.run(batch), batch)
 
-    def tracking(self, done: StudentPass, batch: Batch) -> dict[str, Tensor]:
+    def tracking(self, student: StudentPass, batch: Batch) -> dict[str, Tensor]:
         """The losses of tracking."""
-        losses = view_losses(done.output, batch, done.both)
+        losses = view_losses(student.output, batch, student.both)
         return {"loss": losses["fused"] + self.config.single_weight * losses["single"], **losses}
 
     def run(self, batch: Batch) -> StudentPass:
