@@ -113,14 +113,14 @@ class EfficientNetLite(nn.Module):
         return Features(stride8, self.late(stride8))
 
     def load_imagenet(self, published: dict[str, Tensor]) -> None:
-        """Start from a published ``efficientnet-lite*`` state dict; its layers come in the same order as ours.
+        """Start from a published ``efficientnet-lite*`` state dict, whose layers have the same order.
 
         Raises:
             ValueError: a layer's shape differs, i.e. the state dict is of another variant.
         """
         theirs = [(name, value) for name, value in published.items() if "num_batches_tracked" not in name]
         ours = {name: value for name, value in self.state_dict().items() if "num_batches_tracked" not in name}
-        for (name, target), (their_name, value) in zip(ours.items(), theirs):
+        for (name, target), (their_name, value) in zip(ours.items(), theirs, strict=False):
             if target.shape != value.shape:
                 raise ValueError(
                     f"{their_name}: expected shape {tuple(target.shape)} for {name}, got {tuple(value.shape)}"
@@ -129,7 +129,7 @@ class EfficientNetLite(nn.Module):
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode with each batch norm folded into the convolution before it; same answers, faster."""
+    """A copy in evaluation mode with batch norms folded into convolutions: same answers, faster."""
     folded = copy.deepcopy(module).eval()
     for part in folded.modules():
         if isinstance(part, nn.Sequential) and len(part) > 1 and isinstance(part[1], nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""CMAE's network, a masked autoencoder for paired pictures: each modality is restored with the help of the other.
+"""CMAE's network, a masked autoencoder of paired pictures: each modality is restored with the other's help.
 
 Our choice; the paper's is not public. How pictures are masked stands in ``training.tasks.cmae``.
 """
@@ -69,7 +69,7 @@ class Cmae(nn.Module):
                 decoder restores the colour that a patch was painted with, and learns what is missing there.
         """
         missing = []
-        for own, other, decoder in zip(features, features[::-1], self.decoders):
+        for own, other, decoder in zip(features, features[::-1], self.decoders, strict=True):
             missing.append(functional.pixel_shuffle(decoder(torch.cat([own, other], 1)), STRIDE))
         return scaled(pictures) + torch.stack(missing, 1)
 

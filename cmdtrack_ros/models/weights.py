@@ -72,7 +72,7 @@ def _opened(path: str | Path) -> Iterator[safe_open]:
 
 
 def model_of(path: str | Path) -> type[Network] | None:
-    """The network that a weights file holds; None when it names none. WeightsError: missing or damaged file."""
+    """The network that a weights file holds, None when it names none; WeightsError: missing or damaged."""
     with _opened(path) as file:
         name = (file.metadata() or {}).get("model")
     return next((kind for kind, known in _NAMES.items() if known == name), None)
@@ -96,7 +96,7 @@ def load_weights(
         if sha256 and (found := sha256_of(path)) != sha256.lower():
             raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
         metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
     if metadata.get("model") != _NAMES[kind]:
         raise WeightsError(
             f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}"

@@ -81,8 +81,9 @@ class PairConfig(Strict):
         shift: largest displacement of the search region from the target, in units of sqrt(w * h) of its box.
         zoom: standard deviation of the logarithm of the search region's scale.
         jitter: standard deviation of the template box's error, as a fraction of its sides.
-        margin: standard deviation of the logarithm of a factor on the width, and of one on the height, of both
-            boxes: one user draws boxes close to the target, another one with a margin, and gets back the like.
+        margin: standard deviation of the logarithm of a factor on the width, and of one on the height, of
+            both boxes: one user draws boxes close to the target, another one with a margin, and gets back the
+            like.
         misalignment: largest shift between RGB and aux, in crop pixels.
         negatives: share of samples whose search region is of any other draw.
         hard_negatives: share of samples that search another instance of the same source; not for
@@ -92,7 +93,8 @@ class PairConfig(Strict):
         occluded: share of samples with a patch over part of the target.
         misleading: share of samples in which one stream does not show the target but veiled surroundings, in
             another place than the target's: a camera in smoke sees the same background while a man walks by.
-        edges: share of samples whose template touches an edge of the image, from which the target moves away.
+        edges: share of samples whose template touches an edge of the image, from which the target moves
+            away.
     """
 
     shift: float = Field(default=1.4, ge=0)
@@ -120,8 +122,9 @@ class Training(Strict):
     from, instead of ImageNet's. ``precision``: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` =
     ``bf16-mixed`` on a GPU that has it, else ``32-true``. ``threads``, ``workers``: of torch in each training
     process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
-    never. ``sources``: a list of :class:`Source`, or a YAML file of one beside the recipe; ``{file: ..., changes:
-    {PATH: {FIELD: VALUE}}}`` takes that list with other values for single sources, ``PATH: null`` leaves one out.
+    never. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the recipe that holds
+    one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for single
+    sources, and ``PATH: null`` leaves a source out.
     """
 
     name: str
@@ -199,12 +202,12 @@ class StudentTraining(Training):
 class DistillTraining(StudentTraining):
     """Settings of a student's training under a teacher.
 
-    ``teacher``: weights of a teacher run with the same search size and factor, ``shipped`` for those of this
-    package. ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without.
-    ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the softmax over paths, in
-    units of the tracking loss. ``selection_floor``: share of the selection that is spread evenly over all
-    valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an even one's, below which a
-    warning is logged.
+    ``teacher``: weights of a teacher run with the same crops, ``shipped`` for those of this package.
+    ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without.
+    ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the
+    softmax over paths, in units of the tracking loss. ``selection_floor``: share of the selection that is
+    spread evenly over all valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an
+    even one's, below which a warning is logged.
     """
 
     teacher: Path | None = None
@@ -215,6 +218,15 @@ class DistillTraining(StudentTraining):
     selection_temperature: float = Field(default=1.0, gt=0)
     selection_floor: float = Field(default=0.1, ge=0, le=1)
     entropy_warning: float = Field(default=0.3, ge=0, le=1)
+
+
+RECIPES: dict[str, type[Training]] = {
+    "cmae": CmaeTraining,
+    "teacher": TeacherTraining,
+    "student": StudentTraining,
+    "distill": DistillTraining,
+}
+"""What ``cmdtrack train VERB`` reads its configuration as."""
 
 
 class AblationTraining(Strict):

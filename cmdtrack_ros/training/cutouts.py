@@ -39,9 +39,7 @@ class Cutout:
 
 
 def segment(image: np.ndarray, rng: Rng) -> tuple[np.ndarray, float]:
-    """Labels of the segments of a picture (Felzenszwalb, 2004), int32 of a smaller size, and that size over the
-    picture's.
-    """
+    """Labels of a picture's segments (Felzenszwalb, 2004), int32 of a smaller size, and the scale."""
     scale = _SEGMENTATION_SIDE / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(0.6, float(rng.uniform(100, 500)), 30)
@@ -142,7 +140,7 @@ def _pasted(
     box = np.array(cv2.boundingRect((mask > 127).astype(np.uint8)), np.float64)
     share = cv2.GaussianBlur(mask, (0, 0), 0.8)[..., None].astype(np.float32) / 255
     result: Pictures = []
-    for below, above in zip(scene, cutout.pictures):
+    for below, above in zip(scene, cutout.pictures, strict=True):
         if below is None or above is None:
             result.append(None)
             continue

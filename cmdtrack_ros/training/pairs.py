@@ -204,9 +204,7 @@ def _paste(view: View, search: _Region, present: list[bool], rng: Rng) -> None:
 
 
 def _mislead(view: View, template: _Region, search: _Region, rng: Rng) -> int:
-    """Hide one stream of both regions behind a veil, in place, with the search region moved beside where it is;
-    returns which stream.
-    """
+    """Veil one stream of both regions, in place, and show what lies beside its search region; says which."""
     stream = int(rng.random() < 0.3)
     angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.4) * search.crop.side
     beside = _displaced(search.crop, distance * np.cos(angle), distance * np.sin(angle))
@@ -250,7 +248,7 @@ def _occlude(search: _Region, rng: Rng) -> None:
 def _change_appearance(
     template: _Region, search: _Region, present: list[bool], config: PairConfig, rng: Rng
 ) -> None:
-    """Everyday changes of every picture, and the ``degraded`` share's loss of one search picture, in place."""
+    """Everyday changes of all pictures, and a useless search picture in the ``degraded`` share, in place."""
     for region in (template, search):
         for stream, picture in enumerate(region.pictures):
             if present[stream]:

@@ -126,8 +126,13 @@ def split(sequences: list[ImageSequence], source: Source) -> tuple[list[ImageSeq
     training = [sequence for sequence in sequences if sequence.name not in source.held_out]
     if source.held_out_part:
         stops = [round(len(sequence) * (1 - source.held_out_part)) for sequence in training]
-        kept += [DerivedSequence(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops)]
-        training = [DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops)]
+        kept += [
+            DerivedSequence(sequence, stop, len(sequence))
+            for sequence, stop in zip(training, stops, strict=True)
+        ]
+        training = [
+            DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops, strict=True)
+        ]
     return training, kept
 
 
@@ -316,7 +321,6 @@ def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 def _moved(view: View, rng: Rng) -> View:
     """The view after a random affine motion of the camera about the target."""
-    height, width = view.rgb.shape[:2]
     x, y, w, h = view.box
     center = np.array([x + w / 2, y + h / 2])
     angle, shear = rng.normal(0, 0.1), rng.normal(0, 0.05)

@@ -26,7 +26,7 @@ from cmdtrack_ros.training.tasks.teacher import path_losses
 
 @dataclass(frozen=True)
 class _TeacherAnswer:
-    """What the teacher makes of B samples: its paths, the tracking loss of each (B, P), and the last one's output."""
+    """What a teacher makes of B samples: its paths, each one's tracking loss (B, P), the last one's output."""
 
     paths: TeacherPaths
     path_losses: Tensor
@@ -124,7 +124,7 @@ def teacher_file(config: DistillTraining) -> Path:
 
 
 def _response(student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> Tensor:
-    """Mean of :func:`response_loss` over the batch, 0 for samples whose teacher is no better than the student."""
+    """Mean of :func:`response_loss`, which is 0 for a sample whose teacher is no better than the student."""
     count, theirs = len(batch["box"]), teacher.path_losses[:, -1]
     own = HeadOutput(student.output.score[:count].float(), student.output.box[:count].float())
     with torch.no_grad():

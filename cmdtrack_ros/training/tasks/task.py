@@ -36,8 +36,8 @@ class Task(nn.Module, ABC):
     """
 
     weights_file: str
-    network_type: type[Network]
-    network: Network
+    network_type: type[nn.Module]
+    network: nn.Module
 
     def __init__(self, config: Training) -> None:
         super().__init__()
