@@ -67,7 +67,7 @@ def _other(source: PairSource, pair: ViewPair, rng: Rng, tries: int = 4) -> View
 
 @dataclass
 class _Region:
-    """What is cut around a view's target: a picture per stream, HxWx3 uint8, and the target's box in it, px."""
+    """What is cut around a target: a picture per stream, HxWx3 uint8, and the target's box in it, px."""
 
     crop: Crop
     pictures: list[np.ndarray]

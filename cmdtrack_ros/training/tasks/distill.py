@@ -26,7 +26,7 @@ from cmdtrack_ros.training.tasks.teacher import path_losses
 
 @dataclass(frozen=True)
 class _TeacherAnswer:
-    """What a teacher makes of B samples: its paths, each one's tracking loss (B, P), the last one's output."""
+    """A teacher's view of B samples: its paths, each one's tracking loss (B, P), the last one's output."""
 
     paths: TeacherPaths
     path_losses: Tensor
