@@ -3,13 +3,12 @@
 import torch
 
 
-
 def test_student_is_compact(student):
     assert sum(p.numel() for p in student.parameters()) <= 6_500_000
 
 
 def test_absent_modality_does_not_touch_the_answer(student):
-    """With `present` 0 for aux, whatever lies in the aux picture changes nothing, and RGB has all the weight."""
+    """With `present` 0 for aux, nothing in the aux picture changes the answer, and RGB has all the weight."""
     template = student.encode_template(
         torch.rand(2, 3, 128, 128) * 255, torch.tensor([[0.25, 0.3, 0.5, 0.4]]).expand(2, 4)
     )

@@ -69,7 +69,7 @@ def test_paths_say_which_are_valid(teacher):
         )
     assert paths.maps.shape == (2, len(PATHS), 48, 4, 4)
     assert paths.valid[0].tolist() == [1] * 7
-    assert [name for name, valid in zip(PATHS, paths.valid[1]) if valid] == [
+    assert [name for name, valid in zip(PATHS, paths.valid[1], strict=True) if valid] == [
         "neck_aux",
         "relation_aux",
         "head_aux",

@@ -48,18 +48,14 @@ def test_configurations_in_the_repository_are_valid(repository, name, kind):
 def test_ablation_rows_share_steps_and_data(repository):
     config = load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining)
     runs = (config.student, config.distill)
-    assert (
-        len({(run.steps, run.batch, str(run.sources), str(run.pairs)) for run in runs}) == 1
-    )
-    assert (
-        len(config.seeds) >= 2
-    )
+    assert len({(run.steps, run.batch, str(run.sources), str(run.pairs)) for run in runs}) == 1
+    assert len(config.seeds) >= 2
 
 
 def test_ablation_needs_one_teacher(repository):
     config = load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining).model_dump()
     config["distill"]["teacher"] = None
-    with pytest.raises(ValueError, match="settings of a teacher, or distill.teacher"):
+    with pytest.raises(ValueError, match=r"settings of a teacher, or distill\.teacher"):
         AblationTraining.model_validate(config)
 
 
@@ -92,5 +88,5 @@ def test_wrong_sources_are_named(tmp_path, sources, message):
 
 
 def test_listed_sources_must_be_a_list(tmp_path):
-    with pytest.raises(ConfigError, match="sources.yaml: expected a list, got dict"):
+    with pytest.raises(ConfigError, match=r"sources\.yaml: expected a list, got dict"):
         recipe_with(tmp_path, "sources.yaml", listed="kind: stills\n")

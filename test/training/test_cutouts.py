@@ -39,7 +39,7 @@ def test_events_of_a_cutout_are_where_it_moved(seed):
     """The scene has no texture, so that only the moving part makes events."""
     scene, cutout = patch_on_grey(20, aux=False)
     for rgb, events, box in moments(scene, cutout, np.random.default_rng(seed)):
-        near = box + [-8, -8, 16, 16]
+        near = box + np.array([-8, -8, 16, 16])
         rows, columns = np.nonzero((events < 255).any(-1))
         assert len(rows)
         assert rgb.shape == events.shape

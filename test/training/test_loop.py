@@ -63,7 +63,7 @@ def test_run_killed_with_signal_9_resumes_to_the_same_weights(stills, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path, number):
-    """The signal reaches the data process, too; the checkpoint is whole, the exit code tells of more to do."""
+    """The signal reaches the data process, too; the checkpoint is whole, the exit code says there is more."""
     values = tiny_values(steps=500, checkpoint_every=500, workers=1)
     arguments, environment = command(stills, tmp_path / "run", values)
     process = subprocess.Popen(
@@ -131,7 +131,7 @@ def test_early_backbone_learns_when_asked(stills, tmp_path):
 
 def test_other_settings_are_not_resumed(stills, tmp_path):
     Trainer(tiny(steps=1), stills.parent, tmp_path).train()
-    with pytest.raises(ConfigError, match="learning_rate: 0.001 then, 0.002 now") as error:
+    with pytest.raises(ConfigError, match=r"learning_rate: 0\.001 then, 0\.002 now") as error:
         Trainer(tiny(steps=1, learning_rate=0.002, checkpoint_every=7), stills.parent, tmp_path)
     assert "checkpoint_every" not in str(error.value)
 
@@ -173,5 +173,5 @@ def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_p
     assert set(scores) == {"mean", "drawn", "before"}
     assert set(scores["before"]) == {"mean", "drawn"}
     assert f"mean {scores['before']['mean']:.3f} -> {scores['mean']:.3f}" in caplog.text
-    with pytest.raises(ConfigError, match="init .*: its network is"):
+    with pytest.raises(ConfigError, match=r"init .*: its network is"):
         Trainer(stage(StudentTraining, init="shipped"), tmp_path, tmp_path / "other")

@@ -40,15 +40,9 @@ def test_sample_shapes_and_boxes(stills):
         assert sample["search"].shape == (2, 3, 256, 256)
         assert sample["template"].dtype == torch.uint8
         x, y, w, h = sample["template_box"].tolist()
-        assert (
-            abs(x + w / 2 - 0.5) < 1e-5
-        )
-        assert (
-            abs(y + h / 2 - 0.5) < 1e-5
-        )
-        assert (
-            w * h == pytest.approx(0.25, rel=1e-3)
-        )
+        assert abs(x + w / 2 - 0.5) < 1e-5
+        assert abs(y + h / 2 - 0.5) < 1e-5
+        assert w * h == pytest.approx(0.25, rel=1e-3)
         assert sample["positive"] == 1
 
 
@@ -84,15 +78,9 @@ def test_negatives_are_the_first_other_target_drawn(monkeypatch, share):
 def test_dropped_stream_is_black_and_marked(stills):
     sample = dataset(stills, negatives=0.0, dropped=1.0)[0]
     gone = int(sample["present"].argmin())
-    assert (
-        sample["present"].sum() == 1
-    )
-    assert (
-        sample["search"][gone].max() == 0
-    )
-    assert (
-        sample["template"][gone].max() == 0
-    )
+    assert sample["present"].sum() == 1
+    assert sample["search"][gone].max() == 0
+    assert sample["template"][gone].max() == 0
 
 
 def test_distractor_lies_beside_the_target():
@@ -109,12 +97,13 @@ def test_distractor_lies_beside_the_target():
         red, green = (
             sample["search"][1].float()[channel] - sample["search"][1].float()[2] > 60 for channel in (0, 1)
         )
-        assert red.sum() > 3000 and green.sum() > 1500, seed
+        assert red.sum() > 3000, seed
+        assert green.sum() > 1500, seed
 
 
 def test_margins_change_both_boxes_alike(stills):
     def aspects(margin):
-        """Of template and search box, (6, 2); a margin of 0 draws nothing, so that what is drawn stays the same."""
+        """Logarithms of w / h of six samples' template and search box, (6, 2)."""
         samples = [dataset(stills, margin=margin, **CALM, negatives=0.0)[i] for i in range(6)]
         boxes = np.array([[sample["template_box"].numpy(), sample["box"].numpy()] for sample in samples])
         return np.log(boxes[..., 2] / boxes[..., 3])

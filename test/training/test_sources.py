@@ -55,21 +55,15 @@ def test_held_out_frames_are_never_trained_on(tmp_path):
         write_bag(Drawn(10, name), tmp_path / name)
     source = Source(kind="bags", path=".", held_out_part=0.3)
     [(training, share)], held_out = open_sources([source], tmp_path)
-    assert (
-        share == 1
-    )
-    assert (
-        [len(sequence) for sequence in training.sequences] == [7, 7]
-    )
-    assert (
-        [len(s) for s in held_out] == [3, 3]
-    )
+    assert share == 1
+    assert [len(sequence) for sequence in training.sequences] == [7, 7]
+    assert [len(s) for s in held_out] == [3, 3]
     np.testing.assert_array_equal(held_out[0].rgb(0), Drawn(10).rgb(7))
     np.testing.assert_array_equal(held_out[0].boxes, Drawn(10).boxes[7:])
     with pytest.raises(DataError, match="no sequence three in"):
         open_sources([Source(kind="bags", path=".", held_out=["three"])], tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected a rosbag2"):
-        (tmp_path / "empty").mkdir()
         open_sources([Source(kind="bags", path="empty")], tmp_path)
 
 
@@ -82,7 +76,7 @@ def test_bag_without_boxes_is_named(tmp_path, caplog):
     assert len(training.sequences) == 1
     assert "late: fewer than two boxes" in caplog.text
     write_bag(never, tmp_path / "b" / "never")
-    with pytest.raises(DataError, match="never: no box for any image; expected .* on /ground_truth"):
+    with pytest.raises(DataError, match=r"never: no box for any image; expected .* on /ground_truth"):
         open_sources([Source(kind="bags", path="b")], tmp_path)
 
 

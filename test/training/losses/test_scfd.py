@@ -36,18 +36,10 @@ def test_separation_finds_what_both_modalities_share():
         optimiser.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step()
-    assert (
-        losses["agree"] < 0.1
-    )
-    assert (
-        losses["apart"] < 0.02
-    )
-    assert (
-        losses["spread"] < 0.1
-    )
-    assert (
-        losses["restore"] < 0.2
-    )
+    assert losses["agree"] < 0.1
+    assert losses["apart"] < 0.02
+    assert losses["spread"] < 0.1
+    assert losses["restore"] < 0.2
     shared, own, features = draw()
     common, _ = module.separate(functional.layer_norm(features.transpose(2, 4), (16,)).transpose(2, 4))
     assert explained(common[:, 0], shared[:, 0]) > 0.8
