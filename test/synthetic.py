@@ -1,4 +1,4 @@
-"""Small recordings made on the spot, and the command line as a user calls it."""
+"""Small recordings and pictures made on the spot, and the command line as a user calls it."""
 
 from __future__ import annotations
 
@@ -62,6 +62,40 @@ class RandomSequence(ImageSequence):
         dtype = AUX_TYPES[self.modality]
         shape = (*self.size, 3) if self.modality is Modality.EVENT else self.size
         return np.random.default_rng(index + 100).integers(0, np.iinfo(dtype).max, shape, dtype)
+
+
+class Drawn(ImageSequence):
+    """A bright block that moves over a dark ground, in both streams."""
+
+    def __init__(self, frames=6, name="drawn"):
+        boxes = np.array([[20.0 + 3 * i, 30, 24, 20] for i in range(frames)])
+        super().__init__(name, Modality.THERMAL, boxes, np.arange(frames) / 30)
+        self.places = boxes.astype(int)
+
+    def rgb(self, index):
+        image = np.full((96, 128, 3), 40, np.uint8)
+        x, y, w, h = self.places[index]
+        image[y : y + h, x : x + w] = (200, 90, 30)
+        return image
+
+    def aux(self, index):
+        return self.rgb(index)[..., 0]
+
+
+def draw_stills(folder: Path, count: int = 6) -> Path:
+    """Registered pairs of pictures with blocks on noise."""
+    rng = np.random.default_rng(0)
+    for name in ("visible", "infrared"):
+        (folder / "set" / name).mkdir(parents=True)
+    for index in range(count):
+        rgb = cv2.GaussianBlur(rng.integers(0, 255, (120, 160, 3), np.uint8), (0, 0), 5)
+        x, y = rng.integers(10, 90, 2)
+        cv2.rectangle(
+            rgb, (int(x), int(y) // 2), (int(x) + 40, int(y) // 2 + 30), rng.integers(0, 255, 3).tolist(), -1
+        )
+        cv2.imwrite(str(folder / "set" / "visible" / f"{index}.png"), rgb)
+        cv2.imwrite(str(folder / "set" / "infrared" / f"{index}.png"), 255 - rgb[..., 0])
+    return folder
 
 
 def run_cli(*arguments: object) -> subprocess.CompletedProcess:

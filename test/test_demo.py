@@ -22,7 +22,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.evaluation.pictures import track_recording
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.student import Student, StudentConfig
-from cmdtrack_ros.models.weights import Provenance, save_student
+from cmdtrack_ros.models.weights import Provenance, save_weights
 
 FRAMES = 12
 
@@ -31,7 +31,7 @@ FRAMES = 12
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that load and run; what they track is nothing."""
     path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_student(Student(StudentConfig()), path, Provenance({}, {}, {}))
+    save_weights(Student(StudentConfig()), path, Provenance({}, {}, {}))
     return path
 
 

@@ -106,8 +106,8 @@ def open_for_replay(path: Path, options: ReplayOptions) -> tuple[BagSequence, np
 def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Replay:
     """Track a bag without DDS: every pair, as fast as it goes. Errors as of :func:`open_for_replay`."""
     # Torch takes seconds to import, which reports and the other trackers do without.
-    from cmdtrack_ros.tracking.tracker import load_tracker
     from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+    from cmdtrack_ros.tracking.tracker import load_tracker
 
     sequence, box = open_for_replay(path, options)
     tracker = load_tracker(options.weights, modality=sequence.modality, device=options.device, threads=1)

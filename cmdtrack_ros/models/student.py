@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cmdtrack_ros.models.backbone import EfficientNetLite
+from cmdtrack_ros.models.backbone import STRIDE, EfficientNetLite
+from cmdtrack_ros.models.crops import CropConfig
 from cmdtrack_ros.models.fusion import GatedFusion, Neck, Relation, TemplateEncoder, TemplateFeatures
 from cmdtrack_ros.models.head import CenterHead, HeadOutput
 
-STRIDE = 16
-
 
 @dataclass(frozen=True)
-class StudentConfig:
+class StudentConfig(CropConfig):
     """Shape of a student; travels in its weights file.
 
     Attributes:
         backbone: EfficientNet-Lite variant.
         channels: width of neck, fusion and head.
-        template_size, search_size: sides of the square crops, pixels, multiples of 16.
-        template_factor, search_factor: crop side over sqrt(w * h) of the target's box.
     """
 
     backbone: str = "lite0"
     channels: int = 128
-    template_size: int = 128
-    search_size: int = 256
-    template_factor: float = 2.0
-    search_factor: float = 4.0
-
-    def to_dict(self) -> dict:
-        """The configuration as plain values, for JSON."""
-        return asdict(self)
 
 
 class Student(nn.Module):

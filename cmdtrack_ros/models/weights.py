@@ -72,7 +72,7 @@ def _opened(path: str | Path) -> Iterator[safe_open]:
 
 
 def model_of(path: str | Path) -> type[Network] | None:
-    """The network that a weights file holds; None when it names none. WeightsError: missing or damaged file."""
+    """The network that a weights file holds, None when it names none; WeightsError: missing or damaged."""
     with _opened(path) as file:
         name = (file.metadata() or {}).get("model")
     return next((kind for kind, known in _NAMES.items() if known == name), None)
@@ -96,7 +96,7 @@ def load_weights(
         if sha256 and (found := sha256_of(path)) != sha256.lower():
             raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
         metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dict
     if metadata.get("model") != _NAMES[kind]:
         raise WeightsError(
             f"weights {path}: expected model {_NAMES[kind]}, got {metadata.get('model', 'no model name')}"
@@ -110,11 +110,6 @@ def load_weights(
         ) from error
     history = {name: json.loads(metadata.get(name, "{}")) for name in ("recipe", "data", "scores")}
     return network.eval(), Provenance(**history)
-
-
-def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:
-    """:func:`save_weights` of a student."""
-    save_weights(student, path, provenance)
 
 
 def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:

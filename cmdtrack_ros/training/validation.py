@@ -13,9 +13,9 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import STREAMS, Teacher
-from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.tracking.drive import BoxTracker, drive
 from cmdtrack_ros.tracking.engine import Engine, Response, Template, make_engine
+from cmdtrack_ros.tracking.tracker import Tracker
 
 
 class TeacherEngine:
@@ -35,7 +35,10 @@ class TeacherEngine:
 
     @torch.inference_mode()
     def search(self, pictures: list[np.ndarray], templates: list[Template]) -> Response:
-        given = {t.stream: (picture, TemplateFeatures(*t.parts)) for picture, t in zip(pictures, templates)}
+        given = {
+            t.stream: (picture, TemplateFeatures(*t.parts))
+            for picture, t in zip(pictures, templates, strict=True)
+        }
         # What stands in for an absent stream is ignored by the network.
         whole = [given.get(stream, next(iter(given.values()))) for stream in range(STREAMS)]
         present = torch.tensor([[float(stream in given) for stream in range(STREAMS)]], device=self.device)
@@ -51,11 +54,9 @@ class TeacherEngine:
 
 def student_overlap(student: Student, sequences: list[ImageSequence], threads: int = 1) -> dict[str, float]:
     """:func:`mean_overlap` of a student, on the CPU."""
-    return (
-        mean_overlap(make_engine(copy.deepcopy(student).cpu(), "cpu", threads), sequences)
-        if sequences
-        else {}
-    )
+    if not sequences:
+        return {}  # an engine takes seconds to make
+    return mean_overlap(make_engine(copy.deepcopy(student).cpu(), "cpu", threads), sequences)
 
 
 def teacher_overlap(teacher: Teacher, sequences: list[ImageSequence]) -> dict[str, float]:

@@ -31,15 +31,20 @@ class Task(nn.Module, ABC):
 
     Attributes:
         weights_file: name of the file that the averaged ``network`` is saved as.
+        network_type: what ``config.network`` makes.
         network: what is trained and kept; other submodules serve the training alone.
     """
 
     weights_file: str
+    network_type: type[nn.Module]
     network: nn.Module
 
     def __init__(self, config: Training) -> None:
         super().__init__()
         self.config = config
+        self.network = self.network_type(config.network)
+        load_start(self.network, self.backbones(), config)
+        self.freeze_early()
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -61,7 +66,7 @@ class Task(nn.Module, ABC):
         """
         return None
 
-    def complaints(self, scalars: dict[str, float]) -> list[str]:
+    def loss_warnings(self, scalars: dict[str, float]) -> list[str]:
         """What in the logged losses a user should be warned of."""
         return []
 

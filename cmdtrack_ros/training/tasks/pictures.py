@@ -10,13 +10,13 @@ from torch import Tensor
 from cmdtrack_ros.drawing import draw_box
 from cmdtrack_ros.models.head import HeadOutput
 
-ROWS = 4
+DRAWN_SAMPLES = 4
 _TRUTH, _ANSWER, _NOT_THERE = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 
 
 def first_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The samples of a batch that are drawn."""
-    return {name: value[:ROWS] for name, value in batch.items()}
+    return {name: value[:DRAWN_SAMPLES] for name, value in batch.items()}
 
 
 def tracking_picture(batch: dict[str, Tensor], output: HeadOutput) -> np.ndarray:
