@@ -7,7 +7,7 @@ Several processes or machines train as one when the command is started by torchr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -18,25 +18,23 @@ train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 _STOPPED = 130
 """Exit code of a run that was asked to stop, as of a program ended by Ctrl-C."""
 
-Config = Annotated[
-    Optional[Path], typer.Option(help="YAML file [default: that of the verb in config/train].")
-]
+Config = Annotated[Path | None, typer.Option(help="YAML file [default: that of the verb in config/train].")]
 Output = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(
         help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."
     ),
 ]
 Data = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
 ]
-Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
+Backbone = Annotated[Path | None, typer.Option(help="Weights of a cmae run to start the backbone from.")]
 GivenTeacher = Annotated[
-    Optional[Path], typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")
+    Path | None, typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")
 ]
-Init = Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
-Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
+Init = Annotated[str | None, typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the configuration's.")]
 
 
 @train_app.callback()
@@ -60,7 +58,7 @@ def teacher(
     seed: Seed = None,
     init_backbone: Backbone = None,
     init: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Weights of a teacher, or of a student of the same shape, to start from."),
     ] = None,
 ) -> None:
