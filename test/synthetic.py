@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -35,9 +36,30 @@ def make_folder(folder: Path, seed: int = 0, frames: int = FRAMES, absent: tuple
 
 
 def run_cli(*arguments: object) -> subprocess.CompletedProcess:
+    """`cmdtrack ARGUMENTS` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=300,
     )
+
+
+def make_block(folder: Path, frames: int = 12) -> Path:
+    """A LasHeR-like sequence at 10 Hz: a bright block that moves over noise, seen alike by two cameras."""
+    noise = np.random.default_rng(0).integers(0, 90, SIZE, np.uint8)
+    for name, letter in (("visible", "v"), ("infrared", "i")):
+        (folder / name).mkdir(parents=True)
+        for i in range(frames):
+            image = noise.copy()
+            image[40:70, 30 + 2 * i : 60 + 2 * i] += 150
+            assert cv2.imwrite(str(folder / name / f"{letter}{i:03d}.png"), image)
+    (folder / "init.txt").write_text("".join(f"{30 + 2 * i},40,30,30\n" for i in range(frames)))
+    (folder / "meta.json").write_text('{"fps": 10}')
+    return folder
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))

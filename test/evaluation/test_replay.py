@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import make_folder, run_cli
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.bags import Bag, write_bag
-from cmdtrack_ros.data.bags import WriterOptions
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation import replay as bags
 from cmdtrack_ros.evaluation.replay import BagOptions, run_offline, run_through_dds
+from synthetic import make_folder, run_cli
 
 FRAMES = 30
 

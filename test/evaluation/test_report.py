@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
-from synthetic import FRAMES, make_folder
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.evaluation.protocols import Protocol, Run
 from cmdtrack_ros.evaluation.report import Failure, failures, write_report
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
+from synthetic import FRAMES, make_folder
 
 VOID = {"meta", "img", "br", "link"}
 
