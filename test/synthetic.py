@@ -63,3 +63,11 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def make_vot(folder: Path, anchors: dict[int, int]) -> Path:
+    """`make_folder` as a VOT sequence with multi-start anchors: frame -> 1 (forward) or -1 (backward)."""
+    make_folder(folder)
+    (folder / "sequence").write_text("channels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n")
+    np.savetxt(folder / "anchor.value", [anchors.get(i, 0) for i in range(FRAMES)])
+    return folder

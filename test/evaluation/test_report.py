@@ -49,8 +49,7 @@ def scores_of(sequences, tracker: str, shift: float, failed: dict[str, str]) -> 
             boxes[8:] = [1, 1, 5, 5]
         run = Run(boxes, np.linspace(0.5, 1, FRAMES), np.full(FRAMES, 0.01))
         scored[sequence.name] = score_sequence(sequence, Protocol.LONGTERM, {0: run})
-    mean, curves = aggregate(list(scored.values()))
-    return Scores(tracker, scored, failed, mean, curves)
+    return aggregate(tracker, scored, failed)
 
 
 @pytest.fixture
