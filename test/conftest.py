@@ -40,6 +40,27 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three sequences of a moving square, in colour and in depth."""
+    from synthetic import make_folder
+
+    for seed in range(3):
+        make_folder(tmp_path / "data" / f"square{seed}", seed)
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that load and run; what they track is nothing."""
+    from cmdtrack_ros.models.student import Student, StudentConfig
+    from cmdtrack_ros.models.weights import Provenance, save_student
+
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_student(Student(StudentConfig()), path, Provenance({}, {}, {}))
+    return path
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of this source tree."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,7 @@ def draw_stills(folder: Path, count: int = 6) -> Path:
 
 
 def run_cli(*arguments: object) -> subprocess.CompletedProcess:
+    """`cmdtrack ARGUMENTS` in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)],
         capture_output=True,
@@ -136,3 +138,31 @@ def write_free_running_bag(path: Path, rgb: list[int], aux: list[int]) -> Path:
         for stamp, topic, message in sorted(messages, key=lambda entry: entry[0]):
             writer.write(connections[topic], stamp, store.serialize_cdr(message, kinds[topic]))
     return path
+
+
+def make_block(folder: Path, frames: int = 12) -> Path:
+    """A LasHeR-like sequence at 10 Hz: a bright block that moves over noise, seen alike by two cameras."""
+    noise = np.random.default_rng(0).integers(0, 90, SIZE, np.uint8)
+    for name, letter in (("visible", "v"), ("infrared", "i")):
+        (folder / name).mkdir(parents=True)
+        for i in range(frames):
+            image = noise.copy()
+            image[40:70, 30 + 2 * i : 60 + 2 * i] += 150
+            assert cv2.imwrite(str(folder / name / f"{letter}{i:03d}.png"), image)
+    (folder / "init.txt").write_text("".join(f"{30 + 2 * i},40,30,30\n" for i in range(frames)))
+    (folder / "meta.json").write_text('{"fps": 10}')
+    return folder
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def make_vot(folder: Path, anchors: dict[int, int]) -> Path:
+    """`make_folder` as a VOT sequence with multi-start anchors: frame -> 1 (forward) or -1 (backward)."""
+    make_folder(folder)
+    (folder / "sequence").write_text("channels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n")
+    np.savetxt(folder / "anchor.value", [anchors.get(i, 0) for i in range(FRAMES)])
+    return folder

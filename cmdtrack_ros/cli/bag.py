@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from cmdtrack_ros.cli import options as o
+from cmdtrack_ros.cli.options import LayoutOption, ModalityOption, need_rclpy
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
 
 bag_app = typer.Typer(help="Write, play and look into recordings (rosbag2).", no_args_is_help=True)
 
@@ -23,18 +24,16 @@ class RestampChoice(str, Enum):
 def bag_write(
     recording: Annotated[Path, typer.Argument(help="Sequence folder (any known layout) or video file.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new bag.")],
-    layout: o.Layout = "auto",
-    aux_video: Annotated[
-        Optional[Path], typer.Option(help="Video of the aux camera, frame for frame.")
-    ] = None,
-    modality: o.ModalityOption = None,
+    layout: LayoutOption = "auto",
+    aux_video: Annotated[Path | None, typer.Option(help="Video of the aux camera, frame for frame.")] = None,
+    modality: ModalityOption = None,
     simulate_events: Annotated[
         bool, typer.Option(help="Add events simulated from the colour frames.")
     ] = False,
     compressed: Annotated[bool, typer.Option(help="Colour as JPEG (CompressedImage).")] = False,
-    rgb_topic: Annotated[str, typer.Option(help="Topic of the colour images.")] = "/rgb/image",
-    aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = "/aux/image",
-    truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = "/ground_truth",
+    rgb_topic: Annotated[str, typer.Option(help="Topic of the colour images.")] = RGB_TOPIC,
+    aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = AUX_TOPIC,
+    truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = TRUTH_TOPIC,
     aux_offset: Annotated[float, typer.Option(help="Seconds added to every aux stamp.")] = 0.0,
     aux_jitter: Annotated[
         float, typer.Option(min=0, help="Standard deviation of aux stamps, seconds.")
@@ -68,7 +67,7 @@ def bag_play(
     loop: Annotated[bool, typer.Option(help="Start over for ever; stamps jump back.")] = False,
     clock: Annotated[bool, typer.Option(help="Publish the bag's time on /clock.")] = False,
     topics: Annotated[
-        Optional[list[str]], typer.Option(help="Only this topic; may be given several times.")
+        list[str] | None, typer.Option(help="Only this topic; may be given several times.")
     ] = None,
     restamp: Annotated[
         RestampChoice,
@@ -79,7 +78,7 @@ def bag_play(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for subscribers on all topics.")] = 0.0,
 ) -> None:
     """Publish a bag's messages through DDS at their own pace (needs rclpy)."""
-    o.need_rclpy("bag play")
+    need_rclpy("bag play")
     from cmdtrack_ros.ros.replay.player import play
 
     report = play(bag, rate=rate, loop=loop, clock=clock, topics=topics, restamp=restamp.value, wait=wait)

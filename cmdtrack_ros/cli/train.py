@@ -7,7 +7,7 @@ Several processes or machines train as one when the command is started by torchr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -18,26 +18,24 @@ train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 EXIT_CODE_STOPPED = 130
 """Of a run that was asked to stop, as of a program ended by Ctrl-C."""
 
-Config = Annotated[
-    Optional[Path], typer.Option(help="YAML file [default: that of the verb in config/train].")
-]
+Config = Annotated[Path | None, typer.Option(help="YAML file [default: that of the verb in config/train].")]
 Output = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(
         help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."
     ),
 ]
 Data = Annotated[
-    Optional[Path],
+    Path | None,
     typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
 ]
-Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
-Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the configuration's.")]
+Backbone = Annotated[Path | None, typer.Option(help="Weights of a cmae run to start the backbone from.")]
 Init = Annotated[
-    Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own student.")
+    str | None, typer.Option(help="Weights to start from, 'shipped' for the package's own student.")
 ]
 GivenTeacher = Annotated[
-    Optional[Path], typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")
+    Path | None, typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")
 ]
 
 

@@ -87,7 +87,7 @@ def simulate_events(
 
 
 class EventSequence(DerivedSequence):
-    """A colour sequence with the events simulated between each frame and the one before as its second stream.
+    """A colour sequence whose aux stream is the events simulated between each frame and the one before.
 
     Frame 0 has no frame before it, hence no events but noise. Frame i draws from its own generator
     (`seed`, i), so that any order of access gives the same pictures.

@@ -46,7 +46,7 @@ class ImageSequence(ABC):
     labelled: (n,) bool, False where the benchmark says nothing (VTUAV labels every tenth frame).
     anchors: (n,) float64 VOT multi-start anchors (> 0 forward, < 0 backward), else None.
     stamps: (n,) float64 seconds, strictly increasing.
-    layout: one of `LAYOUT_NAMES`, which says by what rules a benchmark scores it; empty for recordings of others.
+    layout: one of `LAYOUT_NAMES`, by whose rules it is scored; empty for other recordings.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ImageSequence(ABC):
 
     @abstractmethod
     def aux(self, index: int) -> np.ndarray | None:
-        """Second image of frame `index` as the sensor gave it, None without one."""
+        """Aux image of frame `index` as the sensor gave it, None without one."""
 
     def frame(self, index: int) -> Frame:
         """Both images of frame `index`."""
@@ -182,7 +182,7 @@ def load_dataset(path: str | Path, layout: str = "auto") -> list[ImageSequence]:
 
 
 def find_sequences(path: str | Path, layout: str = "auto") -> list[Path]:
-    """ImageSequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
+    """Sequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
 
     Opens none of them, so that a caller may report a broken one and go on with the rest.
     """

@@ -6,10 +6,12 @@ A tracker is named ``NAME`` or ``NAME@STREAM``: ``ours`` (both streams), ``ours@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,8 @@ from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
+
+logger = logging.getLogger(__name__)
 
 BOTH, RGB, AUX = "both", "rgb", "aux"
 STREAMS = (BOTH, RGB, AUX)
@@ -80,21 +84,53 @@ def parse_spec(
 
 
 def nano_files(folder: Path | None) -> tuple[Path, Path]:
-    """The backbone and head files of NanoTrack in ``folder``.
+    """The backbone and head files of NanoTrack in ``folder``; of several versions the one that OpenCV runs.
+
+    OpenCV's tracker is made for v2: it loads v3 and fails at the first frame, hence the trial. Files belong
+    together whose names differ in "backbone" and "head" alone.
 
     Raises:
-        ConfigError: no folder.
-        WeightsError: the files are not in it.
+        ConfigError: no folder, or several versions in it that run.
+        WeightsError: no such files, or none that run.
     """
     if folder is None:
         raise ConfigError("tracker 'nano' needs the folder of its two ONNX files (--nano-weights)")
-    found = [sorted(Path(folder).glob(f"*{part}*.onnx")) for part in ("backbone", "head")]
-    if any(len(files) != 1 for files in found):
+    backbones = sorted(Path(folder).glob("*backbone*.onnx"))
+    versions = [(file, file.with_name(file.name.replace("backbone", "head"))) for file in backbones]
+    versions = [version for version in versions if version[1].is_file()]
+    if not versions:
         raise WeightsError(
-            f"{folder}: expected one *backbone*.onnx and one *head*.onnx, "
-            f"found {[f.name for files in found for f in files] or 'none'}"
+            f"{folder}: expected *backbone*.onnx and a *head*.onnx of the same name, found none"
         )
-    return found[0][0], found[1][0]
+    refused = {version: reason for version in versions if (reason := _why_nano_fails(version))}
+    usable = [version for version in versions if version not in refused]
+    faults = "; ".join(f"{_names(version)}: {reason}" for version, reason in refused.items())
+    if not usable:
+        raise WeightsError(
+            f"{folder}: cv2.TrackerNano, which is for NanoTrack v2, does not run its files: {faults}"
+        )
+    if len(usable) > 1:
+        found = "; ".join(_names(version) for version in usable)
+        raise ConfigError(f"{folder}: expected one version of NanoTrack that runs, found {found}")
+    if refused:
+        logger.warning("%s: tracker 'nano' takes %s, not %s", folder, _names(usable[0]), faults)
+    return usable[0]
+
+
+def _names(files: Iterable[Path]) -> str:
+    return " and ".join(file.name for file in files)
+
+
+def _why_nano_fails(files: tuple[Path, Path]) -> str:
+    """OpenCV's reason, empty where the tracker runs."""
+    blank = np.zeros((64, 64, 3), np.uint8)
+    try:
+        tracker = OPENCV_TRACKERS["nano"](files)
+        tracker.init(blank, (16, 16, 32, 32))
+        tracker.update(blank)
+    except cv2.error as error:
+        return str(error.err or error).strip()
+    return ""
 
 
 def vit_file(path: Path | None) -> tuple[Path]:
@@ -107,15 +143,15 @@ def vit_file(path: Path | None) -> tuple[Path]:
 
 
 def make_tracker(spec: TrackerSpec, modality: Modality | str) -> BoxTracker:
-    """A tracker of ``spec`` for sequences whose second stream is of ``modality`` (RGB = there is none).
+    """A tracker of ``spec`` for sequences whose aux stream is of ``modality`` (RGB = there is none).
 
     Raises:
-        DataError: the tracker looks at the second stream and there is none.
+        DataError: the tracker looks at the aux stream and there is none.
         WeightsError: weights that cannot be used.
     """
     modality = Modality(modality)
     if spec.stream == AUX and modality is Modality.RGB:
-        raise DataError(f"tracker '{spec.label}' needs a second stream and the sequence has RGB only")
+        raise DataError(f"tracker '{spec.label}' needs an aux stream and the sequence has RGB only")
     if spec.name != "ours":
         return OpenCVTracker(spec, modality)
     tracker = _load_ours(spec.weights, modality, spec.device)
@@ -150,7 +186,7 @@ class SingleStream:
 
 
 class OpenCVTracker:
-    """One of OpenCV's trackers on one stream; the second stream is drawn as the network of ``ours`` sees it.
+    """One of OpenCV's trackers on one stream; the aux stream is drawn as the network of ``ours`` sees it.
 
     A tracker that reports no target keeps its last box with confidence 0; those without a confidence of their
     own report 1 otherwise.
@@ -209,19 +245,19 @@ def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int
     return left, top, right - left, bottom - top
 
 
-def _nano(weights: tuple[Path, ...]) -> object:
+def _nano(weights: tuple[Path, ...]) -> Any:
     parameters = cv2.TrackerNano_Params()
     parameters.backbone, parameters.neckhead = (str(path) for path in weights)
     return cv2.TrackerNano_create(parameters)
 
 
-def _vit(weights: tuple[Path, ...]) -> object:
+def _vit(weights: tuple[Path, ...]) -> Any:
     parameters = cv2.TrackerVit_Params()
     parameters.net = str(weights[0])
     return cv2.TrackerVit_create(parameters)
 
 
-OPENCV_TRACKERS: dict[str, Callable[[tuple[Path, ...]], object]] = {
+OPENCV_TRACKERS: dict[str, Callable[[tuple[Path, ...]], Any]] = {
     "csrt": lambda weights: cv2.TrackerCSRT_create(),
     "kcf": lambda weights: cv2.TrackerKCF_create(),
     "mil": lambda weights: cv2.TrackerMIL_create(),

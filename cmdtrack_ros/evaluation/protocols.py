@@ -75,7 +75,7 @@ def choose(sequence: ImageSequence, protocol: Protocol) -> Protocol:
 
 
 def run(tracker: BoxTracker, sequence: ImageSequence, order: np.ndarray) -> Run:
-    """Start on frame ``order[0]`` with its ground truth, then update on the others in that order; (n,) indices."""
+    """Start on frame ``order[0]`` with its true box, update on the others in order; (n,) indices."""
     result = Run.empty(len(order))
     for row, track in enumerate(drive(tracker, sequence, order)):
         result.boxes[row], result.scores[row], result.seconds[row] = track.box, track.score, track.seconds

@@ -176,5 +176,4 @@ def evaluate_bags(
         done.sequence.name = name
         sequences[name], statistics[name] = done.sequence, done.statistics()
         scored[name] = score_sequence(done.sequence, Protocol.OPE, {0: answers})
-    mean, curves = aggregate(list(scored.values()))
-    return Scores(label, scored, failures, mean, curves), sequences, statistics
+    return aggregate(label, scored, failures), sequences, statistics

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.drawing import draw_box
-from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import metrics as m
+from cmdtrack_ros.evaluation.pictures import pictures_as_seen
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.evaluation.scoring import Scores
-from cmdtrack_ros.modalities import AuxEncoder, Modality
+from cmdtrack_ros.modalities import Modality
 
 COLOURS = (
     "#0b6e99", "#d9730d", "#6940a5", "#0f9d58", "#d6336c", "#7a4a2b",
@@ -255,21 +255,16 @@ def _strip(
     name: str, rank: str, scores: list[Scores], sequence: ImageSequence, colours: Mapping[str, str]
 ) -> dict:
     shown = [score for score in scores if name in score.sequences]
-    indices = np.unique(np.linspace(0, len(sequence) - 1, STRIP_FRAMES).round().astype(int))
-    encoder = AuxEncoder(sequence.modality)
+    first = shown[0].sequences[name]
+    chosen = np.linspace(0, len(first.order) - 1, STRIP_FRAMES).round().astype(int)
     tiles = []
-    for index in indices:
-        try:
-            frame = sequence.frame(int(index))
-        except DataError:  # the frame's failure is reported elsewhere on the page
-            continue
-        pictures = [frame.rgb, None if frame.aux is None else encoder(frame.aux)]
+    for index, *pictures in pictures_as_seen(sequence, first.order, shown=set(first.order[chosen].tolist())):
         boxes = [(score.sequences[name].result[index], colours[score.tracker]) for score in shown]
         # What matters most is drawn last: other trackers, truth, first tracker.
         boxes = [*boxes[:0:-1], (sequence.boxes[index], TRUTH_COLOUR), boxes[0]]
         images = [_jpeg(picture, boxes) for picture in pictures if picture is not None]
-        overlap = shown[0].sequences[name].overlaps[index]
-        tiles.append({"index": int(index), "images": images, "overlap": float(overlap)})
+        tiles.append({"index": index, "images": images, "overlap": float(first.overlaps[index])})
+    tiles.sort(key=lambda tile: tile["index"])
     return {
         "name": name,
         "rank": rank,

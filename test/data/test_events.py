@@ -95,7 +95,7 @@ def test_fast_enough_for_training() -> None:
     frames = rng.integers(0, 255, (2, 240, 320, 3), np.uint8)
     times = []
     for _ in range(10):
-        began = time.perf_counter()
+        began = time.process_time()
         simulate_events(frames[0], frames[1], rng=rng)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.01  # about 2 ms here; the margin is for a busy machine
+        times.append(time.process_time() - began)
+    assert min(times) < 0.01  # about 2 ms of computing here, whatever else the machine does

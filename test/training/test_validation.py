@@ -10,7 +10,7 @@ from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_dataset
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.tracking import Tracker
+from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.engine import TorchEngine
 from cmdtrack_ros.training.validation import TeacherEngine, teacher_overlap
