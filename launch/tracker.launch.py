@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchContext, LaunchDescription
 
 SHARE = FindPackageShare("cmdtrack_ros")
 
@@ -32,12 +31,12 @@ ARGUMENTS = (
         "modality",
         default_value="thermal",
         choices=["thermal", "depth", "event"],
-        description="Which parameter file is the default; a params_file of your own names its own",
+        description="Whose parameter file is the default; a params_file of your own names its own modality",
     ),
     DeclareLaunchArgument(
         "params_file",
         default_value=[SHARE, "/config/", LaunchConfiguration("modality"), ".yaml"],
-        description="Parameters of the node; by default those of the modality",
+        description="Parameters that differ from config/tracker.yaml; by default those of the modality",
     ),
     DeclareLaunchArgument(
         "autostart",
@@ -75,6 +74,7 @@ ARGUMENTS = (
 
 def start_tracker(context: LaunchContext) -> list[Node]:
     parameters = [
+        [SHARE, "/config/tracker.yaml"],
         LaunchConfiguration("params_file"),
         {
             name: ParameterValue(LaunchConfiguration(name), value_type=bool)

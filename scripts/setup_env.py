@@ -19,9 +19,9 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -99,7 +99,7 @@ def set_up() -> None:
     for group, what, options in (
         ("ros", "ROS 2 Jazzy", ()),
         ("runtime", "torch and the rest of the run time", ()),
-        ("dev", "test tools", ()),
+        ("dev", "what checks and tests", ()),
         ("train", "training tools", ()),
         ("no-deps", "data files and test oracles", ("--no-deps",)),
     ):

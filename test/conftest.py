@@ -18,10 +18,6 @@ os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "ros: needs rclpy; skipped where it cannot be imported")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if find_spec("rclpy") is not None:
         return
