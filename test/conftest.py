@@ -50,10 +50,10 @@ def dataset(tmp_path: Path) -> Path:
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that load and run; what they track is nothing."""
     from cmdtrack_ros.models.student import Student, StudentConfig
-    from cmdtrack_ros.models.weights import Provenance, save_student
+    from cmdtrack_ros.models.weights import Provenance, save_weights
 
     path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
-    save_student(Student(StudentConfig()), path, Provenance({}, {}, {}))
+    save_weights(Student(StudentConfig()), path, Provenance({}, {}, {}))
     return path
 
 

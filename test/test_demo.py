@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from synthetic import make_block, read_table, run_cli
 
 from cmdtrack_ros.data.bags import load_bag
 from cmdtrack_ros.data.video import VideoFile
 from cmdtrack_ros.demo import ANNOTATION, demo_sequence, interpolated_boxes, slower_rate
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.track import Track
+from synthetic import make_block, read_table, run_cli
 
 FRAMES = 12
 

@@ -6,6 +6,7 @@ import json
 import os
 
 import pytest
+
 from synthetic import make_folder, run_cli
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 import pytest
-from synthetic import make_block, read_table, run_cli
 
 from cmdtrack_ros.data.video import VideoFile
+from synthetic import make_block, read_table, run_cli
 
 FRAMES = 12
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import make_folder
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import ConfigError, DataError, WeightsError
 from cmdtrack_ros.evaluation import protocols, runner, scoring
 from cmdtrack_ros.evaluation.baselines import TrackerSpec, inside, make_tracker, parse_spec
 from cmdtrack_ros.evaluation.protocols import Protocol
+from synthetic import make_folder
 
 
 @pytest.mark.parametrize(("name", "at_least"), [("csrt", 0.8), ("kcf", 0.7), ("mil", 0.6), ("mosse", 0.1)])

@@ -7,11 +7,11 @@ import json
 import cv2
 import numpy as np
 import pytest
-from synthetic import FRAMES, run_cli
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.derived import Blackout
 from cmdtrack_ros.evaluation.blackout import COLUMNS, middle
+from synthetic import FRAMES, run_cli
 
 
 def test_blackout_compares_with_what_the_other_stream_reaches_alone(dataset, tmp_path):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import read_table
 
 from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.data.video import VideoFile
@@ -15,6 +14,7 @@ from cmdtrack_ros.evaluation import pictures
 from cmdtrack_ros.evaluation.pictures import pictures_as_seen, track_recording, write_pictures, write_tracks
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import TargetState, Track
+from synthetic import read_table
 
 COUNT = 12
 BOX = np.array([4.0, 4, 8, 8])

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic import FRAMES, make_folder, make_vot, read_table, run_cli
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import protocols, scoring
 from cmdtrack_ros.evaluation.baselines import TrackerSpec, make_tracker
 from cmdtrack_ros.evaluation.protocols import Protocol
+from synthetic import FRAMES, make_folder, make_vot, read_table, run_cli
 
 
 def test_one_pass_starts_at_the_first_visible_frame(tmp_path):
@@ -50,8 +50,8 @@ def test_evaluation_validation_and_track_give_the_same_boxes(tmp_path):
     pytest.importorskip("torch")
     from cmdtrack_ros.boxes import iou
     from cmdtrack_ros.models.weights import load_student
-    from cmdtrack_ros.tracking.tracker import Tracker
     from cmdtrack_ros.tracking.engine import make_engine
+    from cmdtrack_ros.tracking.tracker import Tracker
     from cmdtrack_ros.training import validation
 
     folder = make_folder(tmp_path / "square", frames=10, absent=(0, 1))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import make_folder, run_cli
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.bags import Bag, BagOptions, WriterOptions, write_bag
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
 from cmdtrack_ros.streams.pairing import PairOptions
+from synthetic import make_folder, run_cli
 
 FRAMES = 30
 

@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 import pytest
-from synthetic import FRAMES, SIZE, make_folder
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.evaluation import report
@@ -19,6 +18,7 @@ from cmdtrack_ros.evaluation.report import Failure, failures, write_report
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
 from cmdtrack_ros.modalities import AuxEncoder
 from cmdtrack_ros.track import percentiles_ms
+from synthetic import FRAMES, SIZE, make_folder
 
 VOID = {"meta", "img", "br", "link"}
 

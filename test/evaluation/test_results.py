@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic import FRAMES, make_folder
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import results
 from cmdtrack_ros.evaluation.protocols import Protocol, Run
+from synthetic import FRAMES, make_folder
 
 
 @pytest.mark.parametrize("protocol", [Protocol.OPE, Protocol.LONGTERM])

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import FRAMES, make_folder, run_cli
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.evaluation import results, runner
 from cmdtrack_ros.evaluation.baselines import parse_spec
 from cmdtrack_ros.evaluation.protocols import Protocol
+from synthetic import FRAMES, make_folder, run_cli
 
 
 def boxes_of(output: Path) -> dict[str, bytes]:

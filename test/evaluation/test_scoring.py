@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from synthetic import FRAMES, make_folder, make_vot
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.evaluation.protocols import Protocol, Run, choose, multi_start, one_pass
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
 from cmdtrack_ros.track import Track
+from synthetic import FRAMES, make_folder, make_vot
 
 N = 20
 BOXES = np.stack([10 + 2.0 * np.arange(N), np.full(N, 12.0), np.full(N, 20.0), np.full(N, 16.0)], 1)

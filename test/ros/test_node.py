@@ -18,7 +18,6 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 
 import cv2  # noqa: E402
 from builtin_interfaces.msg import Time  # noqa: E402
-from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
@@ -34,6 +33,7 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from cmdtrack_ros.drawing import STATE_COLOURS  # noqa: E402
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding  # noqa: E402
+from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
 from cmdtrack_ros.streams.images import fill_image, to_rgb, to_sensor  # noqa: E402
 from cmdtrack_ros.streams.pairing import NearestPairer, PairOptions, stamp_ns  # noqa: E402
 from cmdtrack_ros.track import TargetState  # noqa: E402

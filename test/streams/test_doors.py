@@ -8,13 +8,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic import write_free_running_bag
 
 from cmdtrack_ros.data.bags import BagOptions, load_bag
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
 from cmdtrack_ros.streams.pairing import NearestPairer, NearestPairFilter, PairOptions
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.sources import load_sequences
+from synthetic import write_free_running_bag
 
 START = 1_600_000_000 * 10**9
 RGB = [START + round(i * 1e9 / 30) for i in range(90)]

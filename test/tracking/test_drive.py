@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import make_folder
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import drive
+from synthetic import make_folder
 
 
 class Recorder:

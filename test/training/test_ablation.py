@@ -2,12 +2,12 @@
 
 import json
 
-from synthetic import Drawn
 from tiny_runs import stage
 
 from cmdtrack_ros.data.bags import write_bag
 from cmdtrack_ros.training.ablation import ROWS, markdown, run_ablation
 from cmdtrack_ros.training.config import RECIPES, AblationTraining
+from synthetic import Drawn
 
 
 def test_ablation_writes_a_table_and_resumes(stills, tmp_path):

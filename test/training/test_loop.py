@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from synthetic import Drawn
 from tiny_runs import STUDENT, curve, stage, tiny, tiny_values
 
 from cmdtrack_ros.data.bags import write_bag
@@ -20,6 +19,7 @@ from cmdtrack_ros.models.student import Student, StudentConfig
 from cmdtrack_ros.models.weights import Provenance, load_student, save_weights
 from cmdtrack_ros.training.config import StudentTraining
 from cmdtrack_ros.training.loop import CHECKPOINT, Trainer, differences
+from synthetic import Drawn
 
 
 def command(stills, output: Path, values: dict, *launcher: str) -> tuple[list[str], dict]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from synthetic import Drawn, draw_stills
 
 from cmdtrack_ros.data.bags import write_bag
 from cmdtrack_ros.data.sequences import read_rgb
@@ -11,6 +10,7 @@ from cmdtrack_ros.training import sources as sources_module
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.cutouts import moments
 from cmdtrack_ros.training.sources import StillSource, find_stills, open_sources
+from synthetic import Drawn, draw_stills
 
 
 def test_infrared_pictures_that_are_missing_are_named(tmp_path):

@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from synthetic import Drawn, make_folder
 from tiny_runs import BOX, TEACHER, pictures
 
 from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_dataset
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.engine import TorchEngine
+from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.training.validation import TeacherEngine, teacher_overlap
+from synthetic import Drawn, make_folder
 
 
 @pytest.fixture(scope="module")

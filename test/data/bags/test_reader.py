@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
-from synthetic import RandomSequence
 
 from cmdtrack_ros.data.bags import Bag, BagOptions, is_bag, load_bag, write_bag
 from cmdtrack_ros.data.bags.messages import IMAGE, message_types
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
+from synthetic import RandomSequence
 
 
 @pytest.mark.parametrize("modality", list(Modality))

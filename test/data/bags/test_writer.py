@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import RandomSequence
 
 from cmdtrack_ros.data.bags import Bag, BagOptions, WriterOptions, header_stamp, load_bag, write_bag
 from cmdtrack_ros.data.bags.messages import COMPRESSED_IMAGE, IMAGE, TARGET_BOX
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.pairing import PairOptions
+from synthetic import RandomSequence
 
 ENCODINGS = {Modality.THERMAL: "mono16", Modality.DEPTH: "16UC1", Modality.EVENT: "rgb8"}
 

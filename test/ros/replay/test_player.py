@@ -16,11 +16,11 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
-from synthetic import RandomSequence  # noqa: E402
 
 from cmdtrack_ros.data.bags import WriterOptions, write_bag  # noqa: E402
 from cmdtrack_ros.errors import ConfigError, DataError  # noqa: E402
 from cmdtrack_ros.ros.replay.player import play  # noqa: E402
+from synthetic import RandomSequence  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

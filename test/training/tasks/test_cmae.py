@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from synthetic import Drawn
 from tiny_runs import batch, pictures, stage
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.training.config import CmaeTraining, StudentTraining, TeacherTraining
 from cmdtrack_ros.training.loop import Trainer
 from cmdtrack_ros.training.tasks.cmae import CmaeTask, complementary_mask, paint_over, structure
+from synthetic import Drawn
 
 
 def test_structure_is_where_the_picture_changes():
