@@ -44,7 +44,7 @@ def draw_box(
     strokes = [(BLACK, thickness + rim), (colour, thickness)] if rim else [(colour, thickness)]
     for ink, width in strokes:
         if not dash:
-            cv2.rectangle(canvas, (left, top), (right, bottom), ink, width, cv2.LINE_AA)
+            cv2.rectangle(canvas, (left, top), (right, bottom), ink, width)  # upright edges need no smoothing
             continue
         for start, end in outline:
             for piece in _dashes(np.array(start), np.array(end), dash):

@@ -23,7 +23,7 @@ def help_without_ros_and_torch(*words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("group", "verbs"), [((), (*VERBS, *GROUPS)), *(((name,), v) for name, v in GROUPS.items())]
+    "group, verbs", [((), (*VERBS, *GROUPS)), *(((name,), v) for name, v in GROUPS.items())]
 )
 def test_help_lists_the_verbs(group: tuple[str, ...], verbs: tuple[str, ...]) -> None:
     text = help_without_ros_and_torch(*group)

@@ -42,7 +42,7 @@ def field_values() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("derive", "part", "modality"),
+    "derive, part, modality",
     [
         (DerivedSequence, slice(None), Modality.DEPTH),
         (lambda source: DerivedSequence(source, 2, 6), slice(2, 6), Modality.DEPTH),
@@ -68,7 +68,7 @@ def test_every_field_survives(
         assert [int(derived.aux(i)[0, 0]) for i in range(len(derived))] == shown
 
 
-@pytest.mark.parametrize(("black", "other"), [("rgb", "aux"), ("aux", "rgb")])
+@pytest.mark.parametrize("black, other", [("rgb", "aux"), ("aux", "rgb")])
 def test_blackout_leaves_the_other_stream(black: str, other: str) -> None:
     source = Numbered(**field_values())
     dark = Blackout(source, black, 3)

@@ -16,7 +16,7 @@ from cmdtrack_ros.evaluation.protocols import Protocol
 from synthetic import make_folder
 
 
-@pytest.mark.parametrize(("name", "at_least"), [("csrt", 0.8), ("kcf", 0.7), ("mil", 0.6), ("mosse", 0.1)])
+@pytest.mark.parametrize("name, at_least", [("csrt", 0.8), ("kcf", 0.7), ("mil", 0.6), ("mosse", 0.1)])
 def test_opencv_trackers_follow_a_square(tmp_path, name, at_least):
     sequence = load_sequence(make_folder(tmp_path / "square"))
     for stream in ("rgb", "aux"):
@@ -59,7 +59,7 @@ def test_an_aux_stream_is_needed_for_aux_trackers():
 @pytest.mark.parametrize("box", [[-20, -20, 30, 30], [150, 110, 60, 60], [200, 200, 5, 5], [5, 5, 0.3, 0.3]])
 def test_start_boxes_are_cut_to_the_image(box):
     x, y, w, h = inside(np.array(box, float), 160, 120)
-    assert 0 <= x and 0 <= y and w >= 2 and h >= 2 and x + w <= 160 and y + h <= 120
+    assert x >= 0 and y >= 0 and w >= 2 and h >= 2 and x + w <= 160 and y + h <= 120
 
 
 def test_nano_reproduces_its_figures_on_real_recordings(shared_data, tmp_path):

@@ -27,7 +27,7 @@ def test_results_are_read_as_they_were_written(tmp_path, protocol):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("1,2,3,4\n" * 5, "expected 24 rows"),
         ("1,2,3\n" * 24, "row 1: expected x,y,w,h"),

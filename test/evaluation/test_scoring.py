@@ -71,7 +71,7 @@ def vtuav(root: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "expected"),
+    "make, expected",
     [
         (lasher, {"sr": 20 / 21, "pr": 1.0, "npr": 1.0}),
         (rgbt234, {"msr": 20 / 21, "mpr": 1.0}),
@@ -128,7 +128,7 @@ def evaluated(sequence) -> tuple[Protocol, Scores]:
 
 
 @pytest.mark.parametrize(
-    ("make", "protocol", "telling"),
+    "make, protocol, telling",
     [
         (rgbt234, Protocol.OPE, "msr"),
         (visevent, Protocol.OPE, "npr"),

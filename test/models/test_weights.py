@@ -48,7 +48,7 @@ def test_weights_round_trip(student, tmp_path):
         torch.testing.assert_close(again.state_dict()[name], value)
 
 
-@pytest.mark.parametrize(("file", "kind"), [(SHIPPED, Student), (SHIPPED_TEACHER, Teacher)])
+@pytest.mark.parametrize("file, kind", [(SHIPPED, Student), (SHIPPED_TEACHER, Teacher)])
 def test_shipped_weights_say_where_they_come_from(file, kind):
     network, history = load_weights(file, kind)
     assert history.recipe["name"]

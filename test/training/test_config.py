@@ -29,7 +29,7 @@ def test_missing_data_folder_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    "name, kind",
     [
         *RECIPES.items(),
         ("finetune", StudentTraining),
@@ -75,7 +75,7 @@ def test_sources_of_a_file_are_those_beside_the_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sources", "message"),
+    "sources, message",
     [
         ("other.yaml", "other.yaml: no such file"),
         ({"file": "sources.yaml", "changes": {"c": None}}, "no source c in sources.yaml"),

@@ -108,9 +108,11 @@ class DistillTask(StudentTask):
             return []
         path = max(PATHS, key=lambda name: scalars[f"mpsd/{name}"])
         return [
-            f"the selection of paths collapses onto {path}: entropy {level:.2f}, "
-            f"expected {self.config.entropy_warning} or more; "
-            "raise selection_temperature or selection_floor"
+            (
+                f"the selection of paths collapses onto {path}: entropy {level:.2f}, "
+                f"expected {self.config.entropy_warning} or more; "
+                "raise selection_temperature or selection_floor"
+            )
         ]
 
 
