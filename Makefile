@@ -2,6 +2,8 @@
 #   make demo                     track a face in a video that a package carries, and leave out/demo/
 #   make demo SEQUENCE=path       the same with any sequence folder
 #   make test                     all tests;  make test ARGS="-k pairing -x"  passes options on to pytest
+#   make check                    what is to be said of the code without running it: lint, format, types
+#   make format                   put it in that format
 #   make setup PYTHON=python3.12  only the set-up, with a Python of your choice
 PYTHON ?= python3
 SEQUENCE ?=
@@ -10,11 +12,11 @@ ARGS ?=
 # A sourced apt ROS 2 must not leak its modules into the virtual environment.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 
-.PHONY: help setup demo test clean
+.PHONY: help setup demo test check format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,5s/^# *//p' Makefile
+	@sed -n '2,7s/^# *//p' Makefile
 	@echo "make clean                    remove what was built and written, .venv included"
 
 setup:
@@ -26,5 +28,14 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest $(ARGS)
 
+check: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: setup
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
 clean:
-	rm -rf .venv build install log out *.egg-info
+	rm -rf .venv build install log out *.egg-info .mypy_cache .ruff_cache

@@ -20,7 +20,7 @@ MIN_BOX_SIDE = 2.0
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes ``(..., 4)`` xywh -> ``(...)`` float64; a row with NaN or no area scores 0."""
+    """Intersection over union of boxes ``(..., 4)`` xywh -> ``(...)`` float64; 0 for NaN or no area."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     low = np.maximum(a[..., :2], b[..., :2])
     high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
@@ -51,11 +51,9 @@ def parse_box(text: str, what: str = "--init-box") -> np.ndarray:
 
 
 def clip_box(box: np.ndarray, width: int, height: int, min_size: float = MIN_BOX_SIDE) -> np.ndarray:
-    """The part of ``box`` (4,) xywh inside a ``width`` x ``height`` image, at least ``min_size`` px on each side."""
+    """The part of ``box`` (4,) xywh inside a ``width`` x ``height`` image, sides at least ``min_size`` px."""
     low = np.clip(box[:2], 0.0, [max(width - min_size, 0.0), max(height - min_size, 0.0)])
-    high = np.clip(
-        np.asarray(box[:2]) + box[2:], low + min_size, [max(width, min_size), max(height, min_size)]
-    )
+    high = np.clip(np.asarray(box[:2]) + box[2:], low + min_size, [max(width, min_size), max(height, min_size)])
     return np.concatenate([low, high - low])
 
 
@@ -147,4 +145,5 @@ class Crop:
 
 def mean_colour(picture: np.ndarray) -> tuple[int, int, int]:
     """Of a picture HxWx3 uint8."""
-    return tuple(int(v) for v in picture.reshape(-1, 3).mean(0))
+    red, green, blue = picture.reshape(-1, 3).mean(0)
+    return int(red), int(green), int(blue)

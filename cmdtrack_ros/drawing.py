@@ -41,9 +41,10 @@ def draw_box(
     left, top, right, bottom = (round(float(v)) for v in (x, y, x + w, y + h))
     outline = ((left, top), (right, top)), ((right, top), (right, bottom))
     outline += ((right, bottom), (left, bottom)), ((left, bottom), (left, top))
-    for ink, width in ((BLACK, thickness + rim), (colour, thickness))[0 if rim else 1 :]:
+    strokes = [(BLACK, thickness + rim), (colour, thickness)] if rim else [(colour, thickness)]
+    for ink, width in strokes:
         if not dash:
-            cv2.rectangle(canvas, (left, top), (right, bottom), ink, width, cv2.LINE_AA)
+            cv2.rectangle(canvas, (left, top), (right, bottom), ink, width)  # upright edges need no smoothing
             continue
         for start, end in outline:
             for piece in _dashes(np.array(start), np.array(end), dash):
@@ -58,14 +59,14 @@ def _dashes(start: np.ndarray, end: np.ndarray, dash: int) -> Iterator[tuple[lis
 
 
 def draw_text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: Colour, size: float = 1.0) -> int:
-    """Write in place, `size` 1 being about 12 px high, `at` the lower left corner; returns the x where it ends."""
+    """Write in place from the lower left corner `at`, size 1 about 12 px high; returns the x of its end."""
     font, scale, thickness = cv2.FONT_HERSHEY_DUPLEX, 0.52 * size, max(round(1.1 * size), 1)
     cv2.putText(canvas, text, at, font, scale, colour, thickness, cv2.LINE_AA)
     return at[0] + cv2.getTextSize(text, font, scale, thickness)[0][0]
 
 
 def operator_picture(rgb: np.ndarray | None, aux: np.ndarray | None, track: Track) -> np.ndarray:
-    """What an operator watches: box, state and figures on the RGB picture, on the aux one where RGB is missing."""
+    """What an operator watches: box, state and figures on the RGB picture, or on the aux one without RGB."""
     image = (aux if rgb is None else rgb).copy()
     if track.state is TargetState.IDLE:
         return image
@@ -88,17 +89,12 @@ def frame_picture(
     panels = [_panel(picture, track, truth) for picture in (rgb, aux) if picture is not None]
     height = max(p.shape[0] for p in panels)
     row = np.hstack(
-        [
-            cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=BACKGROUND)
-            for p in panels
-        ]
+        [cv2.copyMakeBorder(p, 0, height - p.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=BACKGROUND) for p in panels]
     )
     return np.vstack([_figures(row.shape[1], track, truth, f"{index:04d}"), row])
 
 
-def contact_sheet(
-    pictures: Sequence[np.ndarray], title: str, columns: int = 3, width: int = 1920
-) -> np.ndarray:
+def contact_sheet(pictures: Sequence[np.ndarray], title: str, columns: int = 3, width: int = 1920) -> np.ndarray:
     """Pictures of one size in a grid of `columns`, `width` px wide, under a title."""
     gap = 10
     tile_width = (width - gap * (columns + 1)) // columns

@@ -56,9 +56,7 @@ class AuxEncoding:
                 "expected low < high, or NaN for both"
             )
         if not self.depth_max > 0 or not self.depth_unit > 0:
-            raise ConfigError(
-                f"depth_max ({self.depth_max} m) and depth_unit ({self.depth_unit} m) must be positive"
-            )
+            raise ConfigError(f"depth_max ({self.depth_max} m) and depth_unit ({self.depth_unit} m) must be positive")
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"smoothing ({self.smoothing}) must be in [0, 1)")
 
@@ -73,12 +71,12 @@ class AuxEncoder:
     def __init__(self, modality: Modality | str, encoding: AuxEncoding = AuxEncoding()) -> None:
         self.modality = Modality(modality)
         self.encoding = encoding
+        self._has_values = self.modality in (Modality.THERMAL, Modality.DEPTH)
         self.reset()
 
     def reset(self) -> None:
         """Forget the smoothed range, as at the start of another recording."""
         self._range: tuple[float, float] | None = None
-        self._readable = True  # whether the last image had any reading
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Encode the stream's next image.
@@ -97,70 +95,64 @@ class AuxEncoder:
 
     def observe(self, image: np.ndarray) -> None:
         """Let the range follow the stream's next image; arguments and errors as of a call."""
-        image = self._checked(image)
-        if not self._follows(image):
+        image = self.checked(image)
+        if not self._follows(image) or not (readings := self._readings(image)).size:
             return
-        now = self._measure(image)
-        self._readable = now is not None
-        if self._range is None or now is None:
-            self._range = self._range or now
-            return
-        keep = self.encoding.smoothing
-        low, high = (keep * before + (1 - keep) * new for before, new in zip(self._range, now))
+        now = self._measure(readings)
+        keep = self.encoding.smoothing if self._range else 0.0
+        low, high = (keep * before + (1 - keep) * new for before, new in zip(self._range or now, now))
         self._range = low, high
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """The image over the range as it is, (H, W, 3) uint8; the range does not move. Errors as of a call."""
-        image = self._checked(image)
+        """The image, or a part of it, over the range as it is: HxWx3 uint8, pixel by pixel. Errors as of a call."""
+        image = self.checked(image)
         if self.modality is Modality.EVENT:
             return event_picture(image)
         if not self._stretched(image):
             return as_three_channels(image)
         if not self._follows(image):
             return _grey(image, self.encoding.thermal_low, self.encoding.thermal_high)
-        between = self._range or self._measure(image)
-        if between is None or not self._readable:
+        if self._range is None and not self._readings(image).size:
             return np.zeros((*image.shape, 3), np.uint8)
-        return self._depth(image, *between) if self.modality is Modality.DEPTH else _grey(image, *between)
+        low, high = self._range or self._measure(self._readings(image))
+        return self._depth(image, low, high) if self.modality is Modality.DEPTH else _grey(image, low, high)
 
-    def _checked(self, image: np.ndarray) -> np.ndarray:
+    def checked(self, image: np.ndarray) -> np.ndarray:
+        """The image, HxWx1 as HxW; errors as of a call."""
         if image.ndim == 3 and image.shape[2] == 1:
             image = image[..., 0]
         if image.size == 0 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise ImageError(
-                f"{self.modality} image: expected HxW or HxWx3 with pixels, got shape {image.shape}"
-            )
+            raise ImageError(f"{self.modality} image: expected HxW or HxWx3 with pixels, got shape {image.shape}")
         if image.dtype not in (np.uint8, np.uint16, np.float32):
             raise ImageError(f"{self.modality} image: expected uint8, uint16 or float32, got {image.dtype}")
-        if self._stretched(image) and self.modality is Modality.DEPTH and image.ndim == 3:
-            raise ImageError(
-                f"depth image: expected one channel of uint16 or float32, got shape {image.shape}"
-            )
+        if image.dtype != np.uint8 and not self._stretched(image):
+            expected = "uint8 or one channel" if self._has_values else "uint8"
+            raise ImageError(f"{self.modality} image: expected {expected}, got {image.dtype} of shape {image.shape}")
         return image
 
     def _stretched(self, image: np.ndarray) -> bool:
         """Whether the image's values lie over a range, rather than being a picture already."""
-        if self.modality is Modality.THERMAL:
-            return image.dtype != np.uint8 and image.ndim == 2
-        return self.modality is Modality.DEPTH and image.dtype != np.uint8
+        return self._has_values and image.dtype != np.uint8 and image.ndim == 2
 
     def _follows(self, image: np.ndarray) -> bool:
         """Whether that range is taken from the stream itself."""
         fixed = self.modality is Modality.THERMAL and not np.isnan(self.encoding.thermal_low)
         return self._stretched(image) and not fixed
 
-    def _measure(self, image: np.ndarray) -> tuple[float, float] | None:
-        """The range of one image, None where it has no reading."""
-        # Every fourth pixel is enough for a percentile and costs a sixteenth.
-        part = image[::4, ::4]
+    def _readings(self, image: np.ndarray) -> np.ndarray:
+        """A sample of an image's valid values, (n,) float32 in metres or the thermal sensor's unit."""
+        part = image[::4, ::4]  # enough for a percentile, at a sixteenth of its cost
         if self.modality is Modality.THERMAL:
-            sample = part[np.isfinite(part)].astype(np.float32)
-            return tuple(np.percentile(sample, (1, 99)).tolist()) if sample.size else None
+            return part[np.isfinite(part)].astype(np.float32)
         metres = self._metres(part)
-        sample = metres[metres > 0]
-        if not sample.size:
-            return None
-        return float(np.percentile(sample, 1)), min(3.0 * float(np.median(sample)), self.encoding.depth_max)
+        return metres[metres > 0]
+
+    def _measure(self, readings: np.ndarray) -> tuple[float, float]:
+        """The range of one image."""
+        if self.modality is Modality.THERMAL:
+            return tuple(np.percentile(readings, (1, 99)).tolist())
+        far = 3.0 * float(np.median(readings))
+        return float(np.percentile(readings, 1)), min(far, self.encoding.depth_max)
 
     def _metres(self, image: np.ndarray) -> np.ndarray:
         """Depth in metres, float32, 0 where there is no reading."""

@@ -1,4 +1,4 @@
-"""What a tracker answers: one `Track` a frame, from the network to the topic, the file and the picture. No torch."""
+"""What a tracker answers: one `Track` a frame, for the topic, the file and the picture. No torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class Track:
         times_ms: milliseconds of named steps ("encode", "crop", "network", ...) and their "total".
         target_id: the name that came with the target.
         started: a new target was taken on this frame.
-        stamp_ns: of the image that the answer belongs to; None where frames have no stamps.
+        stamp_ns: of the image that the answer belongs to, an aux image's after `aux_offset`; None where
+            frames have no stamps.
         gap: seconds, aux stamp minus RGB stamp after `aux_offset`; NaN for an image alone.
         latency: seconds from the stamp to the publication; NaN where nothing is published.
     """

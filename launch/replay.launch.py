@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, TimerAction
 from launch.conditions import IfCondition, UnlessCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchDescription
 
 SHARE = FindPackageShare("cmdtrack_ros")
 
@@ -20,14 +19,9 @@ SHARE = FindPackageShare("cmdtrack_ros")
 # rgb_topic, aux_topic, initial_box, rviz, rviz_config); what is given on the command line reaches it.
 ARGUMENTS = (
     DeclareLaunchArgument("bag", description="The recording: a rosbag2 folder, or an MCAP file"),
+    DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the replay; 2.0 is twice as fast"),
     DeclareLaunchArgument(
-        "rate", default_value="1.0", description="Speed of the replay; 2.0 is twice as fast"
-    ),
-    DeclareLaunchArgument(
-        "loop",
-        default_value="false",
-        choices=["true", "false"],
-        description="Start over at the end, for ever",
+        "loop", default_value="false", choices=["true", "false"], description="Start over at the end, for ever"
     ),
     DeclareLaunchArgument(
         "delay",
@@ -60,6 +54,4 @@ def generate_launch_description() -> LaunchDescription:
         ExecuteProcess(cmd=[*play, "--loop"], output="screen", condition=IfCondition(loop)),
     ]
     # A timer and not the player's own --delay, which waits before every round of a loop.
-    return LaunchDescription(
-        [*ARGUMENTS, tracker, TimerAction(period=LaunchConfiguration("delay"), actions=player)]
-    )
+    return LaunchDescription([*ARGUMENTS, tracker, TimerAction(period=LaunchConfiguration("delay"), actions=player)])

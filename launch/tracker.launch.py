@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
@@ -13,15 +14,11 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from launch import LaunchContext, LaunchDescription
-
 SHARE = FindPackageShare("cmdtrack_ros")
 
 # Names and order are Nav2's; modality must stand before params_file, whose default needs it.
 ARGUMENTS = (
-    DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of the node and of its topics"
-    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and of its topics"),
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="false",
@@ -32,12 +29,12 @@ ARGUMENTS = (
         "modality",
         default_value="thermal",
         choices=["thermal", "depth", "event"],
-        description="Which parameter file is the default; a params_file of your own names its own",
+        description="Whose parameter file is the default; a params_file of your own names its own modality",
     ),
     DeclareLaunchArgument(
         "params_file",
         default_value=[SHARE, "/config/", LaunchConfiguration("modality"), ".yaml"],
-        description="Parameters of the node; by default those of the modality",
+        description="Parameters that differ from config/tracker.yaml; by default those of the modality",
     ),
     DeclareLaunchArgument(
         "autostart",
@@ -64,22 +61,16 @@ ARGUMENTS = (
         description="Target on the first frame, [x, y, width, height] in px of the RGB image; "
         "empty: as params_file says",
     ),
-    DeclareLaunchArgument(
-        "rviz", default_value="false", choices=["true", "false"], description="Start RViz too"
-    ),
-    DeclareLaunchArgument(
-        "rviz_config", default_value=[SHARE, "/config/tracker.rviz"], description="What RViz shows"
-    ),
+    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz too"),
+    DeclareLaunchArgument("rviz_config", default_value=[SHARE, "/config/tracker.rviz"], description="What RViz shows"),
 )
 
 
 def start_tracker(context: LaunchContext) -> list[Node]:
     parameters = [
+        [SHARE, "/config/tracker.yaml"],
         LaunchConfiguration("params_file"),
-        {
-            name: ParameterValue(LaunchConfiguration(name), value_type=bool)
-            for name in ("use_sim_time", "autostart")
-        },
+        {name: ParameterValue(LaunchConfiguration(name), value_type=bool) for name in ("use_sim_time", "autostart")},
     ]
     box = LaunchConfiguration("initial_box").perform(context).strip("[] ")
     if box:  # an empty one must not hide that of params_file

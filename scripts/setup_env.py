@@ -19,9 +19,9 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -99,7 +99,7 @@ def set_up() -> None:
     for group, what, options in (
         ("ros", "ROS 2 Jazzy", ()),
         ("runtime", "torch and the rest of the run time", ()),
-        ("dev", "test tools", ()),
+        ("dev", "what checks and tests", ()),
         ("train", "training tools", ()),
         ("no-deps", "data files and test oracles", ("--no-deps",)),
     ):
@@ -112,15 +112,7 @@ def set_up() -> None:
     step("editable", "installing the command line", install_editable, python_key, ROOT / "setup.py")
     manifest = (ROOT / "package.xml", ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg")))
     product = INSTALL / "share" / "cmdtrack_ros" / "package.xml"
-    step(
-        "messages",
-        "building the messages",
-        build_messages,
-        *wheels,
-        *manifest,
-        *linked_files(),
-        product=product,
-    )
+    step("messages", "building the messages", build_messages, *wheels, *manifest, *linked_files(), product=product)
 
 
 def linked_files() -> list[str]:
@@ -129,9 +121,7 @@ def linked_files() -> list[str]:
     return sorted(str(path) for path in paths if "__pycache__" not in path.parts)
 
 
-def step(
-    name: str, doing: str, action: Callable[[], None], *made_from: str | Path, product: Path = PYTHON
-) -> None:
+def step(name: str, doing: str, action: Callable[[], None], *made_from: str | Path, product: Path = PYTHON) -> None:
     """Run `action` unless its stamp says it was done with the same inputs and its product is still there."""
     digest = hashlib.sha256()
     for source in made_from:

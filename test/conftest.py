@@ -6,17 +6,16 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from cmdtrack_ros.data.video import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Runs side by side must hear neither each other nor the network; child processes inherit this.
 os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "ros: needs rclpy; skipped where it cannot be imported")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,7 +36,38 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Three sequences of a moving square, in colour and in depth."""
+    from synthetic import make_folder
+
+    for seed in range(3):
+        make_folder(tmp_path / "data" / f"square{seed}", seed)
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights that load and run; what they track is nothing."""
+    from cmdtrack_ros.models.config import StudentConfig
+    from cmdtrack_ros.models.header import Provenance
+    from cmdtrack_ros.models.student import Student
+    from cmdtrack_ros.models.weights import save_weights
+
+    path = tmp_path_factory.mktemp("weights") / "untrained.safetensors"
+    save_weights(Student(StudentConfig()), path, Provenance({}, {}, {}))
+    return path
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of this source tree."""
     return ROOT
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    with VideoWriter(tmp_path / "film.mp4", 20, quality=5) as writer:
+        for i in range(10):
+            writer.write(np.full((48, 65, 3), (20 * i, 128, 255 - 20 * i), np.uint8))  # an odd width
+    return tmp_path / "film.mp4"

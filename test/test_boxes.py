@@ -64,7 +64,5 @@ def test_crop_maps_boxes_back():
 
 
 def test_crop_entirely_outside_is_filled():
-    cut = Crop(center_x=-500, center_y=-500, side=200, size=32).cut(
-        np.full((50, 50, 3), 9, np.uint8), (7, 7, 7)
-    )
+    cut = Crop(center_x=-500, center_y=-500, side=200, size=32).cut(np.full((50, 50, 3), 9, np.uint8), (7, 7, 7))
     assert (cut == 7).all()

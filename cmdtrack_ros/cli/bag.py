@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from cmdtrack_ros.cli import options as o
+from cmdtrack_ros.cli.options import LayoutOption, ModalityOption, need_rclpy
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
 
 bag_app = typer.Typer(help="Write, play and look into recordings (rosbag2).", no_args_is_help=True)
 
@@ -23,22 +24,16 @@ class RestampChoice(str, Enum):
 def bag_write(
     recording: Annotated[Path, typer.Argument(help="Sequence folder (any known layout) or video file.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new bag.")],
-    layout: o.Layout = "auto",
-    aux_video: Annotated[
-        Optional[Path], typer.Option(help="Video of the aux camera, frame for frame.")
-    ] = None,
-    modality: o.ModalityOption = None,
-    simulate_events: Annotated[
-        bool, typer.Option(help="Add events simulated from the colour frames.")
-    ] = False,
+    layout: LayoutOption = "auto",
+    aux_video: Annotated[Path | None, typer.Option(help="Video of the aux camera, frame for frame.")] = None,
+    modality: ModalityOption = None,
+    simulate_events: Annotated[bool, typer.Option(help="Add events simulated from the colour frames.")] = False,
     compressed: Annotated[bool, typer.Option(help="Colour as JPEG (CompressedImage).")] = False,
-    rgb_topic: Annotated[str, typer.Option(help="Topic of the colour images.")] = "/rgb/image",
-    aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = "/aux/image",
-    truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = "/ground_truth",
+    rgb_topic: Annotated[str, typer.Option(help="Topic of the colour images.")] = RGB_TOPIC,
+    aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = AUX_TOPIC,
+    truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = TRUTH_TOPIC,
     aux_offset: Annotated[float, typer.Option(help="Seconds added to every aux stamp.")] = 0.0,
-    aux_jitter: Annotated[
-        float, typer.Option(min=0, help="Standard deviation of aux stamps, seconds.")
-    ] = 0.0,
+    aux_jitter: Annotated[float, typer.Option(min=0, help="Standard deviation of aux stamps, seconds.")] = 0.0,
     aux_drop: Annotated[float, typer.Option(min=0, max=1, help="Share of aux images left out.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of jitter, drops and simulated events.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a bag of that name.")] = False,
@@ -51,13 +46,10 @@ def bag_write(
     sequence = open_recording(recording, layout, options=BagOptions(modality=modality), aux_video=aux_video)
     if simulate_events:
         sequence = EventSequence(sequence, seed=seed)
-    options = WriterOptions(
-        rgb_topic, aux_topic, truth_topic, compressed, aux_offset, aux_jitter, aux_drop, seed
-    )
+    options = WriterOptions(rgb_topic, aux_topic, truth_topic, compressed, aux_offset, aux_jitter, aux_drop, seed)
     write_bag(sequence, output, options, overwrite=overwrite, progress=sys.stderr.isatty())
     typer.echo(
-        f"{output}: {len(sequence)} frames, {sequence.modality}, "
-        f"{sequence.stamps[-1] - sequence.stamps[0]:.2f} s"
+        f"{output}: {len(sequence)} frames, {sequence.modality}, {sequence.stamps[-1] - sequence.stamps[0]:.2f} s"
     )
 
 
@@ -67,25 +59,20 @@ def bag_play(
     rate: Annotated[float, typer.Option(help="Speed; 1 = as recorded.")] = 1.0,
     loop: Annotated[bool, typer.Option(help="Start over for ever; stamps jump back.")] = False,
     clock: Annotated[bool, typer.Option(help="Publish the bag's time on /clock.")] = False,
-    topics: Annotated[
-        Optional[list[str]], typer.Option(help="Only this topic; may be given several times.")
-    ] = None,
+    topics: Annotated[list[str] | None, typer.Option(help="Only this topic; may be given several times.")] = None,
     restamp: Annotated[
         RestampChoice,
-        typer.Option(
-            help="keep: the recorded stamps; now: moved to the time of playing, gaps between streams kept."
-        ),
+        typer.Option(help="keep: the recorded stamps; now: moved to the time of playing, gaps between streams kept."),
     ] = RestampChoice.KEEP,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for subscribers on all topics.")] = 0.0,
 ) -> None:
     """Publish a bag's messages through DDS at their own pace (needs rclpy)."""
-    o.need_rclpy("bag play")
+    need_rclpy("bag play")
     from cmdtrack_ros.ros.replay.player import play
 
     report = play(bag, rate=rate, loop=loop, clock=clock, topics=topics, restamp=restamp.value, wait=wait)
     typer.echo(
-        f"{bag}: {report.messages} messages in {report.seconds:.2f} s, "
-        f"at most {report.late_ms:.1f} ms behind schedule"
+        f"{bag}: {report.messages} messages in {report.seconds:.2f} s, at most {report.late_ms:.1f} ms behind schedule"
     )
 
 

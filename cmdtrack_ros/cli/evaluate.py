@@ -1,14 +1,27 @@
-"""The verbs ``evaluate``, ``evaluate-bag``, ``score``, ``report`` and ``blackout`` of the ``cmdtrack`` command."""
+"""`cmdtrack evaluate`, `evaluate-bag`, `score`, `report` and `blackout`: how good a tracker is."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cmdtrack_ros.boxes import parse_box
-from cmdtrack_ros.cli import options as o
+from cmdtrack_ros.cli.options import (
+    PAIRING,
+    AuxOffsetOption,
+    AuxTopicOption,
+    DeviceOption,
+    InitBoxOption,
+    LayoutOption,
+    ModalityOption,
+    RgbTopicOption,
+    SlopOption,
+    TruthTopicOption,
+    WeightsOption,
+    need_rclpy,
+)
 from cmdtrack_ros.evaluation.protocols import Protocol
 from cmdtrack_ros.streams.pairing import PairOptions
 
@@ -17,10 +30,8 @@ if TYPE_CHECKING:
     from cmdtrack_ros.evaluation.replay import Replay
     from cmdtrack_ros.evaluation.scoring import Scores
 
-Dataset = Annotated[list[Path], typer.Argument(help="ImageSequence folders, or folders of sequences.")]
-ProtocolOption = Annotated[
-    Protocol, typer.Option(help="How trackers are driven; auto = as the benchmark does.")
-]
+Dataset = Annotated[list[Path], typer.Argument(help="Sequence folders, or folders of sequences.")]
+ProtocolOption = Annotated[Protocol, typer.Option(help="How trackers are driven; auto = as the benchmark does.")]
 
 
 def evaluate(
@@ -28,8 +39,7 @@ def evaluate(
     output: Annotated[
         Path,
         typer.Option(
-            help="Folder for results, summary.json and report.html. "
-            "Finished sequences in it are not run again."
+            help="Folder for results, summary.json and report.html. Finished sequences in it are not run again."
         ),
     ],
     tracker: Annotated[
@@ -38,14 +48,12 @@ def evaluate(
             help="ours, csrt, kcf, mil, mosse, nano or vit, each with @rgb or @aux for one stream. "
             "Repeat for several; summary.json's `mean` is the first one's."
         ),
-    ] = ["ours"],
-    weights: o.Weights = None,
-    nano_weights: Annotated[
-        Optional[Path], typer.Option(help="Folder of NanoTrack's two ONNX files.")
-    ] = None,
-    vit_weights: Annotated[Optional[Path], typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
-    device: o.Device = "cpu",
-    layout: o.Layout = "auto",
+    ] = ["ours"],  # noqa: B006 - typer wants a list
+    weights: WeightsOption = None,
+    nano_weights: Annotated[Path | None, typer.Option(help="Folder of NanoTrack's two ONNX files.")] = None,
+    vit_weights: Annotated[Path | None, typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
+    device: DeviceOption = "cpu",
+    layout: LayoutOption = "auto",
     protocol: ProtocolOption = Protocol.AUTO,
     jobs: Annotated[int, typer.Option(min=1, help="Processes; each computes on one thread.")] = 1,
 ) -> None:
@@ -60,15 +68,12 @@ def evaluate(
 
 
 def score(
-    results: Annotated[
-        Path, typer.Argument(help="A tracker's folder of result files, or a folder of such folders.")
-    ],
+    results: Annotated[Path, typer.Argument(help="A tracker's folder of result files, or a folder of such folders.")],
     dataset: Dataset,
     output: Annotated[
-        Optional[Path],
-        typer.Option(help="Folder for summary.json and report.html; the results' own by default."),
+        Path | None, typer.Option(help="Folder for summary.json and report.html; the results' own by default.")
     ] = None,
-    layout: o.Layout = "auto",
+    layout: LayoutOption = "auto",
     protocol: ProtocolOption = Protocol.AUTO,
 ) -> None:
     """Score result files that any program wrote, without running a tracker."""
@@ -88,9 +93,7 @@ def score(
 
 
 def report(
-    evaluations: Annotated[
-        list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` to compare.")
-    ],
+    evaluations: Annotated[list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` to compare.")],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")],
 ) -> None:
     """Compare several evaluations on one page; its frames are chosen by the first folder's first tracker."""
@@ -99,9 +102,7 @@ def report(
     from cmdtrack_ros.evaluation.scoring import text_table
 
     scores, sequences = runner.reload(evaluations)
-    write_report(
-        output, scores, sequences, "Comparison of " + ", ".join(f.resolve().name for f in evaluations)
-    )
+    write_report(output, scores, sequences, "Comparison of " + ", ".join(f.resolve().name for f in evaluations))
     typer.echo(text_table(scores))
     typer.echo(f"report: {output}")
 
@@ -113,17 +114,17 @@ def evaluate_bag(
         bool, typer.Option(help="Play through DDS into the running node, instead of offline.")
     ] = False,
     rate: Annotated[float, typer.Option(min=0.01, help="Speed of playing through DDS.")] = 1.0,
-    modality: o.ModalityOption = None,
-    rgb_topic: o.RgbTopic = None,
-    aux_topic: o.AuxTopic = None,
-    truth_topic: o.TruthTopic = None,
-    truth_file: Annotated[Optional[Path], typer.Option(help="One box a line for each RGB image.")] = None,
-    init_box: o.InitBox = None,
-    registration: o.Registration = "none",
-    slop: o.Slop = o.PAIRING.slop,
-    aux_offset: o.AuxOffset = o.PAIRING.aux_offset,
-    weights: o.Weights = None,
-    device: o.Device = "cpu",
+    modality: ModalityOption = None,
+    rgb_topic: RgbTopicOption = None,
+    aux_topic: AuxTopicOption = None,
+    truth_topic: TruthTopicOption = None,
+    truth_file: Annotated[Path | None, typer.Option(help="One box a line for each RGB image.")] = None,
+    init_box: InitBoxOption = None,
+    registration: Annotated[str, typer.Option(help="How aux images come onto the RGB image: none or resize.")] = "none",
+    slop: SlopOption = PAIRING.slop,
+    aux_offset: AuxOffsetOption = PAIRING.aux_offset,
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
 ) -> None:
     """Track recordings with the node's own pairing and tracker; boxes, pairing, latency and a report."""
     from cmdtrack_ros.data.bags import BagOptions
@@ -139,7 +140,7 @@ def evaluate_bag(
     def replay(path: Path) -> Replay:
         if not through_dds:
             return replay_offline(path, options)
-        o.need_rclpy("evaluate-bag --through-dds")
+        need_rclpy("evaluate-bag --through-dds")
         from cmdtrack_ros.ros.replay.session import replay_through_node
 
         return replay_through_node(path, options, output / f"{path.name}.node.log", rate)
@@ -158,9 +159,9 @@ def evaluate_bag(
 def blackout(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    weights: o.Weights = None,
-    device: o.Device = "cpu",
-    layout: o.Layout = "auto",
+    weights: WeightsOption = None,
+    device: DeviceOption = "cpu",
+    layout: LayoutOption = "auto",
 ) -> None:
     """Turn one camera black half way through each sequence, and see how well the other one goes on."""
     from cmdtrack_ros.evaluation import runner
@@ -189,9 +190,7 @@ def _finish(
         write_report(output / "report.html", scores, sequences, title, recordings)
         typer.echo(text_table(scores))
         typer.echo(f"report: {output / 'report.html'}")
-    failed = [
-        f"{score.tracker} on {name}: {reason}" for score in scores for name, reason in score.failures.items()
-    ]
+    failed = [f"{score.tracker} on {name}: {reason}" for score in scores for name, reason in score.failures.items()]
     for line in failed:
         typer.echo(f"FAILED {line}", err=True)
     if failed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -11,15 +11,15 @@ from cmdtrack_ros.cli import options as o
 
 
 def export(
-    weights: Annotated[Optional[Path], typer.Argument(help="Weights of a student; default: the shipped ones.")] = None,
+    weights: Annotated[Path | None, typer.Argument(help="Weights of a student; default: the shipped ones.")] = None,
     output: Annotated[
-        Optional[Path], typer.Option(help="Folder of the graphs; default: beside the weights, where the node looks.")
+        Path | None, typer.Option(help="Folder of the graphs; default: beside the weights, where the node looks.")
     ] = None,
     int8: Annotated[
         bool, typer.Option(help="Also in int8, calibrated with pairs of the recipe (--config, --data).")
     ] = False,
     config: Annotated[
-        Optional[Path], typer.Option(help="Recipe whose sources the student was trained on; default: distill.")
+        Path | None, typer.Option(help="Recipe whose sources the student was trained on; default: distill.")
     ] = None,
     data: o.Data = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs drawn for the calibration.")] = 7,

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.pairing import PairOptions
 
-# typer evaluates the annotations of commands, hence Optional (Python 3.10's typer needs no more than that).
-Layout = Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")]
-Weights = Annotated[
-    Optional[Path], typer.Option(help="Weights of this package's tracker; default: the shipped ones.")
+LayoutOption = Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")]
+WeightsOption = Annotated[
+    Path | None, typer.Option(help="Weights of this package's tracker; default: the shipped ones.")
 ]
-Device = Annotated[str, typer.Option(help="Where this package's tracker runs: auto, cpu or cuda.")]
+DeviceOption = Annotated[str, typer.Option(help="Where this package's tracker runs: auto, cpu or cuda.")]
 ModalityOption = Annotated[
-    Optional[Modality], typer.Option(help="What the aux stream shows; default: what the recording says.")
+    Modality | None, typer.Option(help="What the aux stream shows; default: what the recording says.")
 ]
-RgbTopic = Annotated[
-    Optional[str], typer.Option(help="Topic of a bag's RGB images; default: /rgb/image, or its /compressed.")
+RgbTopicOption = Annotated[
+    str | None, typer.Option(help=f"Topic of a bag's RGB images; default: {RGB_TOPIC}, or its /compressed.")
 ]
-AuxTopic = Annotated[Optional[str], typer.Option(help="Topic of a bag's aux images; default: /aux/image.")]
-TruthTopic = Annotated[
-    Optional[str], typer.Option(help="TargetBox or Detection2DArray; default: /ground_truth.")
+AuxTopicOption = Annotated[str | None, typer.Option(help=f"Topic of a bag's aux images; default: {AUX_TOPIC}.")]
+TruthTopicOption = Annotated[str | None, typer.Option(help=f"TargetBox or Detection2DArray; default: {TRUTH_TOPIC}.")]
+InitBoxOption = Annotated[
+    str | None, typer.Option(help="x,y,w,h in the first frame, pixels; default: the recording's true box.")
 ]
-InitBox = Annotated[
-    Optional[str], typer.Option(help="x,y,w,h in the first frame, pixels; default: the recording's true box.")
-]
-Registration = Annotated[str, typer.Option(help="How aux images come onto the RGB image: none or resize.")]
-Slop = Annotated[float, typer.Option(min=0, help="Largest stamp gap of a pair, seconds.")]
-AuxOffset = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
+SlopOption = Annotated[float, typer.Option(min=0, help="Largest stamp gap of a pair, seconds.")]
+AuxOffsetOption = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
 
 PAIRING = PairOptions()
 

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from cmdtrack_ros.boxes import parse_box
-from cmdtrack_ros.cli import options as o
+from cmdtrack_ros.cli.options import (
+    PAIRING,
+    AuxOffsetOption,
+    DeviceOption,
+    InitBoxOption,
+    LayoutOption,
+    ModalityOption,
+    RgbTopicOption,
+    SlopOption,
+    WeightsOption,
+    need_rclpy,
+)
 from cmdtrack_ros.streams.pairing import PairOptions
 
 
 def track(
     recording: Annotated[Path, typer.Argument(help="Sequence folder, bag or video.")],
     output: Annotated[Path, typer.Option(help="Folder for track.csv and overlay.mp4.")] = Path("out/track"),
-    init_box: o.InitBox = None,
-    modality: o.ModalityOption = None,
-    rgb_topic: o.RgbTopic = None,
-    aux: Annotated[
-        Optional[str], typer.Option(help="Second stream: topic of a bag, or video file beside a video.")
-    ] = None,
-    slop: o.Slop = o.PAIRING.slop,
-    aux_offset: o.AuxOffset = o.PAIRING.aux_offset,
-    layout: o.Layout = "auto",
-    weights: o.Weights = None,
-    device: o.Device = "auto",
+    init_box: InitBoxOption = None,
+    modality: ModalityOption = None,
+    rgb_topic: RgbTopicOption = None,
+    aux: Annotated[str | None, typer.Option(help="Aux stream: topic of a bag, or video file beside a video.")] = None,
+    slop: SlopOption = PAIRING.slop,
+    aux_offset: AuxOffsetOption = PAIRING.aux_offset,
+    layout: LayoutOption = "auto",
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = all.")] = 0,
 ) -> None:
     """Follow a target through a recording, without ROS."""
@@ -43,23 +51,19 @@ def track(
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for the bag, the results and the pictures.")] = Path(
-        "out/demo"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for the bag, the results and the pictures.")] = Path("out/demo"),
     sequence: Annotated[
-        Optional[Path],
-        typer.Option(help="Sequence folder with true boxes; default: a face video and simulated events."),
+        Path | None, typer.Option(help="Sequence folder with true boxes; default: a face video and simulated events.")
     ] = None,
-    weights: o.Weights = None,
+    weights: WeightsOption = None,
     rate: Annotated[
-        Optional[float],
+        float | None,
         typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast."),
     ] = None,
 ) -> None:
     """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
-    o.need_rclpy("demo")
+    need_rclpy("demo")
     from cmdtrack_ros.demo import run_demo
 
     for line in run_demo(output, sequence, weights, rate):
         typer.echo(line)
-        sys.stdout.flush()

@@ -7,7 +7,7 @@ Several processes or machines train as one when the command is started by torchr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -15,28 +15,21 @@ from cmdtrack_ros.errors import ConfigError
 
 train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 
-_STOPPED = 130
-"""Exit code of a run that was asked to stop, as of a program ended by Ctrl-C."""
+EXIT_CODE_STOPPED = 130
+"""Of a run that was asked to stop, as of a program ended by Ctrl-C."""
 
-Config = Annotated[
-    Optional[Path], typer.Option(help="YAML file [default: that of the verb in config/train].")
-]
+Config = Annotated[Path | None, typer.Option(help="YAML file [default: that of the verb in config/train].")]
 Output = Annotated[
-    Optional[Path],
-    typer.Option(
-        help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."
-    ),
+    Path | None,
+    typer.Option(help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."),
 ]
 Data = Annotated[
-    Optional[Path],
-    typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA]."),
+    Path | None, typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA].")
 ]
-Backbone = Annotated[Optional[Path], typer.Option(help="Weights of a cmae run to start the backbone from.")]
-GivenTeacher = Annotated[
-    Optional[Path], typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")
-]
-Init = Annotated[Optional[str], typer.Option(help="Weights to start from, 'shipped' for the package's own.")]
-Seed = Annotated[Optional[int], typer.Option(min=0, help="Instead of the configuration's.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the configuration's.")]
+Backbone = Annotated[Path | None, typer.Option(help="Weights of a cmae run to start the backbone from.")]
+Init = Annotated[str | None, typer.Option(help="Weights to start from, 'shipped' for the package's own student.")]
+GivenTeacher = Annotated[Path | None, typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")]
 
 
 @train_app.callback()
@@ -47,9 +40,7 @@ def _train() -> None:
 @train_app.command()
 def cmae(config: Config = None, output: Output = None, data: Data = None, seed: Seed = None) -> None:
     """Pre-train a backbone: restore patches of one modality with the help of the other."""
-    from cmdtrack_ros.training.config import CmaeTraining
-
-    _run(CmaeTraining, config or shipped_config("cmae"), output, data, seed=seed)
+    _run("cmae", config, output, data, seed=seed)
 
 
 @train_app.command()
@@ -59,16 +50,10 @@ def teacher(
     data: Data = None,
     seed: Seed = None,
     init_backbone: Backbone = None,
-    init: Annotated[
-        Optional[str],
-        typer.Option(help="Weights of a teacher, or of a student of the same shape, to start from."),
-    ] = None,
+    init: Init = None,
 ) -> None:
-    """Train the teacher."""
-    from cmdtrack_ros.training.config import TeacherTraining
-
-    config = config or shipped_config("teacher")
-    _run(TeacherTraining, config, output, data, seed=seed, init_backbone=init_backbone, init=init)
+    """Train the teacher; --init takes a teacher, or a student of the same shape."""
+    _run("teacher", config, output, data, seed=seed, init_backbone=init_backbone, init=init)
 
 
 @train_app.command()
@@ -81,10 +66,8 @@ def student(
     init: Init = None,
 ) -> None:
     """Train the student by itself, or (with --init) fine-tune it on recordings of your own."""
-    from cmdtrack_ros.training.config import StudentTraining
-
-    config = config or shipped_config("finetune" if init else "student")
-    _run(StudentTraining, config, output, data, seed=seed, init_backbone=init_backbone, init=init)
+    config = config or (shipped_config("finetune") if init else None)
+    _run("student", config, output, data, seed=seed, init_backbone=init_backbone, init=init)
 
 
 @train_app.command()
@@ -94,21 +77,15 @@ def distill(
     data: Data = None,
     seed: Seed = None,
     init_backbone: Backbone = None,
-    teacher: GivenTeacher = None,
     init: Init = None,
+    teacher: GivenTeacher = None,
 ) -> None:
     """Train the student under a teacher."""
-    from cmdtrack_ros.training.config import DistillTraining
-
-    config = config or shipped_config("distill")
-    changes = {"seed": seed, "init_backbone": init_backbone, "teacher": teacher, "init": init}
-    _run(DistillTraining, config, output, data, **changes)
+    _run("distill", config, output, data, seed=seed, init_backbone=init_backbone, init=init, teacher=teacher)
 
 
 @train_app.command()
-def ablation(
-    config: Config = None, output: Output = None, data: Data = None, teacher: GivenTeacher = None
-) -> None:
+def ablation(config: Config = None, output: Output = None, data: Data = None, teacher: GivenTeacher = None) -> None:
     """Train the student with and without each part of the distillation, and write a table."""
     from cmdtrack_ros.training.ablation import run_ablation
     from cmdtrack_ros.training.config import AblationTraining, data_folder, load_config
@@ -131,12 +108,13 @@ def shipped_config(name: str) -> Path:
     raise ConfigError(f"configuration train/{name}.yaml: not found beside the package; name one by --config")
 
 
-def _run(kind: type, config: Path, output: Path | None, data: Path | None, **changes: Any) -> None:
-    from cmdtrack_ros.training.config import data_folder, load_config
-    from cmdtrack_ros.training.loop import Run
+def _run(verb: str, config: Path | None, output: Path | None, data: Path | None, **changes: Any) -> None:
+    """Train by the verb's configuration with changed fields; those that are None stay."""
+    from cmdtrack_ros.training.config import RECIPES, data_folder, load_config
+    from cmdtrack_ros.training.loop import Trainer
 
-    settings = load_config(config, kind, **changes)
-    run = Run(settings, data_folder(data), output or Path("runs") / settings.name)
-    run.train()
-    if run.step < settings.steps:
-        raise typer.Exit(_STOPPED)
+    settings = load_config(config or shipped_config(verb), RECIPES[verb], **changes)
+    trainer = Trainer(settings, data_folder(data), output or Path("runs") / settings.name)
+    trainer.train()
+    if trainer.step < settings.steps:
+        raise typer.Exit(EXIT_CODE_STOPPED)

@@ -15,12 +15,7 @@ class DerivedSequence(ImageSequence):
     """
 
     def __init__(
-        self,
-        source: ImageSequence,
-        start: int = 0,
-        stop: int | None = None,
-        *,
-        modality: Modality | None = None,
+        self, source: ImageSequence, start: int = 0, stop: int | None = None, *, modality: Modality | None = None
     ) -> None:
         part = slice(start, stop)
         super().__init__(

@@ -47,9 +47,7 @@ def event_counts(
     noise_rate: share of pixels that fire once at random. Without `rng` the sensor has no spread and no noise.
     """
     if previous_rgb.shape != current_rgb.shape:
-        raise ImageError(
-            f"event simulation: frames of {previous_rgb.shape} and {current_rgb.shape} differ in size"
-        )
+        raise ImageError(f"event simulation: frames of {previous_rgb.shape} and {current_rgb.shape} differ in size")
     change = cv2.LUT(_gray(current_rgb), _LOG) - cv2.LUT(_gray(previous_rgb), _LOG)
     if rng is None:
         return (change / threshold).astype(np.int16)
@@ -87,7 +85,7 @@ def simulate_events(
 
 
 class EventSequence(DerivedSequence):
-    """A colour sequence with the events simulated between each frame and the one before as its second stream.
+    """A colour sequence whose aux stream is the events simulated between each frame and the one before.
 
     Frame 0 has no frame before it, hence no events but noise. Frame i draws from its own generator
     (`seed`, i), so that any order of access gives the same pictures.

@@ -13,16 +13,12 @@ if TYPE_CHECKING:
 
 
 def open_recording(
-    path: str | Path,
-    layout: str = "auto",
-    *,
-    options: BagOptions | None = None,
-    aux_video: Path | None = None,
+    path: str | Path, layout: str = "auto", *, options: BagOptions | None = None, aux_video: Path | None = None
 ) -> ImageSequence:
     """Open a sequence folder, a rosbag2 or a video.
 
-    options: topics and pairing of a bag; their ``modality`` also says what the second of two videos shows.
-    aux_video: file of the second stream, beside a video.
+    options: topics and pairing of a bag; their ``modality`` also says what the aux video shows.
+    aux_video: file of the aux stream, beside a video; ignored for others.
     """
     # Imported when needed: a folder of images needs neither rosbags nor PyAV.
     from cmdtrack_ros.data.bags import BagOptions, is_bag, load_bag

@@ -46,7 +46,7 @@ class ImageSequence(ABC):
     labelled: (n,) bool, False where the benchmark says nothing (VTUAV labels every tenth frame).
     anchors: (n,) float64 VOT multi-start anchors (> 0 forward, < 0 backward), else None.
     stamps: (n,) float64 seconds, strictly increasing.
-    layout: one of `LAYOUT_NAMES`, which says by what rules a benchmark scores it; empty for recordings of others.
+    layout: one of `LAYOUT_NAMES`, by whose rules it is scored; empty for other recordings.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ImageSequence(ABC):
 
     @abstractmethod
     def aux(self, index: int) -> np.ndarray | None:
-        """Second image of frame `index` as the sensor gave it, None without one."""
+        """Aux image of frame `index` as the sensor gave it, None without one."""
 
     def frame(self, index: int) -> Frame:
         """Both images of frame `index`."""
@@ -89,9 +89,7 @@ class ImageSequence(ABC):
 class FolderSequence(ImageSequence):
     """A sequence of image files; `rgb_files` or `aux_files` is empty when there is no such stream."""
 
-    def __init__(
-        self, path: Path, layout: str, rgb_files: list[Path], aux_files: list[Path], *args, **kwargs
-    ) -> None:
+    def __init__(self, path: Path, layout: str, rgb_files: list[Path], aux_files: list[Path], *args, **kwargs) -> None:
         super().__init__(path.name, *args, layout=layout, **kwargs)
         self.path = path
         self.rgb_files = rgb_files
@@ -136,30 +134,19 @@ LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
         # RGBT234 before LasHeR: same folders and files, told apart by the image names (00001v.jpg).
-        Layout(
-            "rgbt234", Modality.THERMAL, "visible", "infrared", ("visible.txt",), "infrared.txt", rgb_stem="v"
-        ),
+        Layout("rgbt234", Modality.THERMAL, "visible", "infrared", ("visible.txt",), "infrared.txt", rgb_stem="v"),
         Layout("lasher", Modality.THERMAL, "visible", "infrared", ("init.txt", "visible.txt")),
-        Layout(
-            "gtot", Modality.THERMAL, "v", "i", ("groundTruth_v.txt",), "groundTruth_i.txt", row="corners"
-        ),
+        Layout("gtot", Modality.THERMAL, "v", "i", ("groundTruth_v.txt",), "groundTruth_i.txt", row="corners"),
         Layout("vtuav", Modality.THERMAL, "rgb", "ir", ("rgb.txt",), "ir.txt", row="xywh+4", label_step=10),
         Layout("depthtrack", Modality.DEPTH, "color", "depth", ("groundtruth.txt",)),
         Layout(
-            "visevent",
-            Modality.EVENT,
-            "vis_imgs",
-            "event_imgs",
-            ("groundtruth.txt",),
-            present_file="absent_label.txt",
+            "visevent", Modality.EVENT, "vis_imgs", "event_imgs", ("groundtruth.txt",), present_file="absent_label.txt"
         ),
         Layout("otb", Modality.RGB, "img", None, ("groundtruth_rect.txt", "groundtruth.txt")),
     )
 }
 VOT = "vot"
-VOT_DESCRIPTION = (
-    f"{VOT}: sequence (channels.color=..., channels.depth or channels.ir=...) and groundtruth.txt"
-)
+VOT_DESCRIPTION = f"{VOT}: sequence (channels.color=..., channels.depth or channels.ir=...) and groundtruth.txt"
 VOT_CHANNELS = {"depth": Modality.DEPTH, "ir": Modality.THERMAL, "event": Modality.EVENT}
 LAYOUT_NAMES = (*LAYOUTS, VOT)
 
@@ -182,7 +169,7 @@ def load_dataset(path: str | Path, layout: str = "auto") -> list[ImageSequence]:
 
 
 def find_sequences(path: str | Path, layout: str = "auto") -> list[Path]:
-    """ImageSequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
+    """Sequence folders: `path` itself, those that its list.txt names, or those up to two levels below it.
 
     Opens none of them, so that a caller may report a broken one and go on with the rest.
     """
@@ -207,9 +194,7 @@ def read_aux(path: Path, modality: Modality) -> np.ndarray:
     if image.ndim == 2:
         return image
     if modality is Modality.DEPTH:
-        raise DataError(
-            f"{path}: expected a depth image of one channel (16-bit, mm), got {image.shape[2]} channels"
-        )
+        raise DataError(f"{path}: expected a depth image of one channel (16-bit, mm), got {image.shape[2]} channels")
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
@@ -265,9 +250,7 @@ def _box_row(path: Path, number: int, line: str, row: RowForm) -> list[float]:
     if len(values) != 4:
         expected = "4 or 8 numbers" if row in ("polygon", "xywh+4") else "4 numbers"
         raise DataError(f"{path}, line {number}: expected {expected}, got {line[:60]!r}")
-    return (
-        [values[0], values[1], values[2] - values[0], values[3] - values[1]] if row == "corners" else values
-    )
+    return [values[0], values[1], values[2] - values[0], values[3] - values[1]] if row == "corners" else values
 
 
 def _numbers(path: Path, number: int, line: str) -> list[float]:
@@ -356,29 +339,17 @@ def _load_folder(path: Path, layout: Layout) -> FolderSequence:
     if layout.present_file is not None and (path / layout.present_file).is_file():
         boxes[_column(path / layout.present_file, count) == 0] = np.nan
     return FolderSequence(
-        path,
-        layout.name,
-        rgb,
-        aux,
-        modality,
-        boxes,
-        _stamps(path, meta, count),
-        aux_boxes=aux_boxes,
-        labelled=labelled,
+        path, layout.name, rgb, aux, modality, boxes, _stamps(path, meta, count), aux_boxes=aux_boxes, labelled=labelled
     )
 
 
 def _load_vot(path: Path) -> FolderSequence:
     keys = dict(line.split("=", 1) for line in _lines(path / "sequence") if "=" in line)
-    channels = {
-        k.removeprefix("channels.").strip(): v.strip() for k, v in keys.items() if k.startswith("channels.")
-    }
+    channels = {k.removeprefix("channels.").strip(): v.strip() for k, v in keys.items() if k.startswith("channels.")}
     channels = channels or {"color": "color/%08d.jpg"}
     aux_name = next((name for name in VOT_CHANNELS if name in channels), None)
     if aux_name is None and "color" not in channels:
-        raise DataError(
-            f"{path / 'sequence'}: expected channels.color, .depth, .ir or .event, got {sorted(channels)}"
-        )
+        raise DataError(f"{path / 'sequence'}: expected channels.color, .depth, .ir or .event, got {sorted(channels)}")
     rgb = _channel(path, channels["color"]) if "color" in channels else []
     aux = _channel(path, channels[aux_name]) if aux_name else []
     count = _check_counts(path, rgb, aux)
@@ -434,8 +405,7 @@ def _expand(file: Path, boxes: np.ndarray, images: list[Path], step: int) -> tup
         return full, labelled
     missing = _gap(images) if count < len(boxes) else ""
     raise DataError(
-        f"{file}: {len(boxes)} annotation rows for {count} images in {images[0].parent}/; "
-        f"expected as many{missing}"
+        f"{file}: {len(boxes)} annotation rows for {count} images in {images[0].parent}/; expected as many{missing}"
     )
 
 
@@ -464,13 +434,9 @@ def _stamps(path: Path, meta: dict, count: int) -> np.ndarray:
         if "stamps" in meta:
             stamps = np.asarray(meta["stamps"], np.float64)
         else:
-            stamps = np.arange(count) * (
-                float(meta.get("frame_step", 1)) / float(meta.get("fps", DEFAULT_FPS))
-            )
+            stamps = np.arange(count) * (float(meta.get("frame_step", 1)) / float(meta.get("fps", DEFAULT_FPS)))
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise DataError(f"{path}: fps, frame_step and stamps must be numbers ({error})") from error
     if stamps.shape != (count,) or not (np.diff(stamps) > 0).all():
-        raise DataError(
-            f"{path}: expected {count} increasing stamps, got {stamps.size} (fps {meta.get('fps')})"
-        )
+        raise DataError(f"{path}: expected {count} increasing stamps, got {stamps.size} (fps {meta.get('fps')})")
     return stamps

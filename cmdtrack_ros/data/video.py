@@ -52,9 +52,7 @@ class VideoFile:
                 self._last = next(self._frames)
                 self._next += 1
         except (StopIteration, av.FFmpegError) as error:
-            raise DataError(
-                f"{self.path}: frame {self._next} of {len(self)} does not decode ({error})"
-            ) from error
+            raise DataError(f"{self.path}: frame {self._next} of {len(self)} does not decode ({error})") from error
 
     def _decode(self) -> Iterator[np.ndarray]:
         with av.open(str(self.path)) as container:
@@ -98,9 +96,7 @@ class VideoSequence(ImageSequence):
         boxes = np.full((count, 4), np.nan) if boxes is None else boxes
         if boxes.shape != (count, 4):
             raise DataError(f"{rgb}: {len(boxes)} boxes for {count} frames; expected as many")
-        super().__init__(
-            Path(rgb).stem, Modality.RGB if aux is None else Modality(modality), boxes, self._rgb.stamps
-        )
+        super().__init__(Path(rgb).stem, Modality.RGB if aux is None else Modality(modality), boxes, self._rgb.stamps)
 
     def rgb(self, index: int) -> np.ndarray | None:
         return self._rgb[index]

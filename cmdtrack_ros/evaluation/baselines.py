@@ -6,10 +6,12 @@ A tracker is named ``NAME`` or ``NAME@STREAM``: ``ours`` (both streams), ``ours@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +20,8 @@ from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
+
+logger = logging.getLogger(__name__)
 
 BOTH, RGB, AUX = "both", "rgb", "aux"
 STREAMS = (BOTH, RGB, AUX)
@@ -47,11 +51,7 @@ class TrackerSpec:
 
 
 def parse_spec(
-    text: str,
-    nano: Path | None = None,
-    vit: Path | None = None,
-    ours: Path | None = None,
-    device: str = "cpu",
+    text: str, nano: Path | None = None, vit: Path | None = None, ours: Path | None = None, device: str = "cpu"
 ) -> TrackerSpec:
     """``NAME[@STREAM]`` -> TrackerSpec.
 
@@ -67,8 +67,7 @@ def parse_spec(
     name, _, stream = text.partition("@")
     if name != "ours" and name not in OPENCV_TRACKERS:
         raise ConfigError(
-            f"tracker '{text}': expected one of ours, {', '.join(OPENCV_TRACKERS)}, "
-            "each with @rgb or @aux if wanted"
+            f"tracker '{text}': expected one of ours, {', '.join(OPENCV_TRACKERS)}, each with @rgb or @aux if wanted"
         )
     stream = stream or (BOTH if name == "ours" else RGB)
     if stream not in STREAMS or (stream == BOTH and name != "ours"):
@@ -80,21 +79,49 @@ def parse_spec(
 
 
 def nano_files(folder: Path | None) -> tuple[Path, Path]:
-    """The backbone and head files of NanoTrack in ``folder``.
+    """The backbone and head files of NanoTrack in ``folder``; of several versions the one that OpenCV runs.
+
+    OpenCV's tracker is made for v2: it loads v3 and fails at the first frame, hence the trial. Files belong
+    together whose names differ in "backbone" and "head" alone.
 
     Raises:
-        ConfigError: no folder.
-        WeightsError: the files are not in it.
+        ConfigError: no folder, or several versions in it that run.
+        WeightsError: no such files, or none that run.
     """
     if folder is None:
         raise ConfigError("tracker 'nano' needs the folder of its two ONNX files (--nano-weights)")
-    found = [sorted(Path(folder).glob(f"*{part}*.onnx")) for part in ("backbone", "head")]
-    if any(len(files) != 1 for files in found):
-        raise WeightsError(
-            f"{folder}: expected one *backbone*.onnx and one *head*.onnx, "
-            f"found {[f.name for files in found for f in files] or 'none'}"
-        )
-    return found[0][0], found[1][0]
+    backbones = sorted(Path(folder).glob("*backbone*.onnx"))
+    versions = [(file, file.with_name(file.name.replace("backbone", "head"))) for file in backbones]
+    versions = [version for version in versions if version[1].is_file()]
+    if not versions:
+        raise WeightsError(f"{folder}: expected *backbone*.onnx and a *head*.onnx of the same name, found none")
+    refused = {version: reason for version in versions if (reason := _why_nano_fails(version))}
+    usable = [version for version in versions if version not in refused]
+    faults = "; ".join(f"{_names(version)}: {reason}" for version, reason in refused.items())
+    if not usable:
+        raise WeightsError(f"{folder}: cv2.TrackerNano, which is for NanoTrack v2, does not run its files: {faults}")
+    if len(usable) > 1:
+        found = "; ".join(_names(version) for version in usable)
+        raise ConfigError(f"{folder}: expected one version of NanoTrack that runs, found {found}")
+    if refused:
+        logger.warning("%s: tracker 'nano' takes %s, not %s", folder, _names(usable[0]), faults)
+    return usable[0]
+
+
+def _names(files: Iterable[Path]) -> str:
+    return " and ".join(file.name for file in files)
+
+
+def _why_nano_fails(files: tuple[Path, Path]) -> str:
+    """OpenCV's reason, empty where the tracker runs."""
+    blank = np.zeros((64, 64, 3), np.uint8)
+    try:
+        tracker = OPENCV_TRACKERS["nano"](files)
+        tracker.init(blank, (16, 16, 32, 32))
+        tracker.update(blank)
+    except cv2.error as error:
+        return str(error.err or error).strip()
+    return ""
 
 
 def vit_file(path: Path | None) -> tuple[Path]:
@@ -107,15 +134,15 @@ def vit_file(path: Path | None) -> tuple[Path]:
 
 
 def make_tracker(spec: TrackerSpec, modality: Modality | str) -> BoxTracker:
-    """A tracker of ``spec`` for sequences whose second stream is of ``modality`` (RGB = there is none).
+    """A tracker of ``spec`` for sequences whose aux stream is of ``modality`` (RGB = there is none).
 
     Raises:
-        DataError: the tracker looks at the second stream and there is none.
+        DataError: the tracker looks at the aux stream and there is none.
         WeightsError: weights that cannot be used.
     """
     modality = Modality(modality)
     if spec.stream == AUX and modality is Modality.RGB:
-        raise DataError(f"tracker '{spec.label}' needs a second stream and the sequence has RGB only")
+        raise DataError(f"tracker '{spec.label}' needs an aux stream and the sequence has RGB only")
     if spec.name != "ours":
         return OpenCVTracker(spec, modality)
     tracker = _load_ours(spec.weights, modality, spec.device)
@@ -126,7 +153,7 @@ def make_tracker(spec: TrackerSpec, modality: Modality | str) -> BoxTracker:
 def _load_ours(weights: tuple[Path, ...], modality: Modality, device: str) -> BoxTracker:
     # Torch takes seconds to import, and the OpenCV baselines do without it. All streams share one tracker,
     # which takes long to load; `init` makes it start afresh.
-    from cmdtrack_ros.tracking import load_tracker
+    from cmdtrack_ros.tracking.tracker import load_tracker
 
     return load_tracker(weights[0] if weights else None, modality=modality, device=device, threads=1)
 
@@ -137,9 +164,7 @@ class SingleStream:
     def __init__(self, tracker: BoxTracker, stream: str) -> None:
         self._tracker, self._stream = tracker, stream
 
-    def _select(
-        self, rgb: np.ndarray | None, aux: np.ndarray | None
-    ) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _select(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[np.ndarray | None, np.ndarray | None]:
         return (rgb, None) if self._stream == RGB else (None, aux)
 
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
@@ -150,7 +175,7 @@ class SingleStream:
 
 
 class OpenCVTracker:
-    """One of OpenCV's trackers on one stream; the second stream is drawn as the network of ``ours`` sees it.
+    """One of OpenCV's trackers on one stream; the aux stream is drawn as the network of ``ours`` sees it.
 
     A tracker that reports no target keeps its last box with confidence 0; those without a confidence of their
     own report 1 otherwise.
@@ -175,9 +200,7 @@ class OpenCVTracker:
             self._encoder.reset()
         picture = self._picture(rgb, aux)
         if picture is None:
-            raise ImageError(
-                f"tracker '{self._spec.label}': the first frame has no {self._spec.stream} image"
-            )
+            raise ImageError(f"tracker '{self._spec.label}': the first frame has no {self._spec.stream} image")
         self._box = np.asarray(box, np.float64)
         self._tracker = OPENCV_TRACKERS[self._spec.name](self._spec.weights)
         rectangle = inside(self._box, picture.shape[1], picture.shape[0])
@@ -209,19 +232,19 @@ def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int
     return left, top, right - left, bottom - top
 
 
-def _nano(weights: tuple[Path, ...]) -> object:
+def _nano(weights: tuple[Path, ...]) -> Any:
     parameters = cv2.TrackerNano_Params()
     parameters.backbone, parameters.neckhead = (str(path) for path in weights)
     return cv2.TrackerNano_create(parameters)
 
 
-def _vit(weights: tuple[Path, ...]) -> object:
+def _vit(weights: tuple[Path, ...]) -> Any:
     parameters = cv2.TrackerVit_Params()
     parameters.net = str(weights[0])
     return cv2.TrackerVit_create(parameters)
 
 
-OPENCV_TRACKERS: dict[str, Callable[[tuple[Path, ...]], object]] = {
+OPENCV_TRACKERS: dict[str, Callable[[tuple[Path, ...]], Any]] = {
     "csrt": lambda weights: cv2.TrackerCSRT_create(),
     "kcf": lambda weights: cv2.TrackerKCF_create(),
     "mil": lambda weights: cv2.TrackerMIL_create(),

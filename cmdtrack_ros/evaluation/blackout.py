@@ -61,11 +61,7 @@ def blackout(sequence: ImageSequence, weights: tuple[Path, ...], device: str) ->
 
 
 def blackouts(
-    sequences: list[ImageSequence],
-    weights: tuple[Path, ...],
-    device: str,
-    output: Path,
-    show: Callable[[str], None],
+    sequences: list[ImageSequence], weights: tuple[Path, ...], device: str, output: Path, show: Callable[[str], None]
 ) -> dict[str, dict[str, float]]:
     """:func:`blackout` of every sequence with two streams, and their ``mean``; shown line by line, written to
     ``output`` as JSON.

@@ -26,9 +26,7 @@ def mean_overlap(result: np.ndarray, truth: np.ndarray, start: int = 0) -> float
     NaN answers count 0; NaN when there is no such frame.
     """
     rows = np.isfinite(truth[start + 1 :]).all(1)
-    return (
-        float(iou(result[start + 1 :][rows], truth[start + 1 :][rows]).mean()) if rows.any() else float("nan")
-    )
+    return float(iou(result[start + 1 :][rows], truth[start + 1 :][rows]).mean()) if rows.any() else float("nan")
 
 
 def repair(result: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -82,11 +80,7 @@ def lasher_curves(result: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np
     Source: LasHeR (Li et al. 2021), evaluation toolkit.
     """
     overlaps, errors, normalized = _lasher_frames(result, truth)
-    return (
-        success_curve(overlaps),
-        precision_curve(errors),
-        precision_curve(normalized, NORMALIZED_THRESHOLDS),
-    )
+    return (success_curve(overlaps), precision_curve(errors), precision_curve(normalized, NORMALIZED_THRESHOLDS))
 
 
 def visevent_curves(
@@ -98,11 +92,7 @@ def visevent_curves(
     """
     overlaps, errors, normalized = _lasher_frames(result, truth)
     overlaps[absent], errors[absent], normalized[absent] = -1.0, np.inf, np.inf
-    return (
-        success_curve(overlaps),
-        precision_curve(errors),
-        precision_curve(normalized, NORMALIZED_THRESHOLDS),
-    )
+    return (success_curve(overlaps), precision_curve(errors), precision_curve(normalized, NORMALIZED_THRESHOLDS))
 
 
 def _lasher_frames(result: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -151,9 +141,7 @@ def gtot_msr(overlaps: Iterable[np.ndarray], thresholds: np.ndarray = GTOT_THRES
     return float(((curve[1:] + curve[:-1]) / 2 * np.diff(thresholds)).sum())
 
 
-def pixel_overlap(
-    result: np.ndarray, truth: np.ndarray, width: int, height: int, empty: float = 0.0
-) -> np.ndarray:
+def pixel_overlap(result: np.ndarray, truth: np.ndarray, width: int, height: int, empty: float = 0.0) -> np.ndarray:
     """Overlap (n,) of boxes rounded to whole pixels and cut to the ``width`` x ``height`` image.
 
     Rows with NaN are "no box". ``empty`` is the overlap of no box with no box: 1 in vot-toolkit 0.9, 0 in
@@ -167,9 +155,7 @@ def pixel_overlap(
     ]
     low = [boxes[:, :2] for boxes in rounded]
     # "No box" is the point (0, 0) when the extent of both is taken, and covers nothing.
-    high = [
-        np.where(gone[:, None], 0.0, boxes[:, :2] + boxes[:, 2:] - 1) for boxes, gone in zip(rounded, none)
-    ]
+    high = [np.where(gone[:, None], 0.0, boxes[:, :2] + boxes[:, 2:] - 1) for boxes, gone in zip(rounded, none)]
     first, last = np.minimum(*low), np.maximum(*high)
     degenerate = (first >= last).any(1)
     first, last = np.maximum(first, 0), np.minimum(last, [width - 1, height - 1])
@@ -251,9 +237,7 @@ def vot_accuracy_robustness(runs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[
     return overlap / total if total else 0.0, total / sum(len(overlaps) for overlaps, _ in runs), total
 
 
-def vot_mean_accuracy_robustness(
-    parts: list[tuple[float, float, int]], lengths: list[int]
-) -> tuple[float, float]:
+def vot_mean_accuracy_robustness(parts: list[tuple[float, float, int]], lengths: list[int]) -> tuple[float, float]:
     """A and R of a data set, from :func:`vot_accuracy_robustness` and the length of each sequence.
 
     A is weighted with the frames before failure, R with the sequence's length. Source: VOT toolkit.
@@ -264,9 +248,7 @@ def vot_mean_accuracy_robustness(
     return mean_accuracy, float((robustness * weights).sum() / weights.sum())
 
 
-def vot_eao(
-    runs: list[tuple[np.ndarray, np.ndarray]], low: int = 115, high: int = 755
-) -> tuple[float, np.ndarray]:
+def vot_eao(runs: list[tuple[np.ndarray, np.ndarray]], low: int = 115, high: int = 755) -> tuple[float, np.ndarray]:
     """Expected average overlap of all runs of a data set, and its curve (high,) over lengths 0 .. high - 1.
 
     At length j the mean overlap of frames 1 .. j, averaged over the runs that are as long; a failed run goes

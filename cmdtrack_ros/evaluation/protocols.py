@@ -68,14 +68,12 @@ def choose(sequence: ImageSequence, protocol: Protocol) -> Protocol:
             return Protocol.MULTISTART
         return Protocol.LONGTERM if sequence.layout == "depthtrack" else Protocol.OPE
     if protocol is Protocol.MULTISTART and sequence.anchors is None:
-        raise DataError(
-            f"{sequence.name}: the multi-start protocol needs anchors (anchor.value), there are none"
-        )
+        raise DataError(f"{sequence.name}: the multi-start protocol needs anchors (anchor.value), there are none")
     return protocol
 
 
 def run(tracker: BoxTracker, sequence: ImageSequence, order: np.ndarray) -> Run:
-    """Start on frame ``order[0]`` with its ground truth, then update on the others in that order; (n,) indices."""
+    """Start on frame ``order[0]`` with its true box, update on the others in order; (n,) indices."""
     result = Run.empty(len(order))
     for row, track in enumerate(drive(tracker, sequence, order)):
         result.boxes[row], result.scores[row], result.seconds[row] = track.box, track.score, track.seconds
@@ -101,14 +99,10 @@ def anchors(sequence: ImageSequence) -> list[tuple[int, np.ndarray]]:
     """
     values = sequence.anchors
     if values is None or not np.any(values != 0):
-        raise DataError(
-            f"{sequence.name}: the multi-start protocol needs an anchor other than 0, there is none"
-        )
+        raise DataError(f"{sequence.name}: the multi-start protocol needs an anchor other than 0, there is none")
     empty = np.flatnonzero((values != 0) & ~visible(sequence.boxes))
     if len(empty):
-        raise DataError(
-            f"{sequence.name}: the anchor on frame {empty[0]} (from 0) has no ground-truth box to start on"
-        )
+        raise DataError(f"{sequence.name}: the anchor on frame {empty[0]} (from 0) has no ground-truth box to start on")
     forward = [(int(i), np.arange(i, len(sequence))) for i in np.flatnonzero(values > 0)]
     return forward + [(int(i), np.arange(i, -1, -1)) for i in np.flatnonzero(values < 0)]
 

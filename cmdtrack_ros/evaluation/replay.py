@@ -97,17 +97,15 @@ def open_for_replay(path: Path, options: ReplayOptions) -> tuple[BagSequence, np
         raise DataError(f"{path}: no topic of RGB images; name it")
     box = sequence.boxes[0] if options.initial_box is None else options.initial_box
     if not visible(box):
-        raise ConfigError(
-            f"{path}: its first RGB image has no true box: give --init-box x,y,w,h of the target in it"
-        )
+        raise ConfigError(f"{path}: its first RGB image has no true box: give --init-box x,y,w,h of the target in it")
     return sequence, box
 
 
 def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Replay:
     """Track a bag without DDS: every pair, as fast as it goes. Errors as of :func:`open_for_replay`."""
     # Torch takes seconds to import, which reports and the other trackers do without.
-    from cmdtrack_ros.tracking import load_tracker
     from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+    from cmdtrack_ros.tracking.tracker import load_tracker
 
     sequence, box = open_for_replay(path, options)
     tracker = load_tracker(options.weights, modality=sequence.modality, device=options.device, threads=1)
@@ -122,9 +120,7 @@ def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Repl
         if track is not None and track.state is not TargetState.IDLE:
             tracks.append(track)
 
-    pairing = NearestPairFilter(
-        options=options.bag.pairing.for_streams(len(sequence.topics.images)), clock=None
-    )
+    pairing = NearestPairFilter(options=options.bag.pairing.for_streams(len(sequence.topics.images)), clock=None)
     pairing.registerCallback(answer)
     began = time.perf_counter()
     _feed(path, sequence.topics.images, pairing)
@@ -176,5 +172,4 @@ def evaluate_bags(
         done.sequence.name = name
         sequences[name], statistics[name] = done.sequence, done.statistics()
         scored[name] = score_sequence(done.sequence, Protocol.OPE, {0: answers})
-    mean, curves = aggregate(list(scored.values()))
-    return Scores(label, scored, failures, mean, curves), sequences, statistics
+    return aggregate(label, scored, failures), sequences, statistics

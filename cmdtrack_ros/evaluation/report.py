@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.drawing import draw_box
-from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import metrics as m
+from cmdtrack_ros.evaluation.pictures import pictures_as_seen
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.evaluation.scoring import Scores
-from cmdtrack_ros.modalities import AuxEncoder, Modality
+from cmdtrack_ros.modalities import Modality
 
 COLOURS = (
     "#0b6e99", "#d9730d", "#6940a5", "#0f9d58", "#d6336c", "#7a4a2b",
@@ -87,14 +87,9 @@ def write_report(
     names = list(dict.fromkeys(name for score in scores for name in score.sequences))
     colours = {score.tracker: COLOURS[i % len(COLOURS)] for i, score in enumerate(scores)}
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cmdtrack_ros.evaluation"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=jinja2.PackageLoader("cmdtrack_ros.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["figure"] = lambda v: (
-        "–" if v is None or np.isnan(v) else f"{v:.1f}" if v > 2 else f"{v:.3f}"
-    )
+    environment.filters["figure"] = lambda v: "–" if v is None or np.isnan(v) else f"{v:.1f}" if v > 2 else f"{v:.3f}"
     columns = list(dict.fromkeys(name for score in scores for name in score.mean))
     page = environment.get_template("report.html.j2").render(
         title=title,
@@ -117,10 +112,7 @@ def write_report(
 
 
 def _best(scores: list[Scores], columns: list[str]) -> dict[str, float]:
-    values = {
-        column: [s.mean[column] for s in scores if np.isfinite(s.mean.get(column, np.nan))]
-        for column in columns
-    }
+    values = {column: [s.mean[column] for s in scores if np.isfinite(s.mean.get(column, np.nan))] for column in columns}
     return {column: max(found) for column, found in values.items() if len(found) > 1}
 
 
@@ -155,9 +147,7 @@ def _chosen(scores: list[Scores]) -> list[tuple[str, str]]:
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     # A fixed salt and no date make the same scores give the same page.
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "cmdtrack", "svg.fonttype": "none", "font.family": "sans-serif"}
-    ):
+    with matplotlib.rc_context({"svg.hashsalt": "cmdtrack", "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
@@ -194,12 +184,7 @@ def _legend(axes: Axes) -> None:
 
 
 def _curve_plot(
-    curves: Mapping,
-    thresholds: np.ndarray | None,
-    x: str,
-    y: str,
-    metrics: tuple[str, ...],
-    colours: Mapping[str, str],
+    curves: Mapping, thresholds: np.ndarray | None, x: str, y: str, metrics: tuple[str, ...], colours: Mapping[str, str]
 ) -> str:
     figure, axes = _axes(x, y)
     for tracker, (curve, mean) in curves.items():
@@ -251,25 +236,18 @@ def _overlap_plot(name: str, scores: list[Scores], colours: Mapping[str, str]) -
 # ---- frames ----
 
 
-def _strip(
-    name: str, rank: str, scores: list[Scores], sequence: ImageSequence, colours: Mapping[str, str]
-) -> dict:
+def _strip(name: str, rank: str, scores: list[Scores], sequence: ImageSequence, colours: Mapping[str, str]) -> dict:
     shown = [score for score in scores if name in score.sequences]
-    indices = np.unique(np.linspace(0, len(sequence) - 1, STRIP_FRAMES).round().astype(int))
-    encoder = AuxEncoder(sequence.modality)
+    first = shown[0].sequences[name]
+    chosen = np.linspace(0, len(first.order) - 1, STRIP_FRAMES).round().astype(int)
     tiles = []
-    for index in indices:
-        try:
-            frame = sequence.frame(int(index))
-        except DataError:  # the frame's failure is reported elsewhere on the page
-            continue
-        pictures = [frame.rgb, None if frame.aux is None else encoder(frame.aux)]
+    for index, *pictures in pictures_as_seen(sequence, first.order, shown=set(first.order[chosen].tolist())):
         boxes = [(score.sequences[name].result[index], colours[score.tracker]) for score in shown]
         # What matters most is drawn last: other trackers, truth, first tracker.
         boxes = [*boxes[:0:-1], (sequence.boxes[index], TRUTH_COLOUR), boxes[0]]
         images = [_jpeg(picture, boxes) for picture in pictures if picture is not None]
-        overlap = shown[0].sequences[name].overlaps[index]
-        tiles.append({"index": int(index), "images": images, "overlap": float(overlap)})
+        tiles.append({"index": index, "images": images, "overlap": float(first.overlaps[index])})
+    tiles.sort(key=lambda tile: tile["index"])
     return {
         "name": name,
         "rank": rank,

@@ -45,10 +45,7 @@ def starts(sequence: ImageSequence, protocol: Protocol) -> list[int]:
 
 def finished(folder: Path, sequence: ImageSequence, protocol: Protocol) -> bool:
     """Whether every run of the sequence has its file of boxes."""
-    return all(
-        run_files(folder, sequence.name, protocol, anchor)[0].is_file()
-        for anchor in starts(sequence, protocol)
-    )
+    return all(run_files(folder, sequence.name, protocol, anchor)[0].is_file() for anchor in starts(sequence, protocol))
 
 
 def write_run(folder: Path, name: str, protocol: Protocol, run: Run, anchor: int = 0) -> Path:

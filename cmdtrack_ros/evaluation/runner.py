@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
+from typing import Any
 
 import cv2
 from tqdm import tqdm
@@ -105,13 +106,12 @@ def evaluate(
     if jobs < 1:
         raise ConfigError(f"jobs: expected at least 1 process, got {jobs}")
     entries, broken = open_dataset(paths, layout, protocol)
-    remember_settings(output, paths, layout, protocol, specs)
+    weights = remember_settings(output, paths, layout, protocol, specs)["trackers"]
     failures = run_jobs(make_jobs(entries, specs, output, layout), jobs, progress)
-    scores = []
-    for spec in specs:
-        usable = [(entry.sequence, entry.protocol) for entry in entries if applies(spec, entry.sequence)]
-        failed = broken | failures.get(spec.label, {})
-        scores.append(score_results(output / RESULTS / spec.label, spec.label, usable, failed))
+    scores = [
+        _score(output, spec.label, entries, broken | failures.get(spec.label, {}), weights[spec.label])
+        for spec in specs
+    ]
     write_summary(output / SUMMARY, scores)
     return scores, {entry.sequence.name: entry.sequence for entry in entries}
 
@@ -130,31 +130,30 @@ def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, ImageSequence]]
             [Path(path) for path in settings["datasets"]], settings["layout"], Protocol(settings["protocol"])
         )
         sequences |= {entry.sequence.name: entry.sequence for entry in entries}
-        for label in settings["trackers"]:
-            usable = [
-                (entry.sequence, entry.protocol)
-                for entry in entries
-                if not label.endswith(f"@{AUX}") or entry.sequence.modality is not Modality.RGB
-            ]
+        for label, weights in settings["trackers"].items():
+            score = _score(folder, label, entries, broken, weights)
             name = label if len(folders) == 1 else f"{folder.resolve().name}/{label}"
-            scores.append(score_results(folder / RESULTS / label, name, usable, broken))
+            scores.append(replace(score, tracker=name))
     return scores, sequences
 
 
-def applies(spec: TrackerSpec, sequence: ImageSequence) -> bool:
-    """Whether the sequence has the stream that the tracker looks at."""
-    return spec.stream != AUX or sequence.modality is not Modality.RGB
+def _score(output: Path, label: str, entries: list[Entry], failures: dict[str, str], weights: dict[str, str]) -> Scores:
+    usable = [(entry.sequence, entry.protocol) for entry in entries if applies(label, entry.sequence)]
+    return replace(score_results(output / RESULTS / label, label, usable, failures), weights=weights)
 
 
-def make_jobs(
-    entries: list[Entry], specs: list[TrackerSpec], output: Path, layout: str
-) -> list[tuple[Job, int]]:
+def applies(label: str, sequence: ImageSequence) -> bool:
+    """Whether the sequence has the stream that the tracker of this label looks at."""
+    return not label.endswith(f"@{AUX}") or sequence.modality is not Modality.RGB
+
+
+def make_jobs(entries: list[Entry], specs: list[TrackerSpec], output: Path, layout: str) -> list[tuple[Job, int]]:
     """What is still to run, with its number of frames; the longest first, so that processes end together."""
     jobs = [
         (Job(spec, entry.path, layout, entry.protocol, output / RESULTS / spec.label), len(entry.sequence))
         for spec in specs
         for entry in entries
-        if applies(spec, entry.sequence)
+        if applies(spec.label, entry.sequence)
         and not finished(output / RESULTS / spec.label, entry.sequence, entry.protocol)
     ]
     return sorted(jobs, key=lambda job: -job[1])
@@ -166,9 +165,7 @@ def run_jobs(jobs: list[tuple[Job, int]], processes: int, progress: bool = True)
     if not jobs:
         return failures
     with (
-        ProcessPoolExecutor(
-            min(processes, len(jobs)), get_context("spawn"), initializer=_start_worker
-        ) as pool,
+        ProcessPoolExecutor(min(processes, len(jobs)), get_context("spawn"), initializer=_start_worker) as pool,
         tqdm(total=sum(frames for _, frames in jobs), unit="frame", disable=not progress) as bar,
     ):
         pending = {pool.submit(run_job, job): (job, frames) for job, frames in jobs}
@@ -226,9 +223,13 @@ def _cached_tracker(spec: TrackerSpec, modality: Modality) -> BoxTracker:
 
 def remember_settings(
     output: Path, paths: list[Path], layout: str, protocol: Protocol, specs: list[TrackerSpec]
-) -> None:
-    """Write ``run.json``; ConfigError when the folder holds results of other data, protocol or weights."""
-    settings = {
+) -> dict[str, Any]:
+    """Write ``run.json`` and return what it holds.
+
+    Raises:
+        ConfigError: the folder holds results of other data, protocol or weights.
+    """
+    settings: dict[str, Any] = {
         "datasets": [str(Path(path).resolve()) for path in paths],
         "layout": layout,
         "protocol": protocol.value,
@@ -239,9 +240,7 @@ def remember_settings(
         before = read_settings(output)
         differing = [key for key in ("datasets", "layout", "protocol") if before[key] != settings[key]]
         differing += [
-            label
-            for label, mark in settings["trackers"].items()
-            if before["trackers"].get(label, mark) != mark
+            label for label, mark in settings["trackers"].items() if before["trackers"].get(label, mark) != mark
         ]
         if differing:
             raise ConfigError(
@@ -250,9 +249,10 @@ def remember_settings(
             )
         settings["trackers"] = before["trackers"] | settings["trackers"]
     write_text(file, json.dumps(settings, indent=2) + "\n")
+    return settings
 
 
-def read_settings(output: Path) -> dict:
+def read_settings(output: Path) -> dict[str, Any]:
     """``run.json`` of a result folder; DataError when it is missing or damaged."""
     try:
         settings = json.loads((output / SETTINGS).read_text())

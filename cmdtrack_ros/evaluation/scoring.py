@@ -14,7 +14,7 @@ Which metrics a sequence gets depends on its layout (``mean_iou`` always):
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +30,19 @@ from cmdtrack_ros.evaluation.results import read_run, run_files, starts
 EMPTY_OVERLAP = 0.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class SequenceScore:
-    """Metrics and what the pooled metrics of a data set need from one sequence.
+    """Metrics of one sequence, and what its data set pools of it.
 
     Attributes:
         metrics: name -> value.
+        overlaps: (n,) IoU of each frame, NaN without a truth; of the longest run where there are several.
+        result: (n, 4) boxes of that run in frame order, NaN where it has none.
+        order: (k,) indices of that run's frames as the tracker saw them, one after the other.
         curves: ``success`` (21,), ``precision`` (51,), ``normalized`` (51,) where they apply.
-        overlaps: (n,) IoU of each frame of the (first) run, NaN without a truth.
-        result: (n, 4) boxes of that run in frame order.
+        longterm: of a long-term run: overlaps (n,), confidences (n,), "target is there" (n,) bool.
+        multistart: of each multi-start run: overlaps (k,), "target is there" (k,) bool.
+        paired: for GTOT: (n,) overlaps and (n,) centre errors in px, the better of the two annotations.
     """
 
     name: str
@@ -46,27 +50,34 @@ class SequenceScore:
     metrics: dict[str, float]
     overlaps: np.ndarray
     result: np.ndarray
+    order: np.ndarray
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     longterm: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     multistart: list[tuple[np.ndarray, np.ndarray]] | None = None
     paired: tuple[np.ndarray, np.ndarray] | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Scores:
-    """A tracker's scores on a data set; ``failures`` maps the sequences without a result to the reason."""
+    """A tracker's scores on a data set.
+
+    Attributes:
+        sequences: by name.
+        failures: sequence without a result -> reason.
+        mean, curves: of the data set, see :func:`aggregate`.
+        weights: file -> sha256 of the tracker's networks, where they are known.
+    """
 
     tracker: str
     sequences: dict[str, SequenceScore]
     failures: dict[str, str]
     mean: dict[str, float]
     curves: dict[str, np.ndarray]
+    weights: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict:
         """``mean`` and ``sequences`` (name -> metrics, ``frames``), and ``failures`` if there are any."""
-        sequences = {
-            name: {**_plain(score.metrics), "frames": score.frames} for name, score in self.sequences.items()
-        }
+        sequences = {name: {**_plain(score.metrics), "frames": score.frames} for name, score in self.sequences.items()}
         summary = {"mean": _plain(self.mean), "sequences": sequences}
         return {**summary, "failures": self.failures} if self.failures else summary
 
@@ -96,64 +107,61 @@ def score_results(
         if sequence.name in failed:
             continue
         try:
-            runs = {
-                anchor: read_run(folder, sequence, protocol, anchor) for anchor in starts(sequence, protocol)
-            }
+            runs = {anchor: read_run(folder, sequence, protocol, anchor) for anchor in starts(sequence, protocol)}
             scored[sequence.name] = score_sequence(sequence, protocol, runs)
         except DataError as error:
             failed[sequence.name] = str(error)
-    mean, curves = aggregate(list(scored.values()))
-    return Scores(tracker, scored, failed, mean, curves)
+    return aggregate(tracker, scored, failed)
 
 
 def score_sequence(sequence: ImageSequence, protocol: Protocol, runs: dict[int, Run]) -> SequenceScore:
     """Metrics of one sequence from its runs (anchor -> Run; one-pass protocols have one, under 0)."""
     if protocol is Protocol.MULTISTART:
         return _score_multistart(sequence, runs)
-    run = runs[0]
-    truth, seen = sequence.boxes, visible(sequence.boxes)
-    overlaps = np.where(seen, iou(run.boxes, truth), np.nan)
-    start = int(np.argmax(seen))
-    score = SequenceScore(
+    run, truth = runs[0], sequence.boxes
+    there = visible(truth)
+    start = int(np.argmax(there))
+    metrics, curves, paired = (_one_truth if sequence.aux_boxes is None else _two_truths)(sequence, run)
+    return SequenceScore(
         sequence.name,
         len(sequence),
-        {"mean_iou": m.mean_overlap(run.boxes, truth, start)},
-        overlaps,
-        run.boxes,
+        {"mean_iou": m.mean_overlap(run.boxes, truth, start), **metrics, "fps": run.fps},
+        overlaps=np.where(there, iou(run.boxes, truth), np.nan),
+        result=run.boxes,
+        order=np.arange(int(np.argmax(visible(run.boxes))), len(sequence)),
+        curves=curves,
+        longterm=_longterm_parts(sequence, run, start) if protocol is Protocol.LONGTERM else None,
+        paired=paired,
     )
-    if sequence.aux_boxes is not None:
-        _add_paired(score, sequence, run)
-    else:
-        _add_one_truth(score, sequence, run)
-    if protocol is Protocol.LONGTERM:
-        score.longterm = _longterm_parts(sequence, run, start)
-    score.metrics["fps"] = run.fps
-    return score
 
 
-def _add_one_truth(score: SequenceScore, sequence: ImageSequence, run: Run) -> None:
-    layout, truth = sequence.layout, sequence.boxes
-    if layout == "lasher":
+Benchmark = tuple[dict[str, float], dict[str, np.ndarray], tuple[np.ndarray, np.ndarray] | None]
+"""Metrics, curves, and GTOT's frames, as in :class:`SequenceScore`."""
+
+
+def _one_truth(sequence: ImageSequence, run: Run) -> Benchmark:
+    truth = sequence.boxes
+    if sequence.layout == "lasher":
         curves = m.lasher_curves(run.boxes, truth)
-    elif layout == "visevent":
+    elif sequence.layout == "visevent":
         curves = m.visevent_curves(run.boxes, truth, ~visible(truth))
     else:
         rows = visible(truth)
         curves = m.lasher_curves(run.boxes[rows], truth[rows])
-    score.curves = dict(zip(("success", "precision", "normalized"), curves))
-    score.metrics |= {"sr": curves[0].mean(), "pr": curves[1][20], "npr": curves[2][20]}
+    success, precision, normalized = curves
+    metrics = {"sr": success.mean(), "pr": precision[20], "npr": normalized[20]}
+    return metrics, {"success": success, "precision": precision, "normalized": normalized}, None
 
 
-def _add_paired(score: SequenceScore, sequence: ImageSequence, run: Run) -> None:
+def _two_truths(sequence: ImageSequence, run: Run) -> Benchmark:
     rows = sequence.labelled
     result, rgb, aux = run.boxes[rows], sequence.boxes[rows], sequence.aux_boxes[rows]
     success, precision = m.rgbt234_curves(result, rgb, aux)
-    score.curves = {"success": success, "precision": precision}
-    if sequence.layout == "gtot":
-        score.paired = m.paired_frames(result, rgb, aux)
-        score.metrics |= {"msr": m.gtot_msr([score.paired[0]]), "mpr": m.gtot_mpr([score.paired[1]])}
-    else:
-        score.metrics |= {"msr": success.mean(), "mpr": precision[20]}
+    curves = {"success": success, "precision": precision}
+    if sequence.layout != "gtot":
+        return {"msr": success.mean(), "mpr": precision[20]}, curves, None
+    paired = m.paired_frames(result, rgb, aux)
+    return {"msr": m.gtot_msr([paired[0]]), "mpr": m.gtot_mpr([paired[1]])}, curves, paired
 
 
 def _image_size(sequence: ImageSequence) -> tuple[int, int]:
@@ -162,13 +170,9 @@ def _image_size(sequence: ImageSequence) -> tuple[int, int]:
     return width, height
 
 
-def _longterm_parts(
-    sequence: ImageSequence, run: Run, start: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _longterm_parts(sequence: ImageSequence, run: Run, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if np.isnan(run.scores).all():
-        raise DataError(
-            f"{sequence.name}: the long-term protocol needs the tracker's confidences, there are none"
-        )
+        raise DataError(f"{sequence.name}: the long-term protocol needs the tracker's confidences, there are none")
     overlaps = m.pixel_overlap(run.boxes, sequence.boxes, *_image_size(sequence), empty=EMPTY_OVERLAP)
     overlaps[start] = 0.0
     # The toolkit takes an empty confidence, as in the first frame, for 0.
@@ -196,41 +200,30 @@ def _score_multistart(sequence: ImageSequence, runs: dict[int, Run]) -> Sequence
         "fps": fps,
     }
     overlaps = np.where(visible(sequence.boxes), iou(boxes, sequence.boxes), np.nan)
-    return SequenceScore(sequence.name, len(sequence), values, overlaps, boxes, multistart=parts)
+    return SequenceScore(sequence.name, len(sequence), values, overlaps, boxes, order, multistart=parts)
 
 
-def aggregate(scores: list[SequenceScore]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics and curves of the data set: means over sequences, but pooled where the benchmark pools.
+Pooled = tuple[dict[str, float], dict[str, np.ndarray]]
+"""Metrics and curves of a data set that a benchmark does not average over sequences."""
 
-    Long-term scoring also sets ``f``, ``f_precision`` and ``f_recall`` of each sequence, at the data set's
-    threshold.
+
+def aggregate(tracker: str, scored: dict[str, SequenceScore], failures: dict[str, str]) -> Scores:
+    """The scores of a data set: means over its sequences, but pooled where the benchmark pools.
+
+    Long-term sequences get ``f``, ``f_precision`` and ``f_recall`` only here, at the data set's threshold.
     """
-    curves = {
-        name: np.mean([s.curves[name] for s in scores if name in s.curves], axis=0)
-        for name in dict.fromkeys(name for s in scores for name in s.curves)
-    }
-    longterm = [s for s in scores if s.longterm is not None]
-    if longterm:
-        curves |= _add_longterm(longterm)
-    names = dict.fromkeys(name for s in scores for name in s.metrics)
-    mean = {name: _finite_mean([s.metrics[name] for s in scores if name in s.metrics]) for name in names}
-    if longterm:
-        best = int(np.argmax(m.f_score(curves["f_precision"], curves["f_recall"])))
-        mean |= {
-            "f": float(m.f_score(curves["f_precision"], curves["f_recall"])[best]),
-            "f_precision": float(curves["f_precision"][best]),
-            "f_recall": float(curves["f_recall"][best]),
-        }
-    paired = [s.paired for s in scores if s.paired is not None]
-    if paired and len(paired) == sum("msr" in s.metrics for s in scores):
-        mean |= {"msr": m.gtot_msr(p[0] for p in paired), "mpr": m.gtot_mpr(p[1] for p in paired)}
-    started = [s for s in scores if s.multistart is not None]
-    if started:
-        parts = [m.vot_accuracy_robustness(s.multistart) for s in started]
-        accuracy, robustness = m.vot_mean_accuracy_robustness(parts, [s.frames for s in started])
-        eao, curves["eao"] = m.vot_eao([run for s in started for run in s.multistart])
-        mean |= {"accuracy": accuracy, "robustness": robustness, "eao": eao}
-    return mean, curves
+    scored, longterm = _pool_longterm(scored)
+    scores = list(scored.values())
+    mean, curves = _mean_metrics(scores), _mean_curves(scores)
+    for metrics, pooled_curves in (longterm, _pool_gtot(scores), _pool_multistart(scores)):
+        mean |= metrics
+        curves |= pooled_curves
+    return Scores(tracker, scored, failures, mean, curves)
+
+
+def _mean_metrics(scores: list[SequenceScore]) -> dict[str, float]:
+    names = dict.fromkeys(name for score in scores for name in score.metrics)
+    return {name: _finite_mean([s.metrics[name] for s in scores if name in s.metrics]) for name in names}
 
 
 def _finite_mean(values: list[float]) -> float:
@@ -238,18 +231,47 @@ def _finite_mean(values: list[float]) -> float:
     return float(np.mean(finite)) if finite else float("nan")
 
 
-def _add_longterm(scores: list[SequenceScore]) -> dict[str, np.ndarray]:
-    thresholds = m.longterm_thresholds(np.concatenate([s.longterm[1] for s in scores]))
-    each = [m.longterm_curves(*s.longterm, thresholds) for s in scores]
-    precision, recall = (np.mean(part, axis=0) for part in zip(*each))
+def _mean_curves(scores: list[SequenceScore]) -> dict[str, np.ndarray]:
+    names = dict.fromkeys(name for score in scores for name in score.curves)
+    return {name: np.mean([s.curves[name] for s in scores if name in s.curves], axis=0) for name in names}
+
+
+def _pool_longterm(scored: dict[str, SequenceScore]) -> tuple[dict[str, SequenceScore], Pooled]:
+    """The scores with each sequence's F at the threshold where the data set's F is largest; F there."""
+    parts = {name: score.longterm for name, score in scored.items() if score.longterm is not None}
+    if not parts:
+        return scored, ({}, {})
+    thresholds = m.longterm_thresholds(np.concatenate([scores for _, scores, _ in parts.values()]))
+    each = {name: m.longterm_curves(*part, thresholds) for name, part in parts.items()}
+    precision, recall = (np.mean(part, axis=0) for part in zip(*each.values()))
     best = int(np.argmax(m.f_score(precision, recall)))
-    for score, (own_precision, own_recall) in zip(scores, each):
-        score.metrics |= {
-            "f": float(m.f_score(own_precision, own_recall)[best]),
-            "f_precision": float(own_precision[best]),
-            "f_recall": float(own_recall[best]),
-        }
-    return {"f_precision": precision, "f_recall": recall}
+    own = {name: _longterm_metrics(*curves, best) for name, curves in each.items()}
+    scored = {name: replace(one, metrics=one.metrics | own.get(name, {})) for name, one in scored.items()}
+    pooled = _longterm_metrics(precision, recall, best)
+    return scored, (pooled, {"f_precision": precision, "f_recall": recall})
+
+
+def _longterm_metrics(precision: np.ndarray, recall: np.ndarray, at: int) -> dict[str, float]:
+    f = float(m.f_score(precision, recall)[at])
+    return {"f": f, "f_precision": float(precision[at]), "f_recall": float(recall[at])}
+
+
+def _pool_gtot(scores: list[SequenceScore]) -> Pooled:
+    """The frames of all sequences as one, where GTOT's are the only ones with two annotations."""
+    paired = [score.paired for score in scores if score.paired is not None]
+    if not paired or len(paired) != sum("msr" in score.metrics for score in scores):
+        return {}, {}
+    return {"msr": m.gtot_msr(one[0] for one in paired), "mpr": m.gtot_mpr(one[1] for one in paired)}, {}
+
+
+def _pool_multistart(scores: list[SequenceScore]) -> Pooled:
+    runs = [(score.multistart, score.frames) for score in scores if score.multistart is not None]
+    if not runs:
+        return {}, {}
+    parts = [m.vot_accuracy_robustness(one) for one, _ in runs]
+    accuracy, robustness = m.vot_mean_accuracy_robustness(parts, [frames for _, frames in runs])
+    eao, curve = m.vot_eao([run for one, _ in runs for run in one])
+    return {"accuracy": accuracy, "robustness": robustness, "eao": eao}, {"eao": curve}
 
 
 def score_folder(

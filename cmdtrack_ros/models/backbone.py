@@ -19,9 +19,15 @@ _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80
 _SCALES = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}  # width, depth
 _STEM = 32
 
+
 PIXEL_MEAN = 127.0
 PIXEL_SCALE = 128.0
 """The published Lite weights expect (pixel - 127) / 128 in RGB order."""
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """0..255 -> about -1..1, as the backbone sees them."""
+    return (pictures - PIXEL_MEAN) / PIXEL_SCALE
 
 
 class SameConv2d(nn.Conv2d):
@@ -86,9 +92,7 @@ class EfficientNetLite(nn.Module):
             repeats = repeats if index == 0 else math.ceil(repeats * depth)
             blocks = []
             for block in range(repeats):
-                blocks.append(
-                    InvertedBottleneck(channels, outputs, kernel, stride if block == 0 else 1, expansion)
-                )
+                blocks.append(InvertedBottleneck(channels, outputs, kernel, stride if block == 0 else 1, expansion))
                 channels = outputs
             stages.append(nn.Sequential(*blocks))
         self.early = nn.Sequential(*stages[:3])
@@ -98,21 +102,21 @@ class EfficientNetLite(nn.Module):
 
     def to_stride8(self, pictures: Tensor) -> Tensor:
         """The high-resolution half of the network, usually frozen in training."""
-        return self.early(self.stem((pictures - PIXEL_MEAN) / PIXEL_SCALE))
+        return self.early(self.stem(scaled(pictures)))
 
     def forward(self, pictures: Tensor) -> Features:
         stride8 = self.to_stride8(pictures)
         return Features(stride8, self.late(stride8))
 
     def load_imagenet(self, published: dict[str, Tensor]) -> None:
-        """Start from a published ``efficientnet-lite*`` state dict; its layers come in the same order as ours.
+        """Start from a published ``efficientnet-lite*`` state dict, whose layers have the same order.
 
         Raises:
             ValueError: a layer's shape differs, i.e. the state dict is of another variant.
         """
         theirs = [(name, value) for name, value in published.items() if "num_batches_tracked" not in name]
         ours = {name: value for name, value in self.state_dict().items() if "num_batches_tracked" not in name}
-        for (name, target), (their_name, value) in zip(ours.items(), theirs):
+        for (name, target), (their_name, value) in zip(ours.items(), theirs, strict=False):
             if target.shape != value.shape:
                 raise ValueError(
                     f"{their_name}: expected shape {tuple(target.shape)} for {name}, got {tuple(value.shape)}"
@@ -121,7 +125,7 @@ class EfficientNetLite(nn.Module):
 
 
 def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """A copy in evaluation mode with each batch norm folded into the convolution before it; same answers, faster."""
+    """A copy in evaluation mode with batch norms folded into convolutions: same answers, faster."""
     folded = copy.deepcopy(module).eval()
     for part in folded.modules():
         if isinstance(part, nn.Sequential) and len(part) > 1 and isinstance(part[1], nn.BatchNorm2d):

@@ -121,9 +121,7 @@ def _export(
     network: nn.Module, example: dict[str, Tensor], outputs: Iterable[str], about: dict[str, str]
 ) -> onnx.ModelProto:
     written, outputs = io.BytesIO(), list(outputs)
-    batched = {
-        name: {0: "batch" if name in ("present", *outputs) else "pictures"} for name in (*example, *outputs)
-    }
+    batched = {name: {0: "batch" if name in ("present", *outputs) else "pictures"} for name in (*example, *outputs)}
     batched["present"] = batched["weights"] = {0: "batch", 1: "streams"}
     with warnings.catch_warnings(), torch.no_grad():
         # The exporter based on tracing is announced to go; the newer one takes ten times as long.
@@ -190,6 +188,4 @@ def _check(
     got = session.run(outputs, {name: value.numpy() for name, value in example.items()})
     for name, ours, theirs in zip(outputs, got, expected):
         if (difference := float(np.abs(ours - theirs.numpy()).max())) > TOLERANCE:
-            raise CmdtrackError(
-                f"export: output {name} differs from torch's by {difference:.2g}, expected {TOLERANCE}"
-            )
+            raise CmdtrackError(f"export: output {name} differs from torch's by {difference:.2g}, expected {TOLERANCE}")

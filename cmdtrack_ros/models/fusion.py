@@ -55,7 +55,8 @@ class TemplateEncoder(nn.Module):
 def _cells_in_box(size: int, box: Tensor) -> tuple[Tensor, Tensor]:
     """Per cell of a ``size`` x ``size`` grid: place (M, Z, 4) and coverage by the box (M, Z).
 
-    Place is the distance from the box's left, top, right and bottom edge to the cell's centre, in box sides, within -1..2.
+    Place is the distance from the box's left, top, right and bottom edge to the cell's centre, in box sides,
+    within -1..2.
     """
     low = torch.arange(size, device=box.device, dtype=box.dtype) / size
     high, center = low + 1 / size, low + 0.5 / size
@@ -93,9 +94,7 @@ class Relation(nn.Module):
         inside = (correlation + (1 - mask) * -50.0).amax(1, keepdim=True).clamp(min=-50.0)
         outside = (correlation + mask * -50.0).amax(1, keepdim=True).clamp(min=-50.0)
         flat = search.flatten(2)
-        stacked = torch.cat(
-            [flat, flat * template.pooled.unsqueeze(-1), read, correlation, inside, outside], 1
-        )
+        stacked = torch.cat([flat, flat * template.pooled.unsqueeze(-1), read, correlation, inside, outside], 1)
         mixed = self.mix(stacked.view(batch, -1, height, width))
         return mixed + self.context(mixed)
 
@@ -108,7 +107,7 @@ class GatedFusion(nn.Module):
         self.gate = nn.Sequential(conv_bn(channels, 32, 3), nn.Conv2d(32, 1, 1))
 
     def forward(self, relations: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """``relations`` (B, M, C, H, W), ``present`` (B, M) 0 or 1 -> fused (B, C, H, W), weights (B, M, H, W)."""
+        """``relations`` (B, M, C, H, W), ``present`` (B, M) -> fused (B, C, H, W), weights (B, M, H, W)."""
         batch, modalities = present.shape
         logits = self.gate(relations.flatten(0, 1)).view(batch, modalities, *relations.shape[-2:])
         logits = logits + ((1 - present) * _EXCLUDED)[..., None, None]

@@ -26,8 +26,8 @@ class HeadOutput:
 class CenterHead(nn.Module):
     """Fused features (B, C, S, S) -> :class:`HeadOutput`.
 
-    The centre is predicted as an offset of -1 to 2 cells from the cell's corner, so that a cell beside the true one can
-    still give the right box; the size as a fraction of the search region's side.
+    The centre is predicted as an offset of -1 to 2 cells from the cell's corner, so that a cell beside the
+    true one can still give the right box; the size as a fraction of the search region's side.
     """
 
     def __init__(self, channels: int) -> None:

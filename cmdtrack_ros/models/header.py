@@ -73,9 +73,7 @@ def read_header(path: str | Path, sha256: str | None = None) -> Header:
     if sha256 and found != sha256.lower():
         raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")
     try:
-        config, *history = (
-            json.loads(metadata.get(name, "{}")) for name in ("config", "recipe", "data", "scores")
-        )
+        config, *history = (json.loads(metadata.get(name, "{}")) for name in ("config", "recipe", "data", "scores"))
     except ValueError as error:
         raise WeightsError(f"weights {path}: its metadata is not JSON ({error})") from error
     return Header(metadata.get("model"), config, Provenance(*history), found)

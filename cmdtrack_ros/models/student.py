@@ -35,9 +35,7 @@ class Student(nn.Module):
         """Template pictures (N, 3, T, T) float 0..255 and boxes in them (N, 4), xywh as fractions of T."""
         return self.template_encoder(self.features(pictures), box)
 
-    def forward(
-        self, pictures: Tensor, template: TemplateFeatures, present: Tensor
-    ) -> tuple[HeadOutput, Tensor]:
+    def forward(self, pictures: Tensor, template: TemplateFeatures, present: Tensor) -> tuple[HeadOutput, Tensor]:
         """Find the target in search regions.
 
         Args:

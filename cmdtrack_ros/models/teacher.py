@@ -6,14 +6,14 @@ Our choice; the paper's is not public.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite
-from cmdtrack_ros.models.config import STRIDE
+from cmdtrack_ros.models.config import STRIDE, CropConfig
 from cmdtrack_ros.models.fusion import GatedFusion, Neck, Relation, TemplateEncoder, TemplateFeatures
 from cmdtrack_ros.models.head import CenterHead, HeadOutput
 from cmdtrack_ros.models.student import Student
@@ -26,27 +26,18 @@ together.
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(CropConfig):
     """Shape of a teacher; travels in its weights file.
 
     Attributes:
         backbone: EfficientNet-Lite variant of each stream.
         channels: width of neck, relation, exchanges and head.
         heads: of each cross-attention; a divisor of ``channels``.
-        template_size, search_size, template_factor, search_factor: as in ``StudentConfig``.
     """
 
     backbone: str = "lite2"
     channels: int = 192
     heads: int = 6
-    template_size: int = 128
-    search_size: int = 256
-    template_factor: float = 2.0
-    search_factor: float = 4.0
-
-    def to_dict(self) -> dict:
-        """The configuration as plain values, for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -172,9 +163,7 @@ class Teacher(nn.Module):
         read = fused.unsqueeze(1) + messages
         final = fused + messages.sum(1)
         maps = torch.cat([related, exchanged, read, final.unsqueeze(1)], 1)
-        return TeacherPaths(
-            maps, torch.cat([present.repeat(1, 3), torch.ones_like(present[:, :1])], 1), weights
-        )
+        return TeacherPaths(maps, torch.cat([present.repeat(1, 3), torch.ones_like(present[:, :1])], 1), weights)
 
     def forward(
         self, pictures: Tensor, templates: list[TemplateFeatures], present: Tensor

@@ -35,14 +35,12 @@ def save_weights(network: Network, path: str | Path, provenance: Provenance) -> 
 
 
 def model_of(path: str | Path) -> type[Network] | None:
-    """The network that a weights file holds; None when it names none. WeightsError: missing or damaged file."""
+    """The network that a weights file holds, None when it names none; WeightsError: missing or damaged."""
     name = read_header(path).model
     return next((kind for kind, known in _NAMES.items() if known == name), None)
 
 
-def load_weights(
-    path: str | Path, kind: type[Network], sha256: str | None = None
-) -> tuple[Network, Provenance]:
+def load_weights(path: str | Path, kind: type[Network], sha256: str | None = None) -> tuple[Network, Provenance]:
     """Read a network for inference (evaluation mode, on the CPU).
 
     Args:
@@ -55,11 +53,9 @@ def load_weights(
     """
     header = read_header(path, sha256)
     if header.model != _NAMES[kind]:
-        raise WeightsError(
-            f"weights {path}: expected model {_NAMES[kind]}, got {header.model or 'no model name'}"
-        )
+        raise WeightsError(f"weights {path}: expected model {_NAMES[kind]}, got {header.model or 'no model name'}")
     with opened(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dictionary
     try:
         network = kind(_CONFIGS[kind](**header.config))
         network.load_state_dict(tensors)
@@ -68,11 +64,6 @@ def load_weights(
             f"weights {path}: configuration and tensors do not fit this version's model: {error}"
         ) from error
     return network.eval(), header.provenance
-
-
-def save_student(student: Student, path: str | Path, provenance: Provenance) -> None:
-    """:func:`save_weights` of a student."""
-    save_weights(student, path, provenance)
 
 
 def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:

@@ -1,1 +1,1 @@
-"""The ROS 2 side: everything that imports rclpy. `pairing`, `images` and `pipeline` import without it."""
+"""The ROS 2 side: all that imports rclpy, but for the demo."""

@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from cmdtrack_ros.track import PERCENTILES, Track, percentiles_ms
 
-_FAULTS_KEPT = 50
+_MAX_FAULTS_KEPT = 50
 
 
 class Latencies:
@@ -41,50 +41,48 @@ class Latencies:
         return values
 
 
-class Reports:
-    """Tells the operator of each fault once, and again only after some seconds.
+class FaultLog:
+    """Logs each fault once, and again only after some seconds.
 
     Faults are the same when their texts differ in numbers only.
 
     Args:
         log: takes the message.
-        repeat_after: seconds until the same fault is told again.
-        counted: say how often it went untold in between.
+        repeat_after: seconds until the same fault is logged again.
+        count_repeats: say how often it was withheld in between.
     """
 
-    def __init__(self, log: Callable[[str], Any], repeat_after: float = 5.0, *, counted: bool = True) -> None:
+    def __init__(self, log: Callable[[str], Any], repeat_after: float = 5.0, *, count_repeats: bool = True) -> None:
         self._log = log
         self._repeat_after = repeat_after
-        self._counted = counted
-        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+        self._count_repeats = count_repeats
+        self._logged: dict[tuple[str, str], tuple[float, int]] = {}  # fault: when last, withheld since
         self._lock = threading.Lock()  # callbacks and worker both report
 
     def __call__(self, kind: str, text: str) -> None:
         with self._lock:
-            withheld = self._count((kind, re.sub(r"[\d.]+", "#", text)))
+            withheld = self._withheld_before((kind, re.sub(r"[\d.]+", "#", text)))
         if withheld is not None:
-            more = f" ({withheld} more since the last message)" if withheld and self._counted else ""
+            more = f" ({withheld} more since the last message)" if withheld and self._count_repeats else ""
             self._log(f"{kind}: {text}{more}")
 
-    def _count(self, fault: tuple[str, str]) -> int | None:
-        """How often a fault went untold before now; None where it stays untold now as well."""
-        at, withheld = self._told.pop(fault, (-math.inf, 0))
+    def _withheld_before(self, fault: tuple[str, str]) -> int | None:
+        """How often a fault was withheld before now; None where it is withheld now as well."""
+        at, withheld = self._logged.pop(fault, (-math.inf, 0))
         now = time.monotonic()
         if now - at < self._repeat_after:
-            self._told[fault] = (at, withheld + 1)
+            self._logged[fault] = (at, withheld + 1)
             return None
-        while len(self._told) >= _FAULTS_KEPT:
-            self._told.pop(next(iter(self._told)))
-        self._told[fault] = (now, 0)
+        while len(self._logged) >= _MAX_FAULTS_KEPT:
+            self._logged.pop(next(iter(self._logged)))
+        self._logged[fault] = (now, 0)
         return withheld
 
-    def latest(self) -> list[str]:
-        """Kinds of fault told within the last `repeat_after` seconds."""
+    def recent_kinds(self) -> list[str]:
+        """Kinds of fault logged within the last `repeat_after` seconds."""
         now = time.monotonic()
         with self._lock:
-            return sorted(
-                {kind for (kind, _), (at, _) in self._told.items() if now - at < self._repeat_after}
-            )
+            return sorted({kind for (kind, _), (at, _) in self._logged.items() if now - at < self._repeat_after})
 
 
 def gpu_memory() -> dict[str, str]:

@@ -30,9 +30,7 @@ class ImageInput:
         depth: messages queued by the middleware.
     """
 
-    def __init__(
-        self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int
-    ) -> None:
+    def __init__(self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int) -> None:
         self._node = node
         self._name = name
         self._parameter = parameter
@@ -61,18 +59,12 @@ class ImageInput:
         if plan == self._plan:
             return
         if self._subscriber:
-            self._node.get_logger().info(
-                f"{self._name} on {self.topic}: subscribing anew ({plan.describe()})"
-            )
+            self._node.get_logger().info(f"{self._name} on {self.topic}: subscribing anew ({plan.describe()})")
             self._node.destroy_subscription(self._subscriber.sub)
         self._plan = plan
         events = SubscriptionEventCallbacks(incompatible_qos=lambda _: self._wake.trigger())
         self._subscriber = Subscriber(
-            self._node,
-            plan.message_type,
-            self.topic,
-            event_callbacks=events,
-            qos_profile=plan.profile(self._depth),
+            self._node, plan.message_type, self.topic, event_callbacks=events, qos_profile=plan.profile(self._depth)
         )
         self._subscriber.registerCallback(self._receive)
 
@@ -81,16 +73,16 @@ class ImageInput:
         recent = [at for at in self._arrivals if at > time.monotonic() - 2.0]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
-    def silence(self) -> float:
+    def seconds_silent(self) -> float:
         """Seconds since the last message, or since the stream was opened."""
         return time.monotonic() - self._heard
 
-    def explain_silence(self) -> str:
+    def silence_diagnosis(self) -> str:
         """What is known about a silent stream, and what to try."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         offers = {f"{p.topic_type}, {reliability_name(p.qos_profile.reliability)}" for p in publishers}
         text = (
-            f"no {self._name} image on {self.topic} for {self.silence():.1f} s; subscribed to "
+            f"no {self._name} image on {self.topic} for {self.seconds_silent():.1f} s; subscribed to "
             f"{self._plan.describe()}; {len(publishers)} publisher(s)"
         )
         if not publishers:

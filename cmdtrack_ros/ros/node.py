@@ -44,7 +44,7 @@ from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import Latencies, Reports, diagnostic_array, gpu_memory
+from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, gpu_memory
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
@@ -53,13 +53,13 @@ from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking import load_tracker
 from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+from cmdtrack_ros.tracking.tracker import load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
-_RESULT_DEPTH = 10
-_CATCH_UP = 5  # frames tracked between a target's and the newest; to track all takes a slow machine too long
-_SAME_RESTART = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
+_RESULT_QUEUE_DEPTH = 10
+_CATCH_UP_FRAMES = 5  # tracked between a target's and the newest; to track all takes a slow machine too long
+_SAME_RESTART_SECONDS = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
 
 
 def _encoding(settings: Settings) -> AuxEncoding:
@@ -72,7 +72,7 @@ def _pairing(settings: Settings) -> PairOptions:
     return options.for_streams(1 if settings.modality == "rgb" else 2)
 
 
-class _Request:
+class _TargetRequest:
     """A target that waits for its pair, the one at `stamp` (ns) or the next to come."""
 
     def __init__(self, target: Target | None, stamp: int | None = None) -> None:
@@ -92,11 +92,12 @@ class TrackerNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("tracker")
         self._settings: Settings | None = None
-        self._options = Parameters(self, lambda: self._settings is not None, self._apply_live)
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # waits must not stop with simulated time
+        self._parameter_table = Parameters(self, lambda: self._settings is not None, self._apply_live)
+        # Waits must not stop with simulated time.
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         # rclpy's logger raises when one line of code logs at two severities, hence a line each.
-        self._reports = Reports(lambda text: self.get_logger().error(text))
-        self._silence = Reports(lambda text: self.get_logger().warning(text), 30.0, counted=False)
+        self._fault_log = FaultLog(lambda text: self.get_logger().error(text))
+        self._silence_log = FaultLog(lambda text: self.get_logger().warning(text), 30.0, count_repeats=False)
         self._inputs: dict[str, ImageInput] = {}
 
     def autostart(self) -> None:
@@ -106,26 +107,26 @@ class TrackerNode(LifecycleNode):
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
 
-    # Lifecycle: rclpy swallows what these raise, hence `_step`.
+    # Lifecycle: rclpy swallows what these raise, hence `_attempt`.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._step("configure", self._configure)
+        return self._attempt("configure", self._configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         super().on_activate(state)
-        return self._step("activate", self._activate)
+        return self._attempt("activate", self._activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._step("clean up", self._clean_up)
+        return self._attempt("clean up", self._clean_up)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._step("shut down", self._shut_down)
+        return self._attempt("shut down", self._shut_down)
 
-    def _step(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
+    def _attempt(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             action()
             return TransitionCallbackReturn.SUCCESS
@@ -136,7 +137,7 @@ class TrackerNode(LifecycleNode):
         return TransitionCallbackReturn.FAILURE
 
     def _configure(self) -> None:
-        settings = self._options.settings()
+        settings = self._parameter_table.settings()
         tracker = load_tracker(
             settings.weights or None,
             modality=settings.modality,
@@ -146,20 +147,16 @@ class TrackerNode(LifecycleNode):
             encoding=_encoding(settings),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
-        self._pipeline = Pipeline(
-            tracker, registration=settings.registration, topics=topics, report=self._reports
-        )
-        self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_DEPTH)
+        self._pipeline = Pipeline(tracker, registration=settings.registration, topics=topics, report=self._fault_log)
+        self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
         self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
-        self._diagnostics_out = self.create_lifecycle_publisher(
-            DiagnosticArray, "/diagnostics", _RESULT_DEPTH
-        )
+        self._diagnostics_out = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", _RESULT_QUEUE_DEPTH)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
         else:
             self._detections_out = self.create_lifecycle_publisher(
-                Detection2DArray, "~/detections", _RESULT_DEPTH
+                Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH
             )
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
@@ -171,25 +168,17 @@ class TrackerNode(LifecycleNode):
         self._mailbox: Mailbox[Pair] = Mailbox(settings.target_history, settings.process_every_pair)
         self._request = self._first_request()
         self._request_lock = threading.Lock()
-        self._restarted_at = -_SAME_RESTART
+        self._restarted_at = -_SAME_RESTART_SECONDS
         self._open_inputs(settings)
-        self._target_in = self.create_subscription(
-            TargetBox, "~/target", self._on_target, QoSProfile(depth=5)
-        )
-        self._ticks = [
-            self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady),
-            self.create_timer(1.0, self._every_second, clock=self._steady),
-        ]
-        self._ticks[0].cancel()  # runs only while an image waits
+        self._target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
+        self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
+        self._flush_timer.cancel()  # runs only while an image waits
+        self._health_timer = self.create_timer(1.0, self._report_health, clock=self._steady_clock)
         threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
-        self._jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
-        self._worker = threading.Thread(
-            target=self._work, args=(self._mailbox,), name="tracking", daemon=True
-        )
+        self._clock_jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
+        self._worker = threading.Thread(target=self._track_pairs, args=(self._mailbox,), name="tracking", daemon=True)
         self._worker.start()
-        self.get_logger().info(
-            f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values())
-        )
+        self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
     def _open_inputs(self, settings: Settings) -> None:
         topics = {"RGB": ("rgb_topic", settings.rgb_topic), "auxiliary": ("aux_topic", settings.aux_topic)}
@@ -214,8 +203,8 @@ class TrackerNode(LifecycleNode):
             return
         self._mailbox.close()
         self._worker.join()
-        self._jumps.unregister()
-        for timer in self._ticks:
+        self._clock_jump_handle.unregister()
+        for timer in (self._flush_timer, self._health_timer):
             self.destroy_timer(timer)
         self.destroy_subscription(self._target_in)
         for stream in self._inputs.values():
@@ -243,9 +232,9 @@ class TrackerNode(LifecycleNode):
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
-            self._ticks[0].reset()
+            self._flush_timer.reset()
         else:
-            self._ticks[0].cancel()
+            self._flush_timer.cancel()
 
     def _on_pair(self, pair: Pair) -> None:
         if pair.restarted:
@@ -259,7 +248,7 @@ class TrackerNode(LifecycleNode):
 
     def _on_clock_jump(self, jump: TimeJump) -> None:
         self._pairing_filter.reset()
-        if time.monotonic() - self._restarted_at > _SAME_RESTART:
+        if time.monotonic() - self._restarted_at > _SAME_RESTART_SECONDS:
             self.get_logger().info("the clock jumped: pairing starts afresh")
             self._start_over()
 
@@ -270,43 +259,39 @@ class TrackerNode(LifecycleNode):
             with self._request_lock:
                 self._request = first
 
-    def _first_request(self) -> _Request | None:
+    def _first_request(self) -> _TargetRequest | None:
         box = self._settings.initial_box
-        return _Request(Target(np.array(box), "initial")) if box else None
+        return _TargetRequest(Target(np.array(box), "initial")) if box else None
 
     def _on_target(self, message: TargetBox) -> None:
         box = np.array([message.x, message.y, message.width, message.height])
         stamp = stamp_ns(message) or None
         if message.width == 0 and message.height == 0:
-            request = _Request(None)
+            request = _TargetRequest(None)
         elif not np.isfinite(box).all() or min(box[2:]) <= 0:
-            self._reports(
+            self._fault_log(
                 "target",
-                f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and "
-                "height above 0",
+                f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and height above 0",
             )
             return
         else:
-            request = _Request(Target(box, message.target_id), stamp)
+            request = _TargetRequest(Target(box, message.target_id), stamp)
         with self._request_lock:
             self._request = request
 
-    def _every_second(self) -> None:
-        problems = self._reports.latest()
+    def _report_health(self) -> None:
+        problems = self._fault_log.recent_kinds()
         silent = 0
         for name, stream in self._inputs.items():
             stream.follow_publishers()
-            if stream.silence() > self._settings.data_timeout:
+            if stream.seconds_silent() > self._settings.data_timeout:
                 silent += 1
                 problems.append(f"no {name} images")
-                self._silence("no data", stream.explain_silence())
+                self._silence_log("no data", stream.silence_diagnosis())
         if silent == len(self._inputs):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
         state = self._pipeline.state.name
-        values = {
-            "state": state,
-            **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()},
-        }
+        values = {"state": state, **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}}
         values |= self._latencies.values() | self._pairing_filter.counters.as_dict()
         values |= {"dropped": self._mailbox.dropped, **self._pipeline.faults, **gpu_memory()}
         self._diagnostics_out.publish(
@@ -322,16 +307,16 @@ class TrackerNode(LifecycleNode):
 
     # Worker thread: owns the pipeline.
 
-    def _work(self, mailbox: Mailbox[Pair]) -> None:
+    def _track_pairs(self, mailbox: Mailbox[Pair]) -> None:
         while (pair := mailbox.take()) is not None:
             try:
-                self._handle(pair)
+                self._track_pair(pair)
             except Exception:
                 if not self.context.ok():  # interrupted: nothing can be published any more
                     return
-                self._reports("internal error", traceback.format_exc())
+                self._fault_log("internal error", traceback.format_exc())
 
-    def _handle(self, pair: Pair) -> None:
+    def _track_pair(self, pair: Pair) -> None:
         target, since = self._due_target(pair.stamp)
         track = self._pipeline.process(pair, target, since)
         if track is None:
@@ -356,14 +341,14 @@ class TrackerNode(LifecycleNode):
             return request.target, []
         kept = self._mailbox.since(request.stamp)
         if not kept and not request.pair:
-            self._reports(
+            self._fault_log(
                 "target",
                 f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
                 "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame",
             )
             return None, []
         pairs = [pair for stamp, pair in kept if stamp < now] if kept else [request.pair]
-        return request.target, pairs[:: max(-(-len(pairs) // _CATCH_UP), 1)]
+        return request.target, pairs[:: max(-(-len(pairs) // _CATCH_UP_FRAMES), 1)]
 
     def _publish(self, header: Header, track: Track) -> None:
         track = replace(track, latency=(self.get_clock().now().nanoseconds - track.stamp_ns) * 1e-9)

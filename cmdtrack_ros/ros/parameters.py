@@ -50,7 +50,8 @@ class Settings:
 class Spec:
     """One parameter. `live` ones take effect at once, the others when the node is configured.
 
-    A list is empty or has one number for each of `items`, which `valid` accepts (`condition` says what it expects).
+    A list is empty or has one number for each of `items`, which `valid` accepts (`condition` says what it
+    expects).
     """
 
     name: str
@@ -77,17 +78,13 @@ class Spec:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not kind:
-            raise ConfigError(f"parameter '{self.name}': expected {_KINDS[kind]}, got {value!r}")
+            raise ConfigError(f"parameter '{self.name}': expected {_TYPE_NAMES[kind]}, got {value!r}")
         if self.choices and value not in self.choices:
-            raise ConfigError(
-                f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}"
-            )
+            raise ConfigError(f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}")
         if self.topic:
             self._check_topic(value)
         if kind in (int, float) and not self.low <= value <= self.high:
-            raise ConfigError(
-                f"parameter '{self.name}': expected {self.low:g} to {self.high:g}, got {value!r}"
-            )
+            raise ConfigError(f"parameter '{self.name}': expected {self.low:g} to {self.high:g}, got {value!r}")
         return value
 
     def _check_topic(self, value: str) -> None:
@@ -107,22 +104,18 @@ class Spec:
 
     def descriptor(self) -> ParameterDescriptor:
         when = "Takes effect at once." if self.live else "Takes effect when the node is configured."
-        descriptor = ParameterDescriptor(
-            name=self.name, description=f"{self.text} {when}", dynamic_typing=True
-        )
+        descriptor = ParameterDescriptor(name=self.name, description=f"{self.text} {when}", dynamic_typing=True)
         if self.choices:
             descriptor.additional_constraints = f"one of: {', '.join(self.choices)}"
         if math.isfinite(self.low) and isinstance(self.default, float):
             descriptor.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
         if math.isfinite(self.low) and isinstance(self.default, int):
-            descriptor.integer_range = [
-                IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)
-            ]
+            descriptor.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
         return descriptor
 
 
-_PAIRING, _ENCODING = PairOptions(), AuxEncoding()
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+_PAIRING_DEFAULTS, _ENCODING_DEFAULTS = PairOptions(), AuxEncoding()
+_TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 SPECS = (
     Spec("autostart", True, "Configure and activate by itself; false leaves that to a lifecycle manager."),
@@ -133,9 +126,7 @@ SPECS = (
         choices=("thermal", "depth", "event", "rgb"),
     ),
     Spec("weights", "", "Path of a weights file (safetensors); empty for the shipped weights."),
-    Spec(
-        "weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."
-    ),
+    Spec("weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."),
     Spec(
         "device",
         "auto",
@@ -163,7 +154,7 @@ SPECS = (
     ),
     Spec(
         "slop",
-        _PAIRING.slop,
+        _PAIRING_DEFAULTS.slop,
         "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
         "free-running cameras, and lets the two images show different moments.",
         0.0,
@@ -172,7 +163,7 @@ SPECS = (
     ),
     Spec(
         "aux_timeout",
-        _PAIRING.aux_timeout,
+        _PAIRING_DEFAULTS.aux_timeout,
         "Longest wait in s of an RGB image for its partner before it is tracked alone. More "
         "tolerates a slow auxiliary driver, at the price of latency whenever an image is lost.",
         0.0,
@@ -181,7 +172,7 @@ SPECS = (
     ),
     Spec(
         "aux_offset",
-        _PAIRING.aux_offset,
+        _PAIRING_DEFAULTS.aux_offset,
         "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
         -10.0,
         10.0,
@@ -189,7 +180,7 @@ SPECS = (
     ),
     Spec(
         "queue_size",
-        _PAIRING.queue_size,
+        _PAIRING_DEFAULTS.queue_size,
         "Images kept per stream while they wait for a partner. More bridges a larger difference "
         "in delay between the two drivers, and takes memory.",
         1,
@@ -198,8 +189,7 @@ SPECS = (
     Spec(
         "registration",
         "none",
-        "How auxiliary images are brought onto the RGB image: none expects equal sizes, "
-        "resize stretches them over it.",
+        "How auxiliary images are brought onto the RGB image: none expects equal sizes, resize stretches them over it.",
         choices=("none", "resize"),
     ),
     Spec(
@@ -213,7 +203,7 @@ SPECS = (
     ),
     Spec(
         "depth_max",
-        _ENCODING.depth_max,
+        _ENCODING_DEFAULTS.depth_max,
         "Metres shown as the far end of the depth colours, at most; farther is far. More keeps distant "
         "targets apart, and near ones less.",
         0.1,
@@ -221,14 +211,14 @@ SPECS = (
     ),
     Spec(
         "depth_unit",
-        _ENCODING.depth_unit,
+        _ENCODING_DEFAULTS.depth_unit,
         "Metres per unit of an integer depth image; 0.001 is REP 118's millimetre.",
         1e-6,
         1.0,
     ),
     Spec(
         "range_smoothing",
-        _ENCODING.smoothing,
+        _ENCODING_DEFAULTS.smoothing,
         "Share of the last range kept where the range follows the image. More flickers less, and follows "
         "a change of scene later.",
         0.0,
@@ -252,12 +242,7 @@ SPECS = (
         300,
     ),
     Spec(
-        "data_timeout",
-        5.0,
-        "Seconds without images after which a warning says what to check.",
-        0.1,
-        3600.0,
-        live=True,
+        "data_timeout", 5.0, "Seconds without images after which a warning says what to check.", 0.1, 3600.0, live=True
     ),
     Spec(
         "process_every_pair",
@@ -279,9 +264,7 @@ class Parameters:
         changed: called with the new settings after a live change was accepted.
     """
 
-    def __init__(
-        self, node: Node, configured: Callable[[], bool], changed: Callable[[Settings], None]
-    ) -> None:
+    def __init__(self, node: Node, configured: Callable[[], bool], changed: Callable[[Settings], None]) -> None:
         self._node = node
         self._configured = configured
         self._changed = changed

@@ -12,6 +12,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from cmdtrack_ros.errors import ImageError
 
 logger = logging.getLogger(__name__)
 
-_TYPES = {
+_SAMPLE_TYPES = {
     "8U": np.uint8,
     "8S": np.int8,
     "16U": np.uint16,
@@ -31,8 +32,8 @@ _TYPES = {
     "32F": np.float32,
     "64F": np.float64,
 }
-_GENERIC = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?")
-_COLOURS = {
+_GENERIC_ENCODING = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-4]))?")
+_COLOUR_ENCODINGS = {
     "rgb8": (np.uint8, 3),
     "bgr8": (np.uint8, 3),
     "rgba8": (np.uint8, 4),
@@ -48,17 +49,17 @@ _COLOURS = {
     "nv12": (np.uint8, 1),
     "nv21": (np.uint8, 1),
 }
-_COLOURS |= {
+_COLOUR_ENCODINGS |= {
     f"bayer_{order}{bits}": (dtype, 1)
     for order in ("rggb", "bggr", "gbrg", "grbg")
     for bits, dtype in ((8, np.uint8), (16, np.uint16))
 }
-_GREY = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
+_GREY_ENCODINGS = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
 # Generic names say nothing of the meaning; as a colour stream they are read the way OpenCV would.
 _AS_COLOUR = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
 _MAX_PIXELS = 1 << 28  # a damaged header must not make us ask for the machine's whole memory
 
-ENCODINGS = (*_GREY, *_COLOURS, "8UC1", "16UC1", "32FC1")
+ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
 
 
 def to_rgb(message: Any) -> np.ndarray:
@@ -70,8 +71,9 @@ def to_rgb(message: Any) -> np.ndarray:
     if hasattr(message, "format"):
         return _decode_picture(message, cv2.IMREAD_COLOR)
     encoding = _AS_COLOUR.get(message.encoding, message.encoding)
-    if encoding not in _GREY and encoding not in _COLOURS:
-        raise ImageError(f"colour image: expected one of {', '.join((*_GREY, *_COLOURS))}, got {encoding!r}")
+    known = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS)
+    if encoding not in known:
+        raise ImageError(f"colour image: expected one of {', '.join(known)}, got {encoding!r}")
     return _convert(_pixels(message), encoding)
 
 
@@ -89,7 +91,7 @@ def to_sensor(message: Any) -> np.ndarray:
         if "compressedDepth" in message.format:
             return _decode_depth(message)
         return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
-    if message.encoding in _COLOURS or message.encoding in ("8UC3", "8UC4"):
+    if message.encoding in _COLOUR_ENCODINGS or message.encoding in ("8UC3", "8UC4"):
         return to_rgb(message)
     pixels = _pixels(message)
     if pixels.ndim == 3 or pixels.dtype not in (np.uint8, np.uint16, np.float32):
@@ -112,13 +114,13 @@ def fill_image(message: Any, pixels: np.ndarray, encoding: str) -> Any:
 
 def _layout(encoding: str) -> tuple[np.dtype, int]:
     """Type of one sample and samples per pixel."""
-    if encoding in _COLOURS or encoding in _GREY:
-        dtype, channels = (_COLOURS | _GREY)[encoding]
+    if encoding in _COLOUR_ENCODINGS or encoding in _GREY_ENCODINGS:
+        dtype, channels = (_COLOUR_ENCODINGS | _GREY_ENCODINGS)[encoding]
         return np.dtype(dtype), channels
-    match = _GENERIC.fullmatch(encoding)
+    match = _GENERIC_ENCODING.fullmatch(encoding)
     if not match:
         raise ImageError(f"image: expected an encoding such as {', '.join(ENCODINGS)}, got {encoding!r}")
-    return np.dtype(_TYPES[match[1]]), int(match[2] or 1)
+    return np.dtype(_SAMPLE_TYPES[match[1]]), int(match[2] or 1)
 
 
 def _pixels(message: Any) -> np.ndarray:
@@ -129,9 +131,7 @@ def _pixels(message: Any) -> np.ndarray:
         raise ImageError(f"{encoding} image: expected at least one pixel, got {width}x{height}")
     if height * width > _MAX_PIXELS:
         raise ImageError(f"{encoding} image: {width}x{height} pixels is beyond any camera; damaged header?")
-    rows = (
-        height * 3 // 2 if encoding in ("nv12", "nv21") else height
-    )  # the colour plane follows the grey one
+    rows = height * 3 // 2 if encoding in ("nv12", "nv21") else height  # the colour plane follows the grey one
     row_bytes = width * channels * dtype.itemsize
     if step < row_bytes:
         raise ImageError(f"{encoding} image {width}x{height}: expected step >= {row_bytes}, got {step}")
@@ -139,8 +139,7 @@ def _pixels(message: Any) -> np.ndarray:
     needed = step * (rows - 1) + row_bytes
     if data.size < needed:
         raise ImageError(
-            f"{encoding} image {width}x{height}, step {step}: expected {step * rows} bytes of data, "
-            f"got {data.size}"
+            f"{encoding} image {width}x{height}, step {step}: expected {step * rows} bytes of data, got {data.size}"
         )
     shape = (rows, row_bytes)
     lines = np.lib.stride_tricks.as_strided(data, shape, (step, 1), writeable=False)
@@ -157,8 +156,7 @@ def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
         raise ImageError(f"{encoding} image: expected an even width, got {pixels.shape[1]}")
     if encoding in ("nv12", "nv21") and (pixels.shape[0] % 3 or pixels.shape[1] % 2):
         raise ImageError(
-            f"{encoding} image: expected an even width and height, got {pixels.shape[1]} x "
-            f"{pixels.shape[0] * 2 // 3}"
+            f"{encoding} image: expected an even width and height, got {pixels.shape[1]} x {pixels.shape[0] * 2 // 3}"
         )
     packed = SimpleNamespace(
         height=pixels.shape[0],
@@ -171,22 +169,11 @@ def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
     try:
         return np.ascontiguousarray(_converter()(packed))
     except Exception as error:  # cv2.error, CvBridgeError and rosbags' own have no common base
-        raise ImageError(
-            f"{encoding} image {packed.width}x{packed.height}: cannot convert to rgb8: {error}"
-        ) from error
+        raise ImageError(f"{encoding} image {packed.width}x{packed.height}: cannot convert to rgb8: {error}") from error
 
 
-_chosen: Callable[[Any], np.ndarray] | None = None
-
-
+@cache
 def _converter() -> Callable[[Any], np.ndarray]:
-    global _chosen
-    if _chosen is None:
-        _chosen = _choose_converter()
-    return _chosen
-
-
-def _choose_converter() -> Callable[[Any], np.ndarray]:
     """cv_bridge if a probe image comes through it right, else rosbags-image."""
     try:
         from cv_bridge import CvBridge
@@ -196,9 +183,7 @@ def _choose_converter() -> Callable[[Any], np.ndarray]:
         def convert(message: Any) -> np.ndarray:
             return bridge.imgmsg_to_cv2(message, "rgb8")
 
-        probe = SimpleNamespace(
-            height=1, width=1, encoding="bgr8", is_bigendian=0, step=3, data=b"\x01\x02\x03"
-        )
+        probe = SimpleNamespace(height=1, width=1, encoding="bgr8", is_bigendian=0, step=3, data=b"\x01\x02\x03")
         if convert(probe).ravel().tolist() == [3, 2, 1]:
             return convert
         logger.warning("cv_bridge converts wrongly here; using rosbags-image")

@@ -10,7 +10,8 @@ How long an RGB image waits for its partner. It goes out as soon as one of these
 1. an auxiliary image with the same or a later stamp has come, so none nearer can follow;
 2. the next auxiliary image cannot be nearer, judged by the shortest interval lately seen in that stream;
 3. it has waited for `aux_timeout`;
-4. the auxiliary stream has been silent for `SILENT_NS` (the stream is taken up again when it returns).
+4. the auxiliary stream has been silent for `SILENT_NS` while RGB images keep coming (the stream is taken up
+   again when it returns).
 
 When RGB has been silent for `SILENT_NS` while auxiliary images keep coming, these come out alone until it
 returns.
@@ -31,7 +32,7 @@ from cmdtrack_ros.errors import ConfigError
 
 RESTART_NS = 500_000_000  # a stamp this far behind the newest is a restarted recording, not a late message
 SILENT_NS = 1_000_000_000
-_AUX_BEFORE_ALONE = 3  # after a pause of both streams, the one that returns first is not alone
+_IMAGES_BEFORE_ALONE = 3  # of one stream: the first to return after a pause of both does not go alone
 _INTERVALS_NEEDED = 8
 _INTERVALS_KEPT = 16
 _INTERVAL_MARGIN = 0.8  # the next interval may be this much shorter than the shortest one lately seen
@@ -72,8 +73,8 @@ class PairOptions:
 class Pair(NamedTuple):
     """One RGB item with its partner, or either alone.
 
-    `stamp` (ns) is the RGB stamp, or the aux stamp where RGB is silent; `gap` (s) is aux minus RGB after
-    `aux_offset`, NaN for one alone. `restarted`: the stamps jumped back before this pair.
+    `stamp` (ns) is the RGB stamp, or where RGB is silent the aux stamp after `aux_offset`; `gap` (s) is aux
+    minus RGB after `aux_offset`, NaN for one alone. `restarted`: the stamps jumped back before this pair.
     """
 
     rgb: Any | None
@@ -145,9 +146,9 @@ class NearestPairer:
         self._newest_rgb: int | None = None
         self._aux_heard: int | None = None
         self._rgb_heard: int | None = None
-        self._aux_since_rgb = 0
+        self._aux_since_rgb = self._rgb_since_aux = 0
         self._aux_ahead = False  # in a recording that starts over: aux has, RGB not yet
-        self._restarted = False  # to be told with the next pair
+        self._restarted = False  # until a pair has carried it out
         self._forget_aux()
 
     @property
@@ -159,6 +160,7 @@ class NearestPairer:
         """Take one RGB image; returns the pairs it completes, oldest first."""
         self.counters.rgb += 1
         self._aux_since_rgb = 0
+        self._rgb_since_aux += 1
         out: list[Pair] = []
         if self._newest_rgb is not None and stamp_ns < self._newest_rgb - RESTART_NS:
             out = self._restart(stamp_ns)
@@ -181,6 +183,7 @@ class NearestPairer:
         """Take one auxiliary image; returns the pairs it completes, oldest first."""
         self.counters.aux += 1
         self._aux_since_rgb += 1
+        self._rgb_since_aux = 0
         stamp = stamp_ns + self._offset
         out: list[Pair] = []
         if self._newest_aux is not None and stamp < self._newest_aux - RESTART_NS:
@@ -251,9 +254,12 @@ class NearestPairer:
         return self._last_out - RESTART_NS <= stamp < self._last_out - self._slop
 
     def _rgb_silent(self, now: int) -> bool:
-        if self._rgb_heard is None or self._aux_since_rgb < _AUX_BEFORE_ALONE:
+        if self._rgb_heard is None or self._aux_since_rgb < _IMAGES_BEFORE_ALONE:
             return False
         return now - self._rgb_heard >= SILENT_NS
+
+    def _aux_silent(self, now: int) -> bool:
+        return self._rgb_since_aux >= _IMAGES_BEFORE_ALONE and now - (self._aux_heard or 0) >= SILENT_NS
 
     def _emit_aux(self, stamp: int, item: Any) -> list[Pair]:
         if self._last_out is not None and self._last_out - RESTART_NS <= stamp <= self._last_out:
@@ -272,14 +278,12 @@ class NearestPairer:
     def _nearest(self, stamp: int) -> _Entry | None:
         """The nearest auxiliary image within the slop; the earlier one of two equally near."""
         at = bisect_left(self._aux, (stamp,))
-        near = [
-            entry for entry in self._aux[max(at - 1, 0) : at + 1] if abs(entry.stamp - stamp) <= self._slop
-        ]
+        near = [entry for entry in self._aux[max(at - 1, 0) : at + 1] if abs(entry.stamp - stamp) <= self._slop]
         return min(near, key=lambda entry: abs(entry.stamp - stamp), default=None)
 
     def _settled(self, entry: _Entry, now: int) -> bool:
         stamp = entry.stamp
-        if now - entry.arrived >= self._wait or now - (self._aux_heard or 0) >= SILENT_NS:
+        if now - entry.arrived >= self._wait or self._aux_silent(now):
             return True
         if self._newest_aux is None:
             return False
@@ -304,9 +308,7 @@ class NearestPairer:
         self._last_out = entry.stamp
         unusable = bisect_left(self._aux, (entry.stamp - self._slop,))
         # Once aux has jumped back and RGB has not, images far older than this frame belong to what comes.
-        restarted = (
-            min(bisect_left(self._aux, (entry.stamp - RESTART_NS,)), unusable) if self._aux_ahead else 0
-        )
+        restarted = min(bisect_left(self._aux, (entry.stamp - RESTART_NS,)), unusable) if self._aux_ahead else 0
         if partner is None:
             self.counters.unpaired += 1
             gap = float("nan")

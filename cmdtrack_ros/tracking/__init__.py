@@ -1,6 +1,1 @@
-"""A network and a box -> boxes over time."""
-
-from cmdtrack_ros.tracking.states import StateConfig
-from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig, load_tracker
-
-__all__ = ["StateConfig", "Tracker", "TrackerConfig", "load_tracker"]
+"""A network and a box -> boxes over time. `tracker`, `engine` and `pipeline` need torch, the others do not."""

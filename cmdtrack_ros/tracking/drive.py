@@ -1,4 +1,4 @@
-"""The one loop that drives a tracker over a recording; evaluation, validation and `cmdtrack track` all run it."""
+"""The one loop that drives a tracker over a recording: of evaluation, validation and `cmdtrack track`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def drive(
     order: Sequence[int] | np.ndarray | None = None,
     box: np.ndarray | None = None,
 ) -> Iterator[Track]:
-    """Start on frame ``order[0]``, update on the others in that order; one Track a frame, with the frame's stamp.
+    """Start on frame ``order[0]``, update on the others in order; one Track a frame, with the frame's stamp.
 
     Args:
         order: (n,) frame indices; None = from the first frame with a box to the end.

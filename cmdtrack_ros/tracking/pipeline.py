@@ -16,7 +16,7 @@ import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.streams.images import to_rgb, to_sensor
-from cmdtrack_ros.streams.pairing import Pair, stamp_ns
+from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.tracker import Tracker
 
@@ -71,7 +71,7 @@ class Pipeline:
         self._name = ""
 
     def pictures(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """RGB and auxiliary image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
+        """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images
         return rgb, None if aux is None else self._tracker.encoder.picture(aux)
 
@@ -107,7 +107,7 @@ class Pipeline:
                 answer = replace(answer, times_ms={**answer.times_ms, **times})
         if answer is None:
             return None
-        return replace(answer, target_id=self._name, started=started, stamp_ns=stamp_ns(pair), gap=pair.gap)
+        return replace(answer, target_id=self._name, started=started, stamp_ns=pair.stamp, gap=pair.gap)
 
     def _attempt(self, kind: str, action: Callable[..., Track], *args: Any) -> Track | None:
         try:
@@ -126,8 +126,11 @@ class Pipeline:
         rgb = self._read("rgb image", rgb_topic, to_rgb, pair.rgb)
         if rgb is not None:
             self._size = rgb.shape[:2]
-        aux = self._read("aux image", aux_topic, to_sensor, pair.aux)
+        aux = self._read("aux image", aux_topic, self._to_aux, pair.aux)
         return rgb, aux if aux is None else self._register(aux)
+
+    def _to_aux(self, message: Any) -> np.ndarray:
+        return self._tracker.encoder.checked(to_sensor(message))
 
     def _read(
         self, kind: str, topic: str, convert: Callable[[Any], np.ndarray], message: Any | None
@@ -145,9 +148,7 @@ class Pipeline:
             return aux
         height, width = self._size
         if self._registration == "resize":
-            return cv2.resize(
-                aux, (width, height), interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST)
-            )
+            return cv2.resize(aux, (width, height), interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST))
         rgb_topic, aux_topic = self._topics
         self._fault(
             "registration",

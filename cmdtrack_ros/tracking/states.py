@@ -33,9 +33,7 @@ class StateConfig:
                 f"{self.doubtful}, {self.confident}, {self.found}"
             )
         if self.patience < 1 or self.found_frames < 1:
-            raise ConfigError(
-                f"patience ({self.patience}) and found_frames ({self.found_frames}) must be at least 1"
-            )
+            raise ConfigError(f"patience ({self.patience}) and found_frames ({self.found_frames}) must be at least 1")
 
 
 class StateMachine:

@@ -20,10 +20,9 @@ from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 
-# Lists over streams are in the order RGB, aux.
-AUX = 1
+AUX = 1  # lists over streams are in the order RGB, aux
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
-_WEIGHT_OF_A_WITNESS = 0.25
+_MIN_WEIGHT_FOR_TEMPLATE = 0.25
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,13 @@ class TrackerConfig:
 
     Attributes:
         window: pull towards the last position, 0 = none, 1 = a full Hanning window on the score.
-        size_smoothing: share of the last size kept, 0 = take the network's size as it is. More is steadier, and
-            follows a target that comes closer later.
+        size_smoothing: share of the last size kept, 0 = take the network's size as it is. More is steadier,
+            and follows a target that comes closer later.
         renewal: share of a recent template beside the first one, 0 = the first alone. More follows a changing
             appearance; the first template's part keeps the target from drifting away.
         renewal_interval: frames between two renewals; a renewal costs a quarter of a frame.
-        late_template: score from which a stream that was absent at the start gets its template from the current box.
+        late_template: score from which a stream that was absent at the start gets its template from the
+            current box.
         state: thresholds of TRACKING, UNCERTAIN and LOST.
     """
 
@@ -76,7 +76,12 @@ class _Stopwatch:
 
 
 class Tracker:
-    """Follows one target: ``init`` on a box, then ``update`` with every frame."""
+    """Follows one target: ``init`` on a box, then ``update`` with every frame.
+
+    Attributes:
+        encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
+            the range that the network saw; only the tracker lets it observe.
+    """
 
     def __init__(
         self,
@@ -117,7 +122,8 @@ class Tracker:
 
         Raises:
             ImageError: no image, two images of different size, or one of an unusable type.
-            ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of the image.
+            ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of
+                the image.
         """
         clock = _Stopwatch()
         # Before the reset: a mistaken box or image must not cost the target that is being followed.
@@ -175,9 +181,7 @@ class Tracker:
             self._renew_templates(look.images, score, shares)
         return self._track(score, shares, look.images, look.clock)
 
-    def _track(
-        self, score: float, weights: list[float], images: list[np.ndarray | None], clock: _Stopwatch
-    ) -> Track:
+    def _track(self, score: float, weights: list[float], images: list[np.ndarray | None], clock: _Stopwatch) -> Track:
         there = [image is not None for image in images]
         return Track(self._box.copy(), score, self.state, *weights, *there, times_ms=clock.stop())
 
@@ -186,9 +190,7 @@ class Tracker:
         if rgb is None and aux is None:
             raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
         if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
-            raise ImageError(
-                f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}"
-            )
+            raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
         if aux is not None and aux.ndim not in (2, 3):
             raise ImageError(f"{self.modality} image: expected HxW or HxWx3, got shape {aux.shape}")
         if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
@@ -213,9 +215,7 @@ class Tracker:
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
-        return self.engine.encode(
-            [TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams]
-        )
+        return self.engine.encode([TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams])
 
     def _renew_templates(self, images: list[np.ndarray | None], score: float, weights: list[float]) -> None:
         """Take templates from the frame just tracked, where it can be trusted."""
@@ -225,7 +225,7 @@ class Tracker:
         due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
         new = [s for s in _present(images) if self._first[s] is None and score >= self.config.late_template]
         known = [s for s in _present(images) if self._first[s] is not None]
-        seen = [s for s in known if due and weights[s] >= _WEIGHT_OF_A_WITNESS]
+        seen = [s for s in known if due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
         for template in self._encode(images, new + seen) if new or seen else ():
             stream = template.stream
             if stream in new:
@@ -271,10 +271,10 @@ class Tracker:
 
 
 def _box_around(response: Response, row: int, column: int) -> np.ndarray:
-    """Mean of the boxes of a cell and its neighbours, weighted by their scores: steadier than the one of the best cell."""
-    near = np.s_[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-    share = response.score[near] / response.score[near].sum()
-    return (response.box[(slice(None), *near)] * share).sum((1, 2))
+    """Mean of the boxes of a cell and its neighbours, weighted by score: steadier than the best cell's alone."""
+    rows, columns = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
+    near = response.score[rows, columns]
+    return (response.box[:, rows, columns] * (near / near.sum())).sum((1, 2))
 
 
 def _present(pictures: list[np.ndarray | None]) -> list[int]:
@@ -292,7 +292,8 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
         )
     if (inside := visible_fraction(box, width, height)) < 0.25:
         raise ConfigError(
-            f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, expected 25 % or more"
+            f"target box {box.tolist()}: only {inside:.0%} of it lies in the {width}x{height} image, "
+            "expected 25 % or more"
         )
 
 
@@ -307,9 +308,7 @@ class _Look:
     clock: _Stopwatch
 
 
-def update_together(
-    trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None
-) -> list[Track]:
+def update_together(trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None) -> list[Track]:
     """:meth:`Tracker.update` of several targets in the same frame; trackers of one engine ask it as one batch.
 
     ``times_ms["network"]`` is that of the whole batch.

@@ -16,11 +16,12 @@ import numpy as np
 
 from cmdtrack_ros.data import ImageSequence, load_dataset
 from cmdtrack_ros.errors import CmdtrackError
+from cmdtrack_ros.models.header import sha256_of
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
-from cmdtrack_ros.models.weights import load_weights, sha256_of
+from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training.config import AblationTraining, Training
-from cmdtrack_ros.training.loop import Run
+from cmdtrack_ros.training.loop import Trainer
 from cmdtrack_ros.training.sources import open_sources
 from cmdtrack_ros.training.tasks.distill import teacher_file
 from cmdtrack_ros.training.validation import student_overlap, teacher_overlap
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 ROWS = ("student", "+ CMAE", "+ SCFD", "+ MPSD", "all", "teacher")
 
 
-class Interrupted(CmdtrackError):
+class AblationStoppedError(CmdtrackError):
     """A run was asked to stop before its last step."""
 
 
@@ -66,12 +67,8 @@ def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str,
     def train(name: str, settings: Training, per_seed: list[dict] = same, **changes) -> list[Path]:
         """One run per seed, with changes of the settings: of each seed, and of all."""
         return [
-            _train(
-                settings.model_copy(update={"seed": seed, **own, **changes}),
-                data,
-                output / f"seed_{seed}" / name,
-            )
-            for seed, own in zip(config.seeds, per_seed)
+            _train(settings.model_copy(update={"seed": seed, **own, **changes}), data, output / f"seed_{seed}" / name)
+            for seed, own in zip(config.seeds, per_seed, strict=True)
         ]
 
     cmae = [{"init_backbone": file} for file in train("cmae", config.cmae)]
@@ -87,7 +84,7 @@ def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str,
         "+ CMAE": student_cmae,
         "+ SCFD": train("scfd", config.distill, taught, mpsd_weight=0.0, response_weight=0.0),
         "+ MPSD": train("mpsd", config.distill, taught, scfd_weight=0.0, response_weight=0.0),
-        "all": train("all", config.distill, [{**a, **b} for a, b in zip(taught, cmae)]),
+        "all": train("all", config.distill, [{**a, **b} for a, b in zip(taught, cmae, strict=True)]),
         "teacher": teacher,
     }
 
@@ -97,19 +94,17 @@ def _train(settings: Training, data: Path, output: Path) -> Path:
     log.info("%s", output)
     # A run's decoded frames would stay in memory until the interpreter happens to collect them.
     gc.collect()
-    run = Run(settings, data, output)
-    run.train()
-    if run.step < settings.steps:
-        raise Interrupted(
-            f"{run.output}: stopped at step {run.step} of {settings.steps}; start again to go on"
+    trainer = Trainer(settings, data, output)
+    trainer.train()
+    if trainer.step < settings.steps:
+        raise AblationStoppedError(
+            f"{output}: stopped at step {trainer.step} of {settings.steps}; start again to go on"
         )
-    return run.weights
+    return trainer.weights
 
 
-def _score(
-    weights: Path, row: str, groups: dict[str, list[ImageSequence]], file: Path | None
-) -> dict[str, float]:
-    """Mean IoU of each group of sequences, and of all of them; kept in ``file``, None = beside the weights."""
+def _score(weights: Path, row: str, groups: dict[str, list[ImageSequence]], file: Path | None) -> dict[str, float]:
+    """Mean IoU of each group of sequences, and of all; kept in ``file``, None = beside the weights."""
     file, digest = file or weights.with_name("scores.json"), sha256_of(weights)
     if file.is_file() and (kept := json.loads(file.read_text()))["sha256"] == digest:
         return kept["scores"]

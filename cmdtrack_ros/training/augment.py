@@ -41,7 +41,7 @@ def blur(image: np.ndarray, rng: Rng) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     reach = np.array([np.cos(angle), np.sin(angle)]) * (length - 1) / 2
     middle = np.full(2, (length - 1) / 2)
-    start, end = (tuple(int(round(v)) for v in middle + sign * reach) for sign in (-1, 1))
+    start, end = (tuple(round(v) for v in middle + sign * reach) for sign in (-1, 1))
     cv2.line(kernel, start, end, 1.0)
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 

@@ -15,9 +15,7 @@ from cmdtrack_ros.training.pairs import PairDataset
 SAMPLES = 64
 
 
-def calibration_inputs(
-    engine: Engine, dataset: PairDataset, samples: int = SAMPLES
-) -> Iterator[dict[str, np.ndarray]]:
+def calibration_inputs(engine: Engine, dataset: PairDataset, samples: int = SAMPLES) -> Iterator[dict[str, np.ndarray]]:
     """Inputs of the search graph from the first ``samples`` of the data set that have both streams.
 
     engine: makes the templates; in fp32.

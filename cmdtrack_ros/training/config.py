@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.cmae import CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
+from cmdtrack_ros.streams.pairing import PairOptions
 
 
 class Strict(BaseModel):
@@ -44,8 +54,9 @@ class Source(Strict):
     sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves
     across another one. ``held_out``: sequences never trained on, used for validation;
     ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
-    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote. ``terms``:
-    under which the data may be used, for the weights' metadata.
+    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote.
+    ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``terms``: under
+    which the data may be used, for the weights' metadata.
     """
 
     kind: str = Field(pattern="^(sequences|bags|stills)$")
@@ -62,6 +73,8 @@ class Source(Strict):
     aux_topic: str | None = None
     truth_topic: str | None = None
     modality: Modality | None = None
+    slop: float = Field(default=PairOptions().slop, ge=0)
+    aux_offset: float = PairOptions().aux_offset
     terms: str = ""
 
 
@@ -72,8 +85,9 @@ class PairConfig(Strict):
         shift: largest displacement of the search region from the target, in units of sqrt(w * h) of its box.
         zoom: standard deviation of the logarithm of the search region's scale.
         jitter: standard deviation of the template box's error, as a fraction of its sides.
-        margin: standard deviation of the logarithm of a factor on the width, and of one on the height, of both
-            boxes: one user draws boxes close to the target, another one with a margin, and gets back the like.
+        margin: standard deviation of the logarithm of a factor on the width, and of one on the height, of
+            both boxes: one user draws boxes close to the target, another one with a margin, and gets back the
+            like.
         misalignment: largest shift between RGB and aux, in crop pixels.
         negatives: share of samples whose search region is of any other draw.
         hard_negatives: share of samples that search another instance of the same source; not for
@@ -83,7 +97,8 @@ class PairConfig(Strict):
         occluded: share of samples with a patch over part of the target.
         misleading: share of samples in which one stream does not show the target but veiled surroundings, in
             another place than the target's: a camera in smoke sees the same background while a man walks by.
-        edges: share of samples whose template touches an edge of the image, from which the target moves away.
+        edges: share of samples whose template touches an edge of the image, from which the target moves
+            away.
     """
 
     shift: float = Field(default=1.4, ge=0)
@@ -111,7 +126,9 @@ class Training(Strict):
     from, instead of ImageNet's. ``precision``: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` =
     ``bf16-mixed`` on a GPU that has it, else ``32-true``. ``threads``, ``workers``: of torch in each training
     process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
-    never.
+    never. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the recipe that holds
+    one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for single
+    sources, and ``PATH: null`` leaves a source out.
     """
 
     name: str
@@ -135,6 +152,21 @@ class Training(Strict):
     pictures_every: int = Field(default=500, ge=0)
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _read_sources(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str):
+            value = {"file": value}
+        if not isinstance(value, dict):
+            return value
+        if not {"file"} <= set(value) <= {"file", "changes"}:
+            raise ValueError(f"expected a list, a file, or file and changes, got {', '.join(value)}")
+        listed = _read_yaml((info.context or {}).get("folder", Path()) / value["file"], list)
+        changes = value.get("changes") or {}
+        if unknown := set(changes) - {source["path"] for source in listed}:
+            raise ValueError(f"changes: no source {', '.join(sorted(unknown))} in {value['file']}")
+        return [{**source, **change} for source in listed if (change := changes.get(source["path"], {})) is not None]
 
 
 class CmaeTraining(Training):
@@ -170,12 +202,12 @@ class StudentTraining(Training):
 class DistillTraining(StudentTraining):
     """Settings of a student's training under a teacher.
 
-    ``teacher``: weights of a teacher run with the same search size and factor, ``shipped`` for those of this
-    package. ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without.
-    ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the softmax over paths, in
-    units of the tracking loss. ``selection_floor``: share of the selection that is spread evenly over all
-    valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an even one's, below which a
-    warning is logged.
+    ``teacher``: weights of a teacher run with the same crops, ``shipped`` for those of this package.
+    ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without.
+    ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the
+    softmax over paths, in units of the tracking loss. ``selection_floor``: share of the selection that is
+    spread evenly over all valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an
+    even one's, below which a warning is logged.
     """
 
     teacher: Path | None = None
@@ -186,6 +218,15 @@ class DistillTraining(StudentTraining):
     selection_temperature: float = Field(default=1.0, gt=0)
     selection_floor: float = Field(default=0.1, ge=0, le=1)
     entropy_warning: float = Field(default=0.3, ge=0, le=1)
+
+
+RECIPES: dict[str, type[Training]] = {
+    "cmae": CmaeTraining,
+    "teacher": TeacherTraining,
+    "student": StudentTraining,
+    "distill": DistillTraining,
+}
+"""What ``cmdtrack train VERB`` reads its configuration as."""
 
 
 class AblationTraining(Strict):
@@ -216,29 +257,32 @@ def load_config(path: str | Path, kind: type[Settings], **changes: Any) -> Setti
     ``changes`` replace fields of the file, except those that are None.
     """
     path = Path(path)
+    values = _read_yaml(path, dict)
+    values.pop("common", None)  # a place for YAML anchors
+    values |= {name: value for name, value in changes.items() if value is not None}
+    try:
+        return kind.model_validate(values, context={"folder": path.parent})
+    except ValidationError as error:
+        raise ConfigError(f"training configuration {path}: {error}") from error
+
+
+def _read_yaml(path: Path, kind: type) -> Any:
+    """The fields and values (``dict``) or the list of a YAML file; ConfigError when it is something else."""
     if not path.is_file():
         raise ConfigError(f"training configuration {path}: no such file")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"training configuration {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"training configuration {path}: expected fields and values, got {type(values).__name__}"
-        )
-    values.pop("common", None)  # a place for YAML anchors
-    values |= {name: value for name, value in changes.items() if value is not None}
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"training configuration {path}: {error}") from error
+    if not isinstance(values, kind):
+        expected = "fields and values" if kind is dict else "a list"
+        raise ConfigError(f"training configuration {path}: expected {expected}, got {type(values).__name__}")
+    return values
 
 
 def data_folder(given: str | Path | None) -> Path:
     """The folder that relative source paths start from: the argument, or the variable CMDTRACK_DATA."""
     folder = given or os.environ.get("CMDTRACK_DATA")
     if not folder or not Path(folder).is_dir():
-        raise ConfigError(
-            f"data folder: expected an existing folder by --data or CMDTRACK_DATA, got {folder!r}"
-        )
+        raise ConfigError(f"data folder: expected an existing folder by --data or CMDTRACK_DATA, got {folder!r}")
     return Path(folder)

@@ -12,15 +12,14 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.data.events import simulate_events
-from cmdtrack_ros.training.augment import grey, shifted, warp
+from cmdtrack_ros.training.augment import Rng, grey, shifted, warp
 
-Rng = np.random.Generator
 Pictures = list
 """RGB HxWx3 uint8, and infrared of the same size or None."""
 Moment = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""RGB and second stream HxWx3 uint8, box (4,) xywh px."""
+"""RGB and aux HxWx3 uint8, box (4,) xywh px."""
 
-_SIDE = 160
+_SEGMENTATION_SIDE = 160
 """Longer side at which pictures are segmented, px."""
 
 
@@ -40,10 +39,8 @@ class Cutout:
 
 
 def segment(image: np.ndarray, rng: Rng) -> tuple[np.ndarray, float]:
-    """Labels of the segments of a picture (Felzenszwalb, 2004), int32 of a smaller size, and that size over the
-    picture's.
-    """
-    scale = _SIDE / max(image.shape[:2])
+    """Labels of a picture's segments (Felzenszwalb, 2004), int32 of a smaller size, and the scale."""
+    scale = _SEGMENTATION_SIDE / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     segmenter = cv2.ximgproc.segmentation.createGraphSegmentation(0.6, float(rng.uniform(100, 500)), 30)
     return segmenter.processImage(small), scale
@@ -92,9 +89,9 @@ def _object_like(labels: np.ndarray) -> np.ndarray:
 
 
 def moments(scene: Pictures, cutout: Cutout, rng: Rng) -> tuple[Moment, Moment]:
-    """The part before the scene, twice, at different places: RGB, second stream, box (4,) xywh px each.
+    """The part before the scene, twice, at different places: RGB, aux, box (4,) xywh px each.
 
-    Without infrared, the second stream is the events of the last frame interval, in which the part moved by 1
+    Without infrared, aux is the events of the last frame interval, in which the part moved by 1
     to 6 px and the camera by up to 3 px along each axis. Frames of event cameras are often grey; so are 40 %
     here.
     """
@@ -143,7 +140,7 @@ def _pasted(
     box = np.array(cv2.boundingRect((mask > 127).astype(np.uint8)), np.float64)
     share = cv2.GaussianBlur(mask, (0, 0), 0.8)[..., None].astype(np.float32) / 255
     result: Pictures = []
-    for below, above in zip(scene, cutout.pictures):
+    for below, above in zip(scene, cutout.pictures, strict=True):
         if below is None or above is None:
             result.append(None)
             continue

@@ -1,8 +1,8 @@
 """The one training loop of all stages, on Lightning Fabric: devices, processes and precision are Fabric's,
 the rest is here.
 
-A run is a folder: ``last.ckpt`` (everything needed to go on), the averaged weights, ``tensorboard/``,
-    ``pictures/``.
+A run is a folder: ``last.ckpt`` (everything needed to go on), the averaged weights, ``tensorboard/`` and
+``pictures/``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import logging
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -26,14 +26,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError
-from cmdtrack_ros.models.weights import Provenance, save_weights
-from cmdtrack_ros.training.config import (
-    CmaeTraining,
-    DistillTraining,
-    StudentTraining,
-    TeacherTraining,
-    Training,
-)
+from cmdtrack_ros.models.header import Provenance
+from cmdtrack_ros.models.weights import save_weights
+from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
@@ -52,13 +47,13 @@ TASKS: dict[type[Training], type[Task]] = {
     StudentTraining: StudentTask,
     DistillTraining: DistillTask,
 }
-_FREE = {"threads", "workers", "log_every", "checkpoint_every", "validate_every", "pictures_every"}
-"""Fields that may change between a checkpoint and its resumption: they have no influence on the weights."""
-_WAIT = timedelta(hours=2)
+_CHANGEABLE_FIELDS = {"threads", "workers", "log_every", "checkpoint_every", "validate_every", "pictures_every"}
+"""May change between a checkpoint and its resumption: they have no influence on the weights."""
+_VALIDATION_TIMEOUT = timedelta(hours=2)
 """How long processes wait for the first one to validate."""
 
 
-class Run:
+class Trainer:
     """One training run: task, optimiser, averaged network and step reached; one checkpoint holds it all."""
 
     def __init__(self, config: Training, data: Path, output: Path) -> None:
@@ -81,8 +76,9 @@ class Run:
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data)
         self.scores: dict[str, float] = {}
-        self.before: dict[str, float] = {}
-        self.scored_at = -1
+        self.start_scores: dict[str, float] = {}
+        self._scored_at = -1
+        self._writer: SummaryWriter | None = None
         self._resume()
 
     def _rate(self, step: int) -> float:
@@ -99,19 +95,18 @@ class Run:
         stored = self.fabric.load(file, weights_only=True)
         if differing := differences(stored["settings"], self._settings()):
             raise ConfigError(
-                f"{file} was trained with other settings; take another output folder, or restore "
-                f"{'; '.join(differing)}"
+                f"{file} was trained with other settings; take another output folder, or restore {'; '.join(differing)}"
             )
         self.task.load_state_dict(stored["task"])
         self.average.load_state_dict(stored["average"])
         self.optimiser.load_state_dict(stored["optimiser"])
         self.schedule.load_state_dict(stored["schedule"])
-        self.step, self.scores, self.before = stored["step"], stored["scores"], stored["before"]
+        self.step, self.scores, self.start_scores = stored["step"], stored["scores"], stored["before"]
         log.info("resumed at step %d from %s", self.step, file)
 
     def _settings(self) -> dict[str, Any]:
         """What a checkpoint must have in common with the run that resumes from it."""
-        return self.config.model_dump(mode="json", exclude=_FREE) | {"processes": self.fabric.world_size}
+        return self.config.model_dump(mode="json", exclude=_CHANGEABLE_FIELDS) | {"processes": self.fabric.world_size}
 
     def save(self) -> None:
         """Write checkpoint and averaged weights, each whole or not at all. All processes must call it."""
@@ -123,7 +118,7 @@ class Run:
             "schedule": self.schedule.state_dict(),
             "settings": self._settings(),
             "scores": self.scores,
-            "before": self.before,
+            "before": self.start_scores,
         }
         partial = self.output / (CHECKPOINT + ".partial")
         self.fabric.save(partial, state)
@@ -140,67 +135,67 @@ class Run:
     def provenance(self) -> Provenance:
         """What the weights file says of this run."""
         recipe = self.config.model_dump(mode="json", exclude={"sources"}) | {"step": self.step}
-        data = {
-            str(source.path): source.model_dump(mode="json", exclude={"path"})
-            for source in self.config.sources
-        }
-        scores = self.scores if self.scored_at == self.step else {}
-        return Provenance(recipe, data, scores | ({"before": self.before} if self.before else {}))
+        data = {str(source.path): source.model_dump(mode="json", exclude={"path"}) for source in self.config.sources}
+        scores = self.scores if self._scored_at == self.step else {}
+        return Provenance(recipe, data, scores | ({"before": self.start_scores} if self.start_scores else {}))
 
     def train(self) -> None:
         """Run to the last step; a checkpoint every so many steps, after SIGINT or SIGTERM, and at the end."""
         if self.step == self.config.steps:
             log.info("%s: all %d steps are done", self.output, self.step)
             return
-        config, first = self.config, self.step
-        dataset = PairDataset(self.sources, config.pairs, config.network, config.seed)
-        loader = batches(
-            dataset,
-            config.batch,
-            range(first, config.steps),
-            self.fabric.global_rank,
-            self.fabric.world_size,
-            config.workers,
-        )
-        loader = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
         main = self.fabric.is_global_zero
-        writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=first) if main else None
-        progress = tqdm(loader, initial=first, total=config.steps, unit="step", disable=not main)
+        progress = tqdm(self._batches(), initial=self.step, total=self.config.steps, unit="step", disable=not main)
+        if main:
+            self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step)
         try:
             with _stop_requested() as stop:
-                self._steps(progress, writer, stop)
+                self._steps(progress, stop)
         finally:
-            if writer is not None:
-                writer.close()
+            if self._writer is not None:
+                self._writer.close()
 
-    def _steps(self, progress: tqdm, writer: SummaryWriter | None, stop: list[bool]) -> None:
+    def _batches(self) -> Iterable[Batch]:
+        """The batches of the steps that are left."""
+        config, fabric = self.config, self.fabric
+        dataset = PairDataset(self.sources, config.pairs, config.network, config.seed)
+        steps = range(self.step, config.steps)
+        loader = batches(dataset, config.batch, steps, fabric.global_rank, fabric.world_size, config.workers)
+        return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+
+    def _steps(self, progress: tqdm, stop: list[bool]) -> None:
         config = self.config
         for batch in progress:
-            if self.step == 0 and getattr(config, "init", None) is not None:
-                # What the weights were worth before: the data processes run by now, and must not share open
-                # files with this one.
-                self._validate(writer)
-                self.before = self.scores
+            if self.step == 0:
+                self._score_start()
             losses = self._train_step(batch)
-            last = self.step == config.steps
-            stopped = self._agree(stop[0])
-            save = last or stopped or self.step % config.checkpoint_every == 0
-            if save or self.step % config.log_every == 0:
-                scalars = self._log(losses, progress, writer)
-            if save and writer is not None:
-                for complaint in self.task.complaints(scalars):
-                    log.warning("step %d: %s", self.step, complaint)
-            if config.pictures_every and self.step % config.pictures_every == 0:
-                self._draw(batch, writer)
-            if config.validate_every and (last or self.step % config.validate_every == 0):
-                self._validate(writer)
-            if save:
+            last, stopped = self.step == config.steps, self._agree(stop[0])
+            checkpoint = last or stopped or self._every(config.checkpoint_every)
+            if checkpoint or self._every(config.log_every):
+                self._log(losses, progress, warn=checkpoint)
+            if self._every(config.pictures_every):
+                self._draw(batch)
+            if config.validate_every and (last or self._every(config.validate_every)):
+                self._validate()
+            if checkpoint:
                 self.save()
             if stopped:
-                log.warning(
-                    "stopped at step %d of %d; the same command goes on from there", self.step, config.steps
-                )
+                log.warning("stopped at step %d of %d; the same command goes on from there", self.step, config.steps)
                 return
+
+    def _every(self, steps: int) -> bool:
+        """Whether so many steps have passed again; never for 0."""
+        return steps > 0 and self.step % steps == 0
+
+    def _score_start(self) -> None:
+        """What given weights are worth before they change.
+
+        Called with the first batch at hand: the data processes run by then, and must not share open files
+        with this one.
+        """
+        if getattr(self.config, "init", None) is not None:
+            self._validate()
+            self.start_scores = self.scores
 
     def _agree(self, stop: bool) -> bool:
         """Whether any process was asked to stop: if some went on alone, they would wait for the others."""
@@ -227,65 +222,63 @@ class Run:
     @torch.no_grad()
     def _average_weights(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for average, value in zip(
-            self.average.state_dict().values(), self.task.network.state_dict().values()
-        ):
+        averages, values = self.average.state_dict().values(), self.task.network.state_dict().values()
+        for average, value in zip(averages, values, strict=True):
             if average.dtype.is_floating_point:
                 average.lerp_(value, 1 - decay)
             else:
                 average.copy_(value)
 
-    def _log(
-        self, losses: dict[str, torch.Tensor], progress: tqdm, writer: SummaryWriter | None
-    ) -> dict[str, float]:
+    def _log(self, losses: dict[str, torch.Tensor], progress: tqdm, warn: bool) -> None:
         """Show and write the losses, a mean over all processes; CmdtrackError when they are no numbers."""
         values = self.fabric.all_reduce(torch.stack([value.detach().float() for value in losses.values()]))
-        scalars = dict(zip(losses, values.tolist()))
+        scalars = dict(zip(losses, values.tolist(), strict=True))
         if not math.isfinite(scalars["loss"]):
             raise CmdtrackError(
                 f"{self.output}: the loss is {scalars['loss']} at step {self.step}, expected a number. "
                 "Lower the learning rate; the last checkpoint is from before"
             )
-        if writer is None:
-            return scalars
-        for name, value in scalars.items():
-            writer.add_scalar(f"train/{name}", value, self.step)
-        writer.add_scalar("train/learning_rate", self.schedule.get_last_lr()[0], self.step)
+        if self._writer is None:
+            return
+        learning_rate = self.schedule.get_last_lr()[0]
+        for name, value in {**scalars, "learning_rate": learning_rate}.items():
+            self._writer.add_scalar(f"train/{name}", value, self.step)
         shown = {name: value for name, value in scalars.items() if "/" not in name}
         if self.scores:
             shown["validation"] = next(iter(self.scores.values()))
         progress.set_postfix({name: f"{value:.3f}" for name, value in shown.items()}, refresh=False)
-        return scalars
+        for message in self.task.loss_warnings(scalars) if warn else []:
+            log.warning("step %d: %s", self.step, message)
 
-    def _draw(self, batch: Batch, writer: SummaryWriter | None) -> None:
-        if writer is None:
+    def _draw(self, batch: Batch) -> None:
+        if self._writer is None:
             return
         self.task.eval()
         picture = self.task.pictures(batch)
         if picture is None:
             return
-        writer.add_image("pictures", picture, self.step, dataformats="HWC")
+        self._writer.add_image("pictures", picture, self.step, dataformats="HWC")
         folder = self.output / "pictures"
         folder.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / f"{self.step:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
-    def _validate(self, writer: SummaryWriter | None) -> None:
+    def _validate(self) -> None:
         """Scores of the averaged network, by the first process; the others wait."""
-        if writer is not None:
-            self.scores, self.scored_at = self.task.validate(self.average, self.held_out), self.step
+        if self._writer is not None:
+            self.scores, self._scored_at = self.task.validate(self.average, self.held_out), self.step
             for name, value in self.scores.items():
-                writer.add_scalar(f"validation/{name}", value, self.step)
+                self._writer.add_scalar(f"validation/{name}", value, self.step)
             if self.scores:
                 log.info(
                     "step %d, held-out%s: %s",
                     self.step,
-                    " (before -> now)" if self.before else "",
-                    ", ".join(self._progress(name) for name in self.scores),
+                    " (before -> now)" if self.start_scores else "",
+                    ", ".join(self._score_text(name) for name in self.scores),
                 )
         self.fabric.barrier()
 
-    def _progress(self, name: str) -> str:
-        before = f"{self.before[name]:.3f} -> " if name in self.before else ""
+    def _score_text(self, name: str) -> str:
+        before = f"{self.start_scores[name]:.3f} -> " if name in self.start_scores else ""
         return f"{name} {before}{self.scores[name]:.3f}"
 
 
@@ -295,7 +288,7 @@ def differences(stored: Any, asked: Any, name: str = "") -> list[str]:
         keys = sorted({*stored, *asked})
         pairs = [(key, stored.get(key), asked.get(key)) for key in keys]
     elif isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(stored, asked))]
+        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(stored, asked, strict=True))]
     else:
         return [] if stored == asked else [f"{name}: {stored} then, {asked} now"]
     return [line for key, a, b in pairs for line in differences(a, b, f"{name}.{key}" if name else key)]
@@ -314,7 +307,7 @@ def _fabric(config: Training) -> Fabric:
     if precision == "auto":
         precision = "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
     mixed = [] if precision == "32-true" else [_Autocast(precision, "cuda" if gpu else "cpu")]
-    strategy = DDPStrategy(timeout=_WAIT) if processes() > 1 else "auto"
+    strategy = DDPStrategy(timeout=_VALIDATION_TIMEOUT) if processes() > 1 else "auto"
     return Fabric(
         accelerator="cuda" if gpu else "cpu",
         devices=processes_here(),

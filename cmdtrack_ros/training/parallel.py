@@ -67,7 +67,7 @@ def share_batch_norm(module: nn.Module) -> None:
         if type(child) is nn.BatchNorm2d:
             shared = SharedBatchNorm2d(child.num_features, child.eps, child.momentum)
             shared.load_state_dict(child.state_dict())
-            for own, old in zip(shared.parameters(), child.parameters()):
+            for own, old in zip(shared.parameters(), child.parameters(), strict=True):
                 own.requires_grad_(old.requires_grad)
             setattr(module, name, shared)
         else:

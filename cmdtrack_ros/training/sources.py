@@ -1,23 +1,69 @@
-"""From the sources of a configuration to training pairs and held-out sequences."""
+"""Where training pairs come from: sequences and stills, from their files to pairs of views, and what is held
+out of them for validation.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.data import ImageSequence, load_dataset
 from cmdtrack_ros.data.derived import DerivedSequence
+from cmdtrack_ros.data.events import simulate_events
+from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, read_rgb
 from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.modalities import AuxEncoder
+from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.training.augment import Rng, shifted, warp
 from cmdtrack_ros.training.config import Source
-from cmdtrack_ros.training.pairs import PairSource, SequenceSource, StillSource, find_stills
+from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, segment, segment_bounds
 
 log = logging.getLogger(__name__)
 
+StillFiles = tuple[Path, Path | None]
 
-def open_sources(
-    sources: list[Source], data: Path
-) -> tuple[list[tuple[PairSource, float]], list[ImageSequence]]:
+
+@dataclass(frozen=True)
+class View:
+    """One moment: network pictures HxWx3 uint8 of each stream (None = absent), the target's box (4,) xywh px,
+    and which target it is.
+    """
+
+    rgb: np.ndarray | None
+    aux: np.ndarray | None
+    box: np.ndarray
+    target: str = ""
+
+
+@dataclass(frozen=True)
+class ViewPair:
+    """Template and search view; ``same`` is False when the search view shows another target (or none).
+
+    ``distractor``: another target, to be pasted beside the one searched for.
+    """
+
+    template: View
+    search: View
+    same: bool = True
+    distractor: View | None = None
+
+
+class PairSource(Protocol):
+    """Where pairs come from."""
+
+    def sample(self, rng: Rng) -> ViewPair:
+        """Draw one pair of the same target."""
+
+
+def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSource, float]], list[ImageSequence]]:
     """Training sources with their shares, and the sequences held out from them. ``data``: see
     ``data_folder``.
     """
@@ -52,7 +98,8 @@ def _load_bag(path: Path, source: Source) -> ImageSequence:
     from cmdtrack_ros.data.bags import TRUTH_TOPIC, BagOptions, load_bag
 
     topics = source.rgb_topic, source.aux_topic, source.truth_topic
-    sequence = load_bag(path, BagOptions(*topics, modality=source.modality))
+    pairing = PairOptions(slop=source.slop, aux_offset=source.aux_offset)
+    sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing))
     if not visible(sequence.boxes).any():
         raise DataError(
             f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "
@@ -79,8 +126,8 @@ def split(sequences: list[ImageSequence], source: Source) -> tuple[list[ImageSeq
     training = [sequence for sequence in sequences if sequence.name not in source.held_out]
     if source.held_out_part:
         stops = [round(len(sequence) * (1 - source.held_out_part)) for sequence in training]
-        kept += [DerivedSequence(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops)]
-        training = [DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops)]
+        kept += [DerivedSequence(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops, strict=True)]
+        training = [DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops, strict=True)]
     return training, kept
 
 
@@ -94,7 +141,192 @@ def _named(sequences: list[ImageSequence], source: Source, data: Path) -> list[I
     names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     found = {sequence.name: sequence for sequence in sequences}
     if absent := [name for name in names if name not in found]:
-        raise DataError(
-            f"{file}: names {len(absent)} sequences that {source.path} lacks, such as {absent[0]}"
-        )
+        raise DataError(f"{file}: names {len(absent)} sequences that {source.path} lacks, such as {absent[0]}")
     return [found[name] for name in names]
+
+
+def decide(share: float, rng: Rng) -> bool:
+    """True for this share of calls; without a share, nothing is drawn, so that older recipes keep their
+    samples.
+    """
+    return share > 0 and rng.random() < share
+
+
+class _Cache:
+    """Keeps the newest ``limit`` results of a costly loader."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept: OrderedDict = OrderedDict()
+
+    def get(self, key, load: Callable):
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            self._kept[key] = load()
+            if len(self._kept) > self._limit:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+
+class SequenceSource:
+    """Pairs from annotated sequences, up to ``max_gap`` frames apart.
+
+    A sequence with RGB alone gets a aux stream: events simulated from neighbouring frames.
+    """
+
+    def __init__(self, sequences: list[ImageSequence], max_gap: int = 100, cache: int = 6000) -> None:
+        if not sequences:
+            raise DataError("a sequence source needs at least one sequence, got none")
+        self.sequences = sequences
+        self.max_gap = max_gap
+        self._frames = [_trainable_frames(sequence) for sequence in sequences]
+        # Long sequences say more, but not in proportion: their frames are alike.
+        share = np.sqrt([len(frames) for frames in self._frames])
+        self._share = share / share.sum()
+        self._cache = _Cache(cache)
+
+    def sample(self, rng: Rng) -> ViewPair:
+        index = int(rng.choice(len(self.sequences), p=self._share))
+        frames = self._frames[index]
+        first = int(rng.choice(frames))
+        near = frames[np.abs(frames - first) <= self.max_gap]
+        second = int(rng.choice(near))
+        threshold = float(rng.uniform(0.08, 0.3))
+        return ViewPair(self._view(index, first, threshold), self._view(index, second, threshold))
+
+    def _view(self, index: int, frame: int, threshold: float) -> View:
+        sequence = self.sequences[index]
+        rgb, aux = self._pictures(index, frame)
+        if aux is None:
+            before, _ = self._pictures(index, max(frame - 1, 0))
+            aux = simulate_events(before, rgb, threshold=threshold)
+        return View(rgb, aux, sequence.boxes[frame], sequence.name)
+
+    def _pictures(self, index: int, frame: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return self._cache.get((index, frame), partial(_network_pictures, self.sequences[index], frame))
+
+
+def _trainable_frames(sequence: ImageSequence) -> np.ndarray:
+    """Indices of the frames with a box of 4 px or more on each side."""
+    frames = np.flatnonzero(visible(sequence.boxes) & (np.nan_to_num(sequence.boxes[:, 2:]) >= 4).all(1))
+    if len(frames) < 2:
+        raise DataError(f"sequence {sequence.name}: expected at least two frames with a box, got {len(frames)}")
+    return frames
+
+
+def _network_pictures(sequence: ImageSequence, index: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    frame = sequence.frame(index)
+    aux = None if frame.aux is None else AuxEncoder(sequence.modality)(frame.aux)
+    return frame.rgb, aux
+
+
+class StillSource:
+    """Pairs from registered still pictures: an object-like region under synthetic motion.
+
+    Args:
+        files: (RGB file, infrared file or None) per still; without infrared, events are simulated from the
+            motion.
+        cutouts: share of pairs in which a segment of one still moves across another still, see
+            ``cutouts.py``.
+    """
+
+    def __init__(self, files: list[StillFiles], cache: int = 6000, cutouts: float = 0.0) -> None:
+        if not files:
+            raise DataError("a still source needs at least one picture, got none")
+        if cutouts and len(files) < 2:
+            raise DataError(
+                f"cutouts ({cutouts}): a segment of one still moves across another one, expected two stills "
+                f"or more, got only {files[0][0]}"
+            )
+        self.files = files
+        self.cutouts = cutouts
+        self._cache = _Cache(cache)
+
+    def sample(self, rng: Rng) -> ViewPair:
+        return self._cutout_pair(rng) if decide(self.cutouts, rng) else self._moved_pair(rng)
+
+    def _moved_pair(self, rng: Rng) -> ViewPair:
+        index = self._draw(rng)
+        rgb, aux = self._pictures(index)
+        box = propose_box(aux if aux is not None and rng.random() < 0.6 else rgb, rng)
+        template = View(rgb, aux, box, self._name(index))
+        search = _moved(template, rng)
+        if aux is None:
+            threshold = float(rng.uniform(0.08, 0.3))
+            template, search = (_with_events(view, threshold, rng) for view in (template, search))
+        return ViewPair(template, search)
+
+    def _cutout_pair(self, rng: Rng) -> ViewPair:
+        scene, giver = self._draw(rng), self._draw(rng)
+        if giver == scene:
+            # By a generator far ahead on the same stream: `rng` draws no more for it than for any other pair.
+            ahead = np.random.Generator(rng.bit_generator.jumped())
+            giver = (scene + int(ahead.integers(1, len(self.files)))) % len(self.files)
+        scene_pictures = self._pictures(scene)
+        cutout = cut_out(self._pictures(giver), rng)
+        first, second = moments(scene_pictures, cutout, rng)
+        name = self._name(giver)
+        return ViewPair(View(*first, name), View(*second, name))
+
+    def _draw(self, rng: Rng) -> int:
+        return int(rng.integers(len(self.files)))
+
+    def _name(self, index: int) -> str:
+        return str(self.files[index][0])
+
+    def _pictures(self, index: int) -> Pictures:
+        """RGB and infrared (or None) of a still, HxWx3 uint8."""
+        return [None if file is None else self._cache.get(file, partial(read_rgb, file)) for file in self.files[index]]
+
+
+def find_stills(folder: Path) -> list[StillFiles]:
+    """Stills below ``folder``: ``*/{visible,infrared}/NAME`` pairs, or single pictures without infrared."""
+    pairs = [(rgb, rgb.parent.parent / "infrared" / rgb.name) for rgb in sorted(folder.glob("*/visible/*"))]
+    missing = [aux for _, aux in pairs if not aux.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]}: no such file, expected the infrared picture of the same name as in visible/")
+    if pairs:
+        return pairs
+    return [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
+    """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
+    height, width = image.shape[:2]
+    labels, scale = segment(image, rng)
+    boxes = segment_bounds(labels) / scale
+    area = boxes[:, 2] * boxes[:, 3] / (width * height)
+    aspect = boxes[:, 2] / boxes[:, 3]
+    fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
+    if fit.any():
+        return boxes[fit][int(rng.integers(fit.sum()))]
+    size = np.exp(rng.uniform(np.log(0.1), np.log(0.5), 2)) * [width, height]
+    return np.concatenate([rng.uniform(0, 1, 2) * ([width, height] - size), size])
+
+
+def _moved(view: View, rng: Rng) -> View:
+    """The view after a random affine motion of the camera about the target."""
+    x, y, w, h = view.box
+    center = np.array([x + w / 2, y + h / 2])
+    angle, shear = rng.normal(0, 0.1), rng.normal(0, 0.05)
+    stretch = np.exp(rng.normal(0, 0.1, 2))
+    linear = np.array([[np.cos(angle), -np.sin(angle) + shear], [np.sin(angle), np.cos(angle)]]) * stretch
+    matrix = np.concatenate([linear, (center - linear @ center)[:, None]], 1)
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]]) @ linear.T + matrix[:, 2]
+    # The corners of a turned box overstate it; halfway between their bounds and the stretched box fits
+    # objects.
+    spread = np.ptp(corners, axis=0)
+    size = (spread + np.abs(np.diag(linear)) * [w, h]) / 2
+    return replace(
+        view,
+        rgb=warp(view.rgb, matrix),
+        aux=None if view.aux is None else warp(view.aux, matrix),
+        box=np.concatenate([center - size / 2, size]),
+    )
+
+
+def _with_events(view: View, threshold: float, rng: Rng) -> View:
+    """The view with the events since one frame earlier, when the camera looked up to 3 px beside."""
+    before = shifted(view.rgb, rng.uniform(-3, 3, 2))
+    return replace(view, aux=simulate_events(before, view.rgb, threshold=threshold))

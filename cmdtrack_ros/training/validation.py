@@ -14,17 +14,10 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import STREAMS, Teacher
-from cmdtrack_ros.tracking import Tracker
 from cmdtrack_ros.tracking.drive import BoxTracker, drive
-from cmdtrack_ros.tracking.engines.contract import (
-    TEMPLATE_FIELDS,
-    Engine,
-    Query,
-    Response,
-    Template,
-    TemplateCrop,
-)
+from cmdtrack_ros.tracking.engines.contract import TEMPLATE_FIELDS, Engine, Query, Response, Template, TemplateCrop
 from cmdtrack_ros.tracking.engines.torch import TorchEngine
+from cmdtrack_ros.tracking.tracker import Tracker
 
 
 class TeacherEngine:
@@ -81,8 +74,7 @@ def teacher_overlap(teacher: Teacher, sequences: list[ImageSequence]) -> dict[st
 def mean_overlap(engine: Engine, sequences: list[ImageSequence]) -> dict[str, float]:
     """``mean`` and per sequence: mean IoU of one pass from the first visible frame (which is not counted)."""
     scores = {
-        sequence.name: float(overlaps(Tracker(engine, sequence.modality), sequence).mean())
-        for sequence in sequences
+        sequence.name: float(overlaps(Tracker(engine, sequence.modality), sequence).mean()) for sequence in sequences
     }
     return {"mean": float(np.mean(list(scores.values()))), **scores} if scores else {}
 

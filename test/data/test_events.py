@@ -52,17 +52,12 @@ def test_edges_of_a_moving_square_have_opposite_polarity() -> None:
 
 def test_deterministic_noise_and_threshold() -> None:
     still = Moving().rgb(0)
-    noise = [
-        simulate_events(still, still, noise_rate=0.01, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
-    ]
+    noise = [simulate_events(still, still, noise_rate=0.01, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(noise[0], noise[1])
     assert (noise[0] != noise[2]).any()
     rng = np.random.default_rng(0)
     share = np.mean(
-        [
-            (simulate_events(still, still, noise_rate=0.01, rng=rng) != 255).any(axis=2).mean()
-            for _ in range(20)
-        ]
+        [(simulate_events(still, still, noise_rate=0.01, rng=rng) != 255).any(axis=2).mean() for _ in range(20)]
     )
     assert 0.007 < share < 0.013
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 3, (48, 1))
@@ -95,7 +90,7 @@ def test_fast_enough_for_training() -> None:
     frames = rng.integers(0, 255, (2, 240, 320, 3), np.uint8)
     times = []
     for _ in range(10):
-        began = time.perf_counter()
+        began = time.process_time()
         simulate_events(frames[0], frames[1], rng=rng)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.01  # about 2 ms here; the margin is for a busy machine
+        times.append(time.process_time() - began)
+    assert min(times) < 0.01  # about 2 ms of computing here, whatever else the machine does

@@ -95,13 +95,8 @@ def make_otb(path: Path) -> None:
 def make_vot(path: Path) -> None:
     images(path / "color", "%08d.jpg", value=100)
     images(path / "depth", "%08d.png", value=3000, dtype=np.uint16, channels=1)
-    (path / "sequence").write_text(
-        "name=x\nfps=10\nchannels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n"
-    )
-    rows(
-        path / "groundtruth.txt",
-        np.hstack([corners(BOXES)[:, [0, 1, 2, 1]], corners(BOXES)[:, [2, 3, 0, 3]]]),
-    )
+    (path / "sequence").write_text("name=x\nfps=10\nchannels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n")
+    rows(path / "groundtruth.txt", np.hstack([corners(BOXES)[:, [0, 1, 2, 1]], corners(BOXES)[:, [2, 3, 0, 3]]]))
     (path / "anchor.value").write_text("1\n0\n0\n-1\n")
 
 
@@ -137,9 +132,7 @@ def test_every_layout_is_told_apart_and_read(tmp_path: Path, name: str, asked: s
     if sequence.modality is Modality.RGB:
         assert frame.aux is None
     elif sequence.modality is Modality.DEPTH:
-        assert (
-            frame.aux.dtype == np.uint16 and frame.aux.shape == (24, 32) and frame.aux[0, 0] == 3000 + number
-        )
+        assert frame.aux.dtype == np.uint16 and frame.aux.shape == (24, 32) and frame.aux[0, 0] == 3000 + number
     else:
         assert frame.aux.dtype == np.uint8 and abs(int(frame.aux.flat[0]) - 50 - number) <= 1
     assert int(sequence.labelled.sum()) == COUNT and len(sequence) == (31 if name in STEP else COUNT)
@@ -174,9 +167,7 @@ def test_natural_order_and_colour_order(tmp_path: Path) -> None:
     for file in (tmp_path / "img").iterdir():
         file.unlink()
     for i in range(COUNT):
-        cv2.imwrite(
-            str(tmp_path / "img" / f"{i}.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8)
-        )  # red in BGR
+        cv2.imwrite(str(tmp_path / "img" / f"{i}.png"), np.full((8, 8, 3), (0, 0, 255), np.uint8))  # red in BGR
     assert load_sequence(tmp_path).frame(0).rgb[0, 0].tolist() == [255, 0, 0]
 
 

@@ -167,9 +167,7 @@ def test_lasher_agrees_with_rgbt(rgbt, tmp_path, monkeypatch, character):
 def test_rgbt234_agrees_with_rgbt(rgbt, tmp_path, character):
     dataset = rgbt.RGBT234()
     names = [str(name) for name in dataset.seqs_name[::STRIDE]]
-    truths = {
-        name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names
-    }
+    truths = {name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names}
     results = {name: make_result(character, truths[name][0], i) for i, name in enumerate(names)}
     oracle = _oracle(dataset, tmp_path, names, results)
     curves = [m.rgbt234_curves(results[name], *truths[name]) for name in names]
@@ -187,9 +185,7 @@ def test_gtot_agrees_with_rgbt(rgbt, tmp_path, character):
     try:
         dataset = rgbt.GTOT()
         names = [str(name) for name in dataset.seqs_name[:: max(STRIDE // 4, 1)]]
-        truths = {
-            name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names
-        }
+        truths = {name: [np.array(dataset[name][k], np.float64) for k in ("visible", "infrared")] for name in names}
         results = {name: make_result(character, truths[name][0], i) for i, name in enumerate(names)}
         oracle = _oracle(dataset, tmp_path, names, results)
         theirs = oracle.MSR("mine", seqs=names)[0], oracle.MPR("mine", seqs=names)[0]

@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import make_folder, run_cli
 
 from cmdtrack_ros.data import load_sequence
-from cmdtrack_ros.data.bags import Bag, write_bag
-from cmdtrack_ros.data.bags import WriterOptions
+from cmdtrack_ros.data.bags import Bag, BagOptions, WriterOptions, write_bag
 from cmdtrack_ros.errors import ConfigError, DataError
-from cmdtrack_ros.evaluation import replay as bags
-from cmdtrack_ros.evaluation.replay import BagOptions, run_offline, run_through_dds
+from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
+from cmdtrack_ros.streams.pairing import PairOptions
+from synthetic import make_folder, run_cli
 
 FRAMES = 30
+
+
+def paired_by(**options: float) -> ReplayOptions:
+    return ReplayOptions(BagOptions(pairing=PairOptions(**options)))
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +29,14 @@ def recording(tmp_path_factory) -> Path:
     """RGB and depth of a moving square, depth 9 ms late with jitter, one in ten depth images missing."""
     folder = tmp_path_factory.mktemp("recording")
     sequence = load_sequence(make_folder(folder / "square", frames=FRAMES))
-    options = WriteOptions(aux_offset=0.009, aux_jitter=0.002, aux_drop=0.1, seed=3)
+    options = WriterOptions(aux_offset=0.009, aux_jitter=0.002, aux_drop=0.1, seed=3)
     write_bag(sequence, folder / "bag", options)
     return folder / "bag"
 
 
 @pytest.fixture(scope="module")
-def offline(recording) -> bags.BagRun:
-    return run_offline(recording)
+def offline(recording) -> Replay:
+    return replay_offline(recording)
 
 
 def test_offline_answers_every_rgb_image(recording, offline):
@@ -42,36 +45,36 @@ def test_offline_answers_every_rgb_image(recording, offline):
     np.testing.assert_allclose(run.boxes[0], offline.sequence.boxes[0], atol=1e-6)
     with Bag(recording) as bag:
         depth = bag.counts["/aux/image"]
-    assert 0 < FRAMES - depth
+    assert depth < FRAMES
     assert offline.counters["rgb"] == FRAMES and offline.counters["aux"] == depth
     statistics = offline.statistics()
     assert statistics["drops"] == 0 and statistics["answered"] == FRAMES
     assert 4 < statistics["gap_ms"]["p50"] < 14
     assert statistics["latency_ms"] == {}
-    gaps = np.array([result.gap for result in offline.results])
+    gaps = np.array([track.gap for track in offline.tracks])
     assert np.isnan(gaps).sum() == offline.counters["unpaired"]
 
 
 def test_slop_and_offset_decide_what_is_paired(recording):
-    shifted = run_offline(recording, BagOptions(slop=0.006, aux_offset=-0.009))
+    shifted = replay_offline(recording, paired_by(slop=0.006, aux_offset=-0.009))
     assert shifted.counters["paired"] >= 0.8 * FRAMES
-    unshifted = bags._pairing(BagOptions(slop=0.002), 2)
-    bags._feed(recording, ["/rgb/image", "/aux/image"], unshifted)
-    assert unshifted.counters.unpaired > FRAMES / 2
+    assert abs(np.nanmean([track.gap for track in shifted.tracks])) < 0.003, "gaps are after the offset"
+    unshifted = replay_offline(recording, paired_by(slop=0.002))
+    assert unshifted.counters["unpaired"] > FRAMES / 2
 
 
 @pytest.mark.ros
 def test_dds_gives_the_boxes_of_offline_for_the_same_pairs(recording, offline, tmp_path):
-    played = run_through_dds(recording, BagOptions(), tmp_path / "node.log")
-    ours, theirs = ({r.stamp_ns: r for r in run.results} for run in (offline, played))
+    from cmdtrack_ros.ros.replay.session import replay_through_node
+
+    played = replay_through_node(recording, ReplayOptions(), tmp_path / "node.log")
+    ours, theirs = ({track.stamp_ns: track for track in replay.tracks} for replay in (offline, played))
     assert set(theirs) == set(ours), "every RGB image is answered in both"
-    for stamp, result in ours.items():
+    for stamp, track in ours.items():
         other = theirs[stamp]
-        assert (np.isnan(result.gap) and np.isnan(other.gap)) or other.gap == pytest.approx(
-            result.gap, abs=1e-6
-        )
-        np.testing.assert_array_equal(other.box, result.box)
-        assert other.score == pytest.approx(result.score, abs=1e-6)
+        assert other.gap == pytest.approx(track.gap, abs=1e-6, nan_ok=True)
+        np.testing.assert_array_equal(other.box, track.box)
+        assert other.score == pytest.approx(track.score, abs=1e-6)
     latency = played.statistics()["latency_ms"]
     assert 0 < latency["p50"] <= latency["p95"] <= latency["p99"]
 
@@ -80,20 +83,20 @@ def test_a_start_box_is_needed(tmp_path):
     folder = make_folder(tmp_path / "late", frames=6, absent=(0,))
     write_bag(load_sequence(folder), tmp_path / "bag")
     with pytest.raises(ConfigError, match="--init-box"):
-        run_offline(tmp_path / "bag")
-    run = run_offline(tmp_path / "bag", BagOptions(initial_box=(20, 30, 30, 30)))
-    assert len(run.results) == 6
+        replay_offline(tmp_path / "bag")
+    replay = replay_offline(tmp_path / "bag", ReplayOptions(initial_box=np.array([20.0, 30, 30, 30])))
+    assert len(replay.tracks) == 6
 
 
 def test_a_start_that_fails_leaves_no_answers(recording, caplog):
-    run = run_offline(recording, BagOptions(initial_box=(500, 500, 20, 20)))
-    assert run.results == [] and run.statistics()["drops"] == FRAMES
-    assert run.faults["target"] == 1 and "500.0" in caplog.text
+    replay = replay_offline(recording, ReplayOptions(initial_box=np.array([500.0, 500, 20, 20])))
+    assert replay.tracks == [] and replay.statistics()["drops"] == FRAMES
+    assert replay.faults["target"] == 1 and "500.0" in caplog.text
 
 
 def test_missing_topics_are_named_with_those_there_are(recording):
     with pytest.raises(DataError, match="/rgb/image") as error:
-        run_offline(recording, BagOptions(rgb_topic="/front/color"))
+        replay_offline(recording, ReplayOptions(BagOptions(rgb_topic="/front/color")))
     assert "/front/color" in str(error.value) and "/aux/image" in str(error.value)
 
 
@@ -101,9 +104,7 @@ def test_command_line_keeps_the_good_bags(recording, tmp_path):
     (tmp_path / "truncated").mkdir()
     for file in recording.iterdir():
         data = file.read_bytes()
-        (tmp_path / "truncated" / file.name).write_bytes(
-            data[: len(data) // 2] if file.suffix == ".mcap" else data
-        )
+        (tmp_path / "truncated" / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".mcap" else data)
     output = tmp_path / "out"
     done = run_cli("evaluate-bag", tmp_path / "truncated", recording, "--output", output)
     assert done.returncode == 1 and "FAILED ours on truncated" in done.stderr
@@ -119,7 +120,7 @@ def test_command_line_keeps_the_good_bags(recording, tmp_path):
 
 def test_offline_evaluation_needs_no_ros(recording):
     code = "import sys; sys.modules.update(dict.fromkeys(['rclpy', 'sensor_msgs', 'std_msgs']))"
-    code += "; from pathlib import Path; from cmdtrack_ros.evaluation.replay import run_offline as run"
-    code += f"; print(len(run(Path({str(recording)!r})).results))"
+    code += "; from pathlib import Path; from cmdtrack_ros.evaluation.replay import replay_offline as run"
+    code += f"; print(len(run(Path({str(recording)!r})).tracks))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and done.stdout.split()[-1] == str(FRAMES), done.stderr

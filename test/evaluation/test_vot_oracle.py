@@ -44,8 +44,7 @@ def make_sequence(folder: Path, length: int, seed: int) -> None:
     np.savetxt(folder / "groundtruth.txt", boxes, delimiter=",", fmt="%.3f")
     np.savetxt(folder / "anchor.value", turns, fmt="%d")
     (folder / "sequence").write_text(
-        "channels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\n"
-        f"fps=30\nformat=rgbd\nname={folder.name}\n"
+        f"channels.color=color/%08d.jpg\nchannels.depth=depth/%08d.png\nfps=30\nformat=rgbd\nname={folder.name}\n"
     )
 
 
@@ -82,9 +81,7 @@ def open_workspace(root: Path, stack: str, sequences: Path) -> tuple:
     from vot.tracker import Registry
     from vot.workspace import Workspace
 
-    Workspace.initialize(
-        str(root), {"stack": stack, "registry": ["."], "sequences": str(sequences)}, download=False
-    )
+    Workspace.initialize(str(root), {"stack": stack, "registry": ["."], "sequences": str(sequences)}, download=False)
     (root / "trackers.ini").write_text("[mine]\nlabel=mine\nprotocol=traxpython\ncommand=none\n")
     workspace = Workspace.load(str(root))
     (experiment,) = workspace.stack
@@ -161,9 +158,7 @@ def test_longterm_agrees_with_vot_toolkit(tmp_path, sequences, monkeypatch, char
     figures = [ours.mean[name] for name in ("f_precision", "f_recall", "f")]
     print(character, names, "Pr Re F", figures, "vot-toolkit", theirs)
     assert figures == pytest.approx(list(theirs), abs=1e-6)
-    assert np.stack([ours.curves["f_recall"], ours.curves["f_precision"]], 1) == pytest.approx(
-        curve, abs=1e-6
-    )
+    assert np.stack([ours.curves["f_recall"], ours.curves["f_precision"]], 1) == pytest.approx(curve, abs=1e-6)
 
 
 def test_pixel_overlap_agrees_with_vot_toolkit():
@@ -172,14 +167,11 @@ def test_pixel_overlap_agrees_with_vot_toolkit():
 
     rng = np.random.default_rng(5)
     boxes, truth = (
-        np.concatenate([rng.uniform(-30, 130, (3000, 2)), rng.uniform(0.6, 40, (3000, 2))], 1)
-        for _ in range(2)
+        np.concatenate([rng.uniform(-30, 130, (3000, 2)), rng.uniform(0.6, 40, (3000, 2))], 1) for _ in range(2)
     )
     truth[:1500] = boxes[:1500] + rng.normal(0, 3, (1500, 4))
     truth[:, 2:] = np.maximum(truth[:, 2:], 0.6)
     boxes[::17], truth[::29] = np.nan, np.nan
-    regions = [
-        [Special(0) if np.isnan(row[0]) else Rectangle(*row) for row in rows] for rows in (boxes, truth)
-    ]
+    regions = [[Special(0) if np.isnan(row[0]) else Rectangle(*row) for row in rows] for rows in (boxes, truth)]
     expected = np.array(calculate_overlaps(*regions, (WIDTH, HEIGHT)))
     assert m.pixel_overlap(boxes, truth, WIDTH, HEIGHT, empty=1.0) == pytest.approx(expected, abs=1e-9)

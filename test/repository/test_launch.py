@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,16 @@ needs_launch = pytest.mark.skipif(
 )
 
 
-def parameters_of(modality: str) -> dict[str, object]:
-    content = yaml.safe_load((ROOT / "config" / f"{modality}.yaml").read_text())
+# The values that each modality's file changes; all others are tracker.yaml's.
+DIFFERENCES = {
+    "thermal": {"modality": "thermal"},
+    "depth": {"modality": "depth", "slop": 0.01},
+    "event": {"modality": "event", "slop": 0.02, "aux_timeout": 0.05},
+}
+
+
+def parameters_of(name: str) -> dict[str, object]:
+    content = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
     assert list(content) == ["/**"] and list(content["/**"]) == ["ros__parameters"]
     return content["/**"]["ros__parameters"]
 
@@ -43,39 +53,66 @@ def test_launch_file_compiles(path: Path) -> None:
 
 
 @pytest.mark.ros
-@pytest.mark.parametrize("modality", MODALITIES)
-def test_parameter_file_names_every_parameter_with_its_type(modality: str) -> None:
+def test_tracker_yaml_has_every_parameter_with_its_default() -> None:
     from cmdtrack_ros.ros.parameters import SPECS
 
-    specs = {spec.name: spec for spec in SPECS}
-    values = parameters_of(modality)
     # Every one but the lists, of which the parser cannot read an empty one.
-    assert set(values) == set(specs) - {"initial_box", "thermal_range"}
-    assert values["modality"] == modality
-    for name, value in values.items():
-        assert type(value) is type(specs[name].default), name
-        assert specs[name].read(value) == value
+    defaults = {spec.name: spec.default for spec in SPECS if spec.default != []}
+    values = parameters_of("tracker")
+    assert values == defaults
+    assert {name: type(value) for name, value in values.items()} == {
+        name: type(default) for name, default in defaults.items()
+    }
 
 
+@pytest.mark.ros
+def test_tracker_yaml_explains_every_parameter_once() -> None:
+    from cmdtrack_ros.ros.parameters import SPECS
+
+    lines = (ROOT / "config" / "tracker.yaml").read_text().splitlines()
+    rows = {spec.name: [] for spec in SPECS}
+    for row, line in enumerate(lines):
+        if match := re.match(r"    (?:# )?(\w+): ", line):
+            rows.get(match[1], []).append(row)
+    assert {name: len(found) for name, found in rows.items()} == dict.fromkeys(rows, 1)
+    explained = [name for name, (row,) in rows.items() if lines[row - 1].startswith("    # ")]
+    assert set(rows) - set(explained) == {"aux_topic"}  # in one breath with rgb_topic
+    for spec in SPECS:
+        above = reversed(lines[: rows[spec.name][0]])
+        comment = takewhile(lambda line: line.startswith("    # "), above)
+        assert any("(live)" in line for line in comment) is spec.live, spec.name
+
+
+@pytest.mark.ros
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_every_parameter_has_a_comment(modality: str) -> None:
-    above = ""
-    for line in (ROOT / "config" / f"{modality}.yaml").read_text().splitlines():
-        if (
-            line.startswith("    ")
-            and not line.lstrip().startswith("#")
-            and not line.startswith("    aux_topic")
-        ):
-            assert above.lstrip().startswith("# "), line
-        above = line
+def test_modality_file_holds_what_differs(modality: str) -> None:
+    from cmdtrack_ros.ros.parameters import SPECS
+
+    assert parameters_of(modality) == DIFFERENCES[modality]
+    specs = {spec.name: spec for spec in SPECS}
+    for name, value in parameters_of(modality).items():
+        assert specs[name].read(value) == value
+        assert type(value) is type(specs[name].default)
 
 
 @pytest.mark.ros
 def test_rviz_shows_the_topic_the_node_publishes() -> None:
+    import rclpy
+
+    from cmdtrack_ros.ros.node import TrackerNode
+
     config = yaml.safe_load((ROOT / "config" / "tracker.rviz").read_text())
-    topics = [display["Topic"]["Value"] for display in config["Visualization Manager"]["Displays"]]
-    assert topics == ["/tracker/overlay"]
-    assert '"~/overlay"' in (ROOT / "cmdtrack_ros" / "ros" / "node.py").read_text()
+    (display,) = config["Visualization Manager"]["Displays"]
+    rclpy.init(args=["--ros-args", "-p", "autostart:=false"])
+    try:
+        node = TrackerNode()
+        node.trigger_configure()
+        published = {name for name, _ in node.get_publisher_names_and_types_by_node("tracker", "/")}
+        node.trigger_cleanup()
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+    assert display["Topic"]["Value"] in published
 
 
 @needs_launch
@@ -102,11 +139,13 @@ def test_launched_node_has_the_values_of_its_launch_file(tmp_path: Path) -> None
         "rgb_topic:=/camera/color",
         "initial_box:=[1, 2.5, 30, 40]",
     ]
-    with _launched("tracker.launch.py", arguments, tmp_path):
-        values = _ask("/robot/tracker", ["modality", "slop", "use_sim_time", "autostart", "initial_box"])
+    with Launched("tracker.launch.py", arguments, tmp_path):
+        names = ["modality", "slop", "aux_timeout", "use_sim_time", "autostart", "initial_box"]
+        values = _ask("/robot/tracker", names)
     assert values == {
         "modality": "depth",
         "slop": 0.01,
+        "aux_timeout": 0.1,
         "use_sim_time": True,
         "autostart": False,
         "initial_box": [1.0, 2.5, 30.0, 40.0],
@@ -119,25 +158,27 @@ def test_autostarted_node_listens_to_the_topics_it_was_given(tmp_path: Path) -> 
     arguments = ["namespace:=robot", "rgb_topic:=/camera/color", "aux_topic:=thermal/image"]
     wanted = {"/camera/color", "/robot/thermal/image", "/robot/tracker/target"}
     topics: set[str] = set()
-    with _launched("tracker.launch.py", arguments, tmp_path) as process, _ros_node() as node:
+    with Launched("tracker.launch.py", arguments, tmp_path) as process, _ros_node() as node:
         deadline = time.monotonic() + 90
         while not wanted <= topics and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
             if ("tracker", "/robot") in node.get_node_names_and_namespaces():
-                topics = {
-                    name for name, _ in node.get_subscriber_names_and_types_by_node("tracker", "/robot")
-                }
+                topics = {name for name, _ in node.get_subscriber_names_and_types_by_node("tracker", "/robot")}
     assert wanted <= topics
 
 
 @needs_launch
 @pytest.mark.ros
-def test_params_file_of_the_user_replaces_the_shipped_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("node", ["/**", "tracker"])
+def test_params_file_of_the_user_goes_before_the_shipped_ones_but_not_the_command_line(
+    node: str, tmp_path: Path
+) -> None:
     own = tmp_path / "own.yaml"
     values = {"modality": "event", "slop": 0.5, "initial_box": [4.0, 5.0, 6.0, 7.0]}
-    own.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
-    with _launched("tracker.launch.py", [f"params_file:={own}", "autostart:=false"], tmp_path):
-        assert _ask("/tracker", list(values)) == values
+    own.write_text(yaml.safe_dump({node: {"ros__parameters": {**values, "autostart": True}}}))
+    with Launched("tracker.launch.py", [f"params_file:={own}", "autostart:=false"], tmp_path):
+        answer = _ask("/tracker", [*values, "aux_timeout", "autostart"])
+    assert answer == {**values, "aux_timeout": 0.1, "autostart": False}
 
 
 @needs_launch
@@ -147,15 +188,8 @@ def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
     player = tmp_path / "ros2"
     player.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
     player.chmod(0o755)
-    arguments = [
-        "bag:=walk.mcap",
-        "rate:=2.0",
-        "loop:=true",
-        "delay:=0.5",
-        "autostart:=false",
-        "modality:=event",
-    ]
-    with _launched("replay.launch.py", arguments, tmp_path, path=tmp_path):
+    arguments = ["bag:=walk.mcap", "rate:=2.0", "loop:=true", "delay:=0.5", "autostart:=false", "modality:=event"]
+    with Launched("replay.launch.py", arguments, tmp_path, path=tmp_path):
         values = _ask("/tracker", ["modality", "use_sim_time"])
         deadline = time.monotonic() + 20
         while not (tmp_path / "arguments").exists() and time.monotonic() < deadline:
@@ -194,7 +228,7 @@ sys.exit(service.run())
 """
 
 
-class _launched:
+class Launched:
     """A launch file run in a process of its own, and ended with all that it started."""
 
     def __init__(self, name: str, arguments: list[str], home: Path, path: Path | None = None) -> None:

@@ -14,13 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-rclpy = pytest.importorskip(
-    "rclpy", reason="rclpy is not importable: run `make test`, or source a ROS 2 installation"
-)
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
 import cv2  # noqa: E402
 from builtin_interfaces.msg import Time  # noqa: E402
-from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
@@ -35,10 +32,13 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from cmdtrack_ros.drawing import STATE_COLOURS  # noqa: E402
-from cmdtrack_ros.streams.images import fill_image  # noqa: E402
-from cmdtrack_ros.streams.pairing import NearestPairer  # noqa: E402
-from cmdtrack_ros.tracking import load_tracker  # noqa: E402
-from cmdtrack_ros.tracking.pipeline import Frame, Pipeline, Target  # noqa: E402
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding  # noqa: E402
+from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
+from cmdtrack_ros.streams.images import fill_image, to_rgb, to_sensor  # noqa: E402
+from cmdtrack_ros.streams.pairing import NearestPairer, PairOptions, stamp_ns  # noqa: E402
+from cmdtrack_ros.track import TargetState  # noqa: E402
+from cmdtrack_ros.tracking.pipeline import Pipeline, Target  # noqa: E402
+from cmdtrack_ros.tracking.tracker import load_tracker  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -78,18 +78,11 @@ def good_aux(i: int, stamp: int) -> Image:
     return image(scene(i)[0][..., 1], "mono8", stamp)
 
 
-def to_ns(message: object) -> int:
-    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-
-
 class Robot:
     """Cameras, and the ears that hear the node."""
 
     def __init__(
-        self,
-        namespace: str,
-        reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE,
-        rgb_type: type = Image,
+        self, namespace: str, reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE, rgb_type: type = Image
     ) -> None:
         self.context = Context()
         rclpy.init(context=self.context)
@@ -160,16 +153,15 @@ class Robot:
             self.frame += 1
             self.spin(STEP)
             end = time.monotonic() + 1.5
-            while (
-                answered and (not self.tracks or to_ns(self.tracks[-1]) != stamp) and time.monotonic() < end
-            ):
+            while answered and (not self.tracks or stamp_ns(self.tracks[-1]) != stamp) and time.monotonic() < end:
                 self.spin(0.005)
         self.spin(0.2)
         return self.tracks[before:]
 
-    def send_target(self, box: tuple, stamp: Time = Time(), name: str = "patch") -> None:
+    def send_target(self, box: tuple, stamp: Time | None = None, name: str = "patch") -> None:
         message = TargetBox(target_id=name)
-        message.header.stamp = stamp
+        if stamp:
+            message.header.stamp = stamp
         message.x, message.y, message.width, message.height = (float(v) for v in box)
         self.target.publish(message)
         self.spin(0.1)
@@ -271,7 +263,7 @@ def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robo
         return good_rgb(i, stamp)
 
     results = robot.play(10, rgb, lambda i, stamp: good_aux(i, stamp - 4_000_000))
-    assert [to_ns(r) for r in results] == stamps
+    assert [stamp_ns(r) for r in results] == stamps
     paired = [r for r in results if r.has_aux]
     assert len(paired) >= 8 and all(r.pair_gap == pytest.approx(-0.004) for r in paired)
     for result in paired:
@@ -283,16 +275,8 @@ def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robo
 
 FAULTS = {
     "unknown encoding": (lambda i, s: image(scene(i)[0], "foo8", s), good_aux, "'foo8'"),
-    "zero-size image": (
-        lambda i, s: Image(header=good_rgb(i, s).header, encoding="rgb8"),
-        good_aux,
-        "got 0x0",
-    ),
-    "short data": (
-        lambda i, s: image(scene(i)[0], "rgb8", s, height=2 * HEIGHT),
-        good_aux,
-        "bytes of data, got",
-    ),
+    "zero-size image": (lambda i, s: Image(header=good_rgb(i, s).header, encoding="rgb8"), good_aux, "got 0x0"),
+    "short data": (lambda i, s: image(scene(i)[0], "rgb8", s, height=2 * HEIGHT), good_aux, "bytes of data, got"),
     "step too small": (lambda i, s: image(scene(i)[0], "rgb8", s, step=10), good_aux, "step >= 960, got 10"),
     "bad aux encoding": (good_rgb, lambda i, s: image(SCENE[..., 0], "bar16", s), "'bar16'"),
     "sizes differ": (
@@ -327,9 +311,7 @@ def test_aux_stops_for_two_seconds(thermal: tuple[Tracker, Robot]) -> None:
     assert len(results) % 3 == 0 and not any(r.has_aux for r in results)
     assert all(math.isnan(r.pair_gap) and r.weight_aux == 0 and r.weight_rgb == 1 for r in results)
     waits = [r.latency - r.processing_time for r in results]
-    assert min(waits[:3]) > 0.09 and np.median(waits[-6:]) < 0.09, (
-        "once aux is known silent nothing waits for it"
-    )
+    assert min(waits[:3]) > 0.09 and np.median(waits[-6:]) < 0.09, "once aux is known silent nothing waits for it"
     assert_tracks_again(robot)
 
 
@@ -392,13 +374,9 @@ def test_overlay_only_while_subscribed(thermal: tuple[Tracker, Robot]) -> None:
     subscription = robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
     robot.play(6)
     robot.node.destroy_subscription(subscription)
-    assert overlays and (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (
-        WIDTH,
-        HEIGHT,
-        "rgb8",
-    )
+    assert overlays and (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (WIDTH, HEIGHT, "rgb8")
     pixels = np.frombuffer(overlays[-1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)
-    assert (pixels == STATE_COLOURS["TRACKING"]).all(-1).sum() > 50, "the box is drawn"
+    assert (pixels == STATE_COLOURS[TargetState.TRACKING]).all(-1).sum() > 50, "the box is drawn"
     assert overlays[-1].header in [r.header for r in robot.tracks[-20:]]
 
 
@@ -434,9 +412,7 @@ def test_diagnostics(thermal: tuple[Tracker, Robot]) -> None:
     values = {v.key: v.value for v in status.values}
     assert values["state"] == "TRACKING" and 1 < float(values["RGB rate (Hz)"]) < 40
     assert float(values["latency p95 (ms)"]) >= float(values["latency p50 (ms)"]) > 0
-    assert (
-        int(values["paired"]) > 10 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
-    )
+    assert int(values["paired"]) > 10 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
 
 
 def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, repository: Path) -> None:
@@ -485,7 +461,7 @@ def test_replay_gives_the_boxes_of_an_offline_run(tmp_path: Path, repository: Pa
     recording.sort(key=lambda entry: entry[0])
     box = scene(0)[1]
 
-    pairer = NearestPairer(0.015, 100)
+    pairer = NearestPairer(PairOptions(slop=0.015, queue_size=100))
     pipeline = Pipeline(load_tracker(modality="thermal", device="cpu", threads=1))
     pairs = [
         pair
@@ -493,10 +469,7 @@ def test_replay_gives_the_boxes_of_an_offline_run(tmp_path: Path, repository: Pa
         for pair in (pairer.add_rgb if name == "rgb" else pairer.add_aux)(stamp, message)
     ] + pairer.flush()
     target = Target(np.array(box, float))
-    offline = [
-        pipeline.process(Frame(pair.rgb, pair.aux), target if i == 0 else None)
-        for i, pair in enumerate(pairs)
-    ]
+    offline = [pipeline.process(pair, None if i else target) for i, pair in enumerate(pairs)]
 
     robot = Robot("/replay")
     parameters = {"modality": "thermal", "process_every_pair": "true", "queue_size": 100, "slop": 0.015}
@@ -507,11 +480,49 @@ def test_replay_gives_the_boxes_of_an_offline_run(tmp_path: Path, repository: Pa
             (robot.rgb if name == "rgb" else robot.aux).publish(message)
             robot.spin(STEP / 2)
         robot.wait("all results", lambda: len(robot.tracks) == len(pairs))
-        assert [to_ns(track) for track in robot.tracks] == [pair.stamp for pair in pairs]
+        assert [stamp_ns(track) for track in robot.tracks] == [pair.stamp for pair in pairs]
         for track, expected in zip(robot.tracks, offline):
-            assert [track.x, track.y, track.width, track.height] == expected.track.box.tolist()
-            assert track.has_aux == (expected.aux is not None)
+            assert [track.x, track.y, track.width, track.height] == expected.box.tolist()
+            assert track.has_aux == expected.has_aux
         assert 10 < sum(track.has_aux for track in robot.tracks) < 24
+
+
+def test_overlay_is_what_the_network_saw(tmp_path: Path, repository: Path) -> None:
+    """RGB silent, a thermal range given: the operator sees the aux image over that range."""
+    low, high = 29315, 31315
+
+    def counts(i: int, stamp: int) -> Image:
+        return image(scene(i)[0][..., 1].astype(np.uint16) * 3 + 30000, "mono16", stamp)
+
+    robot = Robot("/ranged")
+    overlays: list[Image] = []
+    robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
+    with running(tmp_path, repository, robot, modality="thermal", thermal_range=f"[{low}.0,{high}.0]") as tracker:
+        robot.connect()
+        robot.play(3, aux=counts)
+        robot.wait(
+            "the silence of RGB", lambda: any(not t.has_rgb for t in robot.play(10, None, counts, answered=False))
+        )
+        sent: dict[int, np.ndarray] = {}
+
+        def remembered(i: int, stamp: int) -> Image:
+            message = counts(i, stamp)
+            sent[stamp] = to_sensor(message)
+            return message
+
+        overlays.clear()
+        robot.wait("an overlay", lambda: robot.play(5, None, remembered, answered=False) and overlays)
+        shown = overlays[-1]
+        encoder = AuxEncoder("thermal", AuxEncoding(low, high))
+        expected = encoder(sent[stamp_ns(shown)])
+        np.testing.assert_array_equal(to_rgb(shown), expected)  # no target, hence nothing drawn on it
+        robot.send_target(scene(robot.frame)[1])
+        overlays.clear()
+        robot.wait("an overlay", lambda: robot.play(5, None, remembered, answered=False) and overlays)
+        below = slice(scene(0)[1][1] + 60, None)  # the target, its box and the line of figures are above
+        shown = overlays[-1]
+        np.testing.assert_array_equal(to_rgb(shown)[below], encoder(sent[stamp_ns(shown)])[below])
+        assert not tracker.lines("internal error")
 
 
 def test_unusable_start_is_named_and_can_be_mended(tmp_path: Path, repository: Path) -> None:

@@ -10,25 +10,16 @@ from types import SimpleNamespace
 import pytest
 
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.streams.pairing import SILENT_NS, NearestPairer, NearestPairFilter, Pair
+from cmdtrack_ros.streams.pairing import SILENT_NS, NearestPairer, NearestPairFilter, Pair, PairOptions
 
 MS = 1_000_000
 START = 1_700_000_000_000_000_000
 
 
 def stream(
-    rng: random.Random,
-    period_ms: float,
-    count: int,
-    *,
-    phase_ms: float = 0,
-    jitter_ms: float = 0,
-    loss: float = 0,
+    rng: random.Random, period_ms: float, count: int, *, phase_ms: float = 0, jitter_ms: float = 0, loss: float = 0
 ) -> list[int]:
-    stamps = [
-        START + int((phase_ms + i * period_ms + rng.uniform(-jitter_ms, jitter_ms)) * MS)
-        for i in range(count)
-    ]
+    stamps = [START + int((phase_ms + i * period_ms + rng.uniform(-jitter_ms, jitter_ms)) * MS) for i in range(count)]
     return [s for s in stamps if rng.random() >= loss]
 
 
@@ -69,14 +60,9 @@ def test_every_rgb_gets_its_nearest_aux(seed: int, aux_period: float, jitter: fl
     rng = random.Random(seed)
     rgb = stream(rng, 33.3, 120, jitter_ms=jitter, loss=loss)
     aux = stream(
-        rng,
-        aux_period,
-        int(120 * 33.3 / aux_period),
-        phase_ms=rng.uniform(0, aux_period),
-        jitter_ms=jitter,
-        loss=loss,
+        rng, aux_period, int(120 * 33.3 / aux_period), phase_ms=rng.uniform(0, aux_period), jitter_ms=jitter, loss=loss
     )
-    pairer = NearestPairer(0.03, 50, aux_timeout=0.5)
+    pairer = NearestPairer(PairOptions(queue_size=50, aux_timeout=0.5))
     pairs = play(pairer, merge(rng, rgb, aux, (5, 25)))
     assert {p.rgb: p.aux for p in pairs} == oracle(rgb, aux, 30 * MS)
     assert [p.stamp for p in pairs] == sorted(rgb)
@@ -92,7 +78,9 @@ def test_stamps_alone_give_the_same_pairs_for_any_delay(seed: int) -> None:
     aux = stream(rng, 33.3, 90, phase_ms=11, jitter_ms=4, loss=0.1)
     results = [
         play(
-            NearestPairer(0.03, 30, aux_timeout=0.5), merge(random.Random(n), rgb, aux, (0, 40)), clock=False
+            NearestPairer(PairOptions(queue_size=30, aux_timeout=0.5)),
+            merge(random.Random(n), rgb, aux, (0, 40)),
+            clock=False,
         )
         for n in range(5)
     ]
@@ -102,17 +90,17 @@ def test_stamps_alone_give_the_same_pairs_for_any_delay(seed: int) -> None:
 def test_offset_is_added_to_aux_stamps() -> None:
     rgb = [START + i * 100 * MS for i in range(20)]
     aux = [stamp + 40 * MS for stamp in rgb]  # the camera stamps 40 ms late
-    late = play(NearestPairer(0.03), merge(random.Random(0), rgb, aux, (1, 2)))
-    right = play(NearestPairer(0.03, aux_offset=-0.04), merge(random.Random(0), rgb, aux, (1, 2)))
+    late = play(NearestPairer(), merge(random.Random(0), rgb, aux, (1, 2)))
+    right = play(NearestPairer(PairOptions(aux_offset=-0.04)), merge(random.Random(0), rgb, aux, (1, 2)))
     assert all(p.aux is None and math.isnan(p.gap) for p in late)
     assert all(p.aux == p.rgb + 40 * MS and p.gap == 0.0 for p in right)
 
 
 def test_slop_is_inclusive_and_zero_means_equal_stamps() -> None:
-    pairer = NearestPairer(0.03)
+    pairer = NearestPairer()
     pairer.add_aux(START + 30 * MS, "edge", 0)
     assert pairer.add_rgb(START, "rgb", 0)[0].aux == "edge"
-    pairer = NearestPairer(0.0)
+    pairer = NearestPairer(PairOptions(slop=0.0))
     pairer.add_aux(START + 1, "aux", 0)
     assert pairer.add_rgb(START, "rgb", 0)[0].aux is None
     assert pairer.add_rgb(START + 1, "rgb", 0)[0].aux == "aux"
@@ -121,35 +109,33 @@ def test_slop_is_inclusive_and_zero_means_equal_stamps() -> None:
 def test_a_slow_stream_serves_several_rgb_images() -> None:
     rgb = [START + i * 33 * MS for i in range(9)]
     aux = [START + 33 * MS, START + 132 * MS, START + 231 * MS]
-    pairs = play(NearestPairer(0.04), merge(random.Random(0), rgb, aux, (0, 0)))
+    pairs = play(NearestPairer(PairOptions(slop=0.04)), merge(random.Random(0), rgb, aux, (0, 0)))
     assert [p.aux for p in pairs] == [aux[0]] * 3 + [aux[1]] * 3 + [aux[2]] * 3
 
 
 def test_of_two_equally_near_the_earlier_wins() -> None:
-    pairer = NearestPairer(0.03)
+    pairer = NearestPairer()
     pairer.add_aux(START - 10 * MS, "early", 0)
     assert pairer.add_rgb(START, "rgb", 0) == []
     assert pairer.add_aux(START + 10 * MS, "late", 0)[0].aux == "early"
 
 
 def test_waits_no_longer_than_the_timeout() -> None:
-    pairer = NearestPairer(0.03, aux_timeout=0.1)
+    pairer = NearestPairer(PairOptions(aux_timeout=0.1))
     pairer.add_aux(START - 200 * MS, "old", 900 * MS)
     assert pairer.add_rgb(START, "rgb", 1000 * MS) == []
     assert pairer.flush(1000 * MS + 99 * MS) == []
-    assert pairer.flush(1000 * MS + 100 * MS)[0] == (
-        "rgb",
-        None,
-        START,
-        pytest.approx(float("nan"), nan_ok=True),
-    )
+    (pair,) = pairer.flush(1000 * MS + 100 * MS)
+    assert pair[:3] == ("rgb", None, START) and math.isnan(pair.gap)
 
 
 def test_a_silent_stream_costs_no_waiting_and_is_taken_up_again() -> None:
-    pairer = NearestPairer(0.03, aux_timeout=0.1)
+    pairer = NearestPairer(PairOptions(aux_timeout=0.1))
     pairer.add_aux(START, "aux", START)
     at = START + SILENT_NS
-    assert pairer.add_rgb(at, "rgb", at)[0].aux is None, "goes out at once"
+    for before in (66 * MS, 33 * MS):
+        pairer.add_rgb(at - before, "rgb", at - before)
+    assert [p.aux for p in pairer.add_rgb(at, "rgb", at)] == [None] * 3, "go out at once"
     pairer.add_aux(at + 40 * MS, "back", at + 41 * MS)
     assert pairer.add_rgb(at + 33 * MS, "rgb", at + 42 * MS)[0].aux == "back"
 
@@ -158,12 +144,9 @@ def test_a_silent_stream_costs_no_waiting_and_is_taken_up_again() -> None:
 def test_while_rgb_is_silent_aux_goes_on_alone(clock: bool) -> None:
     frames = [START + i * 33 * MS for i in range(120)]
     order = [
-        (s + 1, name, s)
-        for i, s in enumerate(frames)
-        for name in ("aux", "rgb")
-        if name == "aux" or not 40 <= i < 100
+        (s + 1, name, s) for i, s in enumerate(frames) for name in ("aux", "rgb") if name == "aux" or not 40 <= i < 100
     ]
-    pairer = NearestPairer(0.03)
+    pairer = NearestPairer()
     pairs = play(pairer, order, clock)
     alone = [p.stamp for p in pairs if p.rgb is None]
     assert alone == frames[40 + 30 : 101], "a second of silence, then every image until RGB is back"
@@ -171,21 +154,21 @@ def test_while_rgb_is_silent_aux_goes_on_alone(clock: bool) -> None:
     assert pairer.counters.aux_alone == 31
 
 
-def test_after_a_pause_of_both_streams_the_first_aux_is_not_alone() -> None:
-    stamps = [START + (i * 33 + (i // 20) * 3000) * MS for i in range(60)]
-    pairs = play(NearestPairer(0.03), [(s, name, s) for s in stamps for name in ("aux", "rgb")])
+@pytest.mark.parametrize("order", [("aux", "rgb"), ("rgb", "aux")])
+@pytest.mark.parametrize("every, pause", [(20, 3000), (1, 2000)], ids=["after a pause", "below 1 Hz"])
+def test_slowness_of_both_streams_is_not_silence_of_one(order: tuple, every: int, pause: int) -> None:
+    stamps = [START + (i * 33 + (i // every) * pause) * MS for i in range(60)]
+    pairs = play(NearestPairer(), [(s, name, s) for s in stamps for name in order])
     assert [(p.rgb, p.aux) for p in pairs] == [(s, s) for s in stamps]
 
 
 def test_known_rhythm_spares_the_wait_for_the_next_aux() -> None:
-    pairer = NearestPairer(0.03, aux_timeout=1.0)
+    pairer = NearestPairer(PairOptions(aux_timeout=1.0))
     for i in range(12):
         pairer.add_aux(START + i * 33 * MS, i, i * 33 * MS)
     out = pairer.add_rgb(START + (11 * 33 + 5) * MS, "rgb", 370 * MS)
     assert [p.aux for p in out] == [11], "a partner 5 ms away cannot be beaten 33 ms after the last one"
-    assert pairer.add_rgb(START + (11 * 33 + 25) * MS, "rgb", 390 * MS) == [], (
-        "here the next one may be nearer"
-    )
+    assert pairer.add_rgb(START + (11 * 33 + 25) * MS, "rgb", 390 * MS) == [], "here the next one may be nearer"
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -196,7 +179,7 @@ def test_reversed_and_shuffled_arrival_stays_monotonic_and_within_slop(seed: int
         arrivals.sort(key=lambda a: a[2] + rng.uniform(0, 400 * MS))  # below the 0.5 s that mean a restart
     else:
         arrivals.sort(key=lambda a: (a[2] // (200 * MS), -a[2]))
-    pairer = NearestPairer(0.03)
+    pairer = NearestPairer()
     pairs = play(pairer, [(START + i * 5 * MS, *a[1:]) for i, a in enumerate(arrivals)])
     assert [p.stamp for p in pairs] == sorted({p.stamp for p in pairs})
     for pair in pairs:
@@ -213,10 +196,11 @@ def test_a_recording_that_starts_over_pairs_again(first: str, clock: bool) -> No
     second = "aux" if first == "rgb" else "rgb"
     order = [(name, stamp) for stamp in stamps for name in (first, second)]
     arrivals = [(i * 16 * MS, *entry) for i, entry in enumerate(order * 3)]
-    pairer = NearestPairer(0.03)
+    pairer = NearestPairer()
     pairs = play(pairer, arrivals, clock)
     assert [(p.rgb, p.aux) for p in pairs] == [(s, s) for s in stamps] * 3
     assert pairer.counters.restarts == 2
+    assert [i for i, p in enumerate(pairs) if p.restarted] == [60, 120], "the first pair of each new pass"
 
 
 @pytest.mark.parametrize("straggler", ["rgb", "aux"])
@@ -230,24 +214,20 @@ def test_a_straggler_of_the_last_pass_does_not_spoil_the_next(straggler: str) ->
         (last[1], stamps[0]),
     ]
     order += [(name, s) for s in stamps[1:] for name in ("rgb", "aux")]
-    pairs = play(NearestPairer(0.03), [(i * 16 * MS, *entry) for i, entry in enumerate(order)])
+    pairs = play(NearestPairer(), [(i * 16 * MS, *entry) for i, entry in enumerate(order)])
     new_pass = pairs[-59:]
     assert [(p.rgb, p.aux) for p in new_pass] == [(s, s) for s in stamps[1:]]
     assert (stamps[0], stamps[0]) in [(p.rgb, p.aux) for p in pairs[len(stamps) - 1 :]]
 
 
 def test_a_jump_forward_is_followed() -> None:
-    stamps = [START + i * 33 * MS for i in range(20)] + [
-        START + 3_600_000 * MS + i * 33 * MS for i in range(20)
-    ]
-    order = [
-        (i * MS * 16, name, s) for i, (name, s) in enumerate((n, s) for s in stamps for n in ("rgb", "aux"))
-    ]
-    assert [(p.rgb, p.aux) for p in play(NearestPairer(0.03), order)] == [(s, s) for s in stamps]
+    stamps = [START + i * 33 * MS for i in range(20)] + [START + 3_600_000 * MS + i * 33 * MS for i in range(20)]
+    order = [(i * MS * 16, name, s) for i, (name, s) in enumerate((n, s) for s in stamps for n in ("rgb", "aux"))]
+    assert [(p.rgb, p.aux) for p in play(NearestPairer(), order)] == [(s, s) for s in stamps]
 
 
 def test_full_queues_stay_bounded() -> None:
-    pairer = NearestPairer(0.03, 5, aux_timeout=10)
+    pairer = NearestPairer(PairOptions(queue_size=5, aux_timeout=10))
     pairer.add_aux(START - 100 * MS, "old", 0)
     out = [p for i in range(8) for p in pairer.add_rgb(START + i * MS, i, 0)]
     assert [p.rgb for p in out] == [0, 1, 2] and pairer.waiting == 5
@@ -257,7 +237,7 @@ def test_full_queues_stay_bounded() -> None:
 
 
 def test_repeated_and_overtaken_images_are_late() -> None:
-    pairer = NearestPairer(0.03)
+    pairer = NearestPairer()
     pairer.add_aux(START, "aux", 0)
     pairer.add_rgb(START, "rgb", 0)
     assert pairer.add_rgb(START, "again", 0) == [] and pairer.add_rgb(START - 5 * MS, "overtaken", 0) == []
@@ -265,12 +245,10 @@ def test_repeated_and_overtaken_images_are_late() -> None:
     assert pairer.counters.late == 3
 
 
-@pytest.mark.parametrize(
-    "bad", [{"slop": -0.1}, {"slop": float("nan")}, {"queue_size": 0}, {"aux_timeout": -1}]
-)
+@pytest.mark.parametrize("bad", [{"slop": -0.1}, {"slop": float("nan")}, {"queue_size": 0}, {"aux_timeout": -1}])
 def test_impossible_settings_are_named(bad: dict) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        NearestPairer(**bad)
+        PairOptions(**bad)
 
 
 class Source:
@@ -288,37 +266,38 @@ def message(stamp: int, name: str = "") -> SimpleNamespace:
 
 def test_filter_follows_the_protocol_and_passes_arguments() -> None:
     rgb, aux, got = Source(), Source(), []
-    pairing = NearestPairFilter([rgb, aux], 10, 0.03)
+    pairing = NearestPairFilter([rgb, aux])
     assert pairing.registerCallback(lambda *args: got.append(args), "extra") == 0
-    rgb.send(message(START, "rgb"))
+    sent = message(START, "rgb")
+    rgb.send(sent)
     aux.send(message(START + 5 * MS, "aux"))
-    assert [(r.name, a.name, extra) for r, a, extra in got] == [("rgb", "aux", "extra")]
+    ((pair, extra),) = got
+    assert (pair.rgb.name, pair.aux.name, extra) == ("rgb", "aux", "extra")
+    assert (pair.stamp, pair.gap) == (START, pytest.approx(0.005)) and pair.header is sent.header
 
 
 def test_filter_with_rgb_alone_waits_for_nothing() -> None:
     rgb, got = Source(), []
-    pairing = NearestPairFilter([rgb], aux_timeout=0.0)
-    pairing.registerCallback(lambda *args: got.append(args))
+    pairing = NearestPairFilter([rgb], PairOptions().for_streams(1))
+    pairing.registerCallback(got.append)
     rgb.send(message(START, "rgb"))
-    assert got[0][0].name == "rgb" and got[0][1] is None
+    assert got[0].rgb.name == "rgb" and got[0].aux is None
 
 
-def test_a_raising_callback_breaks_neither_the_filter_nor_the_others(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    pairing, got = NearestPairFilter(aux_timeout=0.0), []
-    pairing.registerCallback(lambda *args: 1 / 0)
-    pairing.registerCallback(lambda *args: got.append(args))
+def test_a_raising_callback_breaks_neither_the_filter_nor_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    pairing, got = NearestPairFilter(options=PairOptions(aux_timeout=0.0)), []
+    pairing.registerCallback(lambda pair: 1 / 0)
+    pairing.registerCallback(got.append)
     for i in range(3):
         pairing.add_rgb(message(START + i * MS))
     assert len(got) == 3 and "ZeroDivisionError" in caplog.text
 
 
 def test_callbacks_run_without_a_lock_and_may_call_back() -> None:
-    pairing, got = NearestPairFilter(aux_timeout=0.0), []
+    pairing, got = NearestPairFilter(options=PairOptions(aux_timeout=0.0)), []
 
-    def callback(rgb, aux):
-        got.append(rgb.name)
+    def callback(pair):
+        got.append(pair.rgb.name)
         if len(got) < 3:
             pairing.add_rgb(message(START + len(got) * MS, str(len(got))))
         other = threading.Thread(target=pairing.reset)  # would hang for ever if the lock were held
@@ -332,8 +311,8 @@ def test_callbacks_run_without_a_lock_and_may_call_back() -> None:
 
 
 def test_two_threads_get_pairs_in_order() -> None:
-    pairing, got = NearestPairFilter(queue_size=1000, slop=0.0, aux_timeout=100.0), []
-    pairing.registerCallback(lambda rgb, aux: got.append((rgb.name, aux and aux.name)))
+    pairing, got = NearestPairFilter(options=PairOptions(slop=0.0, aux_timeout=100.0, queue_size=1000)), []
+    pairing.registerCallback(lambda pair: got.append((pair.rgb.name, pair.aux and pair.aux.name)))
     feeds = [
         threading.Thread(target=lambda add=add: [add(message(START + i * MS, str(i))) for i in range(500)])
         for add in (pairing.add_rgb, pairing.add_aux)
@@ -347,8 +326,8 @@ def test_two_threads_get_pairs_in_order() -> None:
 
 
 def test_reset_forgets_the_past() -> None:
-    pairing, got = NearestPairFilter(slop=0.03), []
-    pairing.registerCallback(lambda rgb, aux: got.append((rgb.name, aux and aux.name)))
+    pairing, got = NearestPairFilter(), []
+    pairing.registerCallback(lambda pair: got.append((pair.rgb.name, pair.aux and pair.aux.name)))
     pairing.add_aux(message(START, "before"))
     pairing.reset()
     pairing.add_rgb(message(START, "rgb"))
@@ -359,7 +338,7 @@ def test_reset_forgets_the_past() -> None:
 
 def test_slow_streams_do_not_fill_the_queue() -> None:
     """Below 2 Hz an auxiliary image is soon older than a restart's jump; it must go all the same."""
-    pairer = NearestPairer(slop=0.03, queue_size=5)
+    pairer = NearestPairer(PairOptions(queue_size=5))
     pairs = []
     for index in range(40):
         pairs += pairer.add_rgb(index * 700_000_000, index)

@@ -7,19 +7,14 @@ from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.track import TargetState
-from cmdtrack_ros.tracking import StateConfig, load_tracker
-from cmdtrack_ros.tracking.states import StateMachine
+from cmdtrack_ros.tracking.drive import drive
+from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 
 SIZE = (240, 320)
 
 
-@pytest.fixture(scope="module")
-def tracker():
-    return load_tracker(modality="thermal", device="cpu", threads=1)
-
-
 def scene(box: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """RGB and thermal pictures of a textured block on a smooth gradient; the block is warm. None = no block."""
+    """RGB and thermal pictures of a warm, textured block on a smooth gradient; None = no block."""
     rows, columns = np.indices(SIZE)
     rgb = np.stack([60 + columns // 4, 90 + rows // 4, np.full(SIZE, 100)], -1).astype(np.uint8)
     thermal = np.full(SIZE, 40, np.uint8)
@@ -131,13 +126,8 @@ def test_unusable_thresholds_are_refused(values):
 
 
 @pytest.mark.parametrize("name", ["0117_1605_greyman", "0117_1605_leftman"])
-def test_men_in_smoke_are_kept_by_thermal(shared_data, name):
+def test_men_in_smoke_are_kept_by_thermal(tracker, shared_data, name):
     """RGB alone loses both men; with thermal beside it the student must not."""
     sequence = load_sequence(shared_data / "test" / "rgbt" / name)
-    tracker = load_tracker(modality="thermal", device="cpu", threads=1)
-    tracker.init(sequence.frame(0).rgb, sequence.frame(0).aux, sequence.boxes[0])
-    overlaps = []
-    for index in range(1, len(sequence)):
-        frame = sequence.frame(index)
-        overlaps.append(iou(tracker.update(frame.rgb, frame.aux).box, sequence.boxes[index]))
-    assert np.mean(overlaps) > 0.6
+    boxes = [track.box for track in drive(tracker, sequence)]
+    assert np.mean(iou(np.array(boxes), sequence.boxes)[1:]) > 0.6

@@ -34,8 +34,8 @@ class BagOptions:
     """Which topics of a bag are read, and how their images are paired.
 
     Attributes:
-        rgb_topic, aux_topic, truth_topic: None = this package's usual names, where the bag has them. The truth
-            is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
+        rgb_topic, aux_topic, truth_topic: None = this package's usual names, where the bag has them.
+            Truth is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
         truth_file: one box a line for each RGB image, instead of a topic.
         modality: of the aux topic; None = what our writer noted in the bag.
         pairing: as the node's parameters of the same names.
@@ -75,9 +75,7 @@ class Bag:
         if not self.path.exists():
             raise DataError(f"{self.path}: expected a bag, there is no such file or folder")
         if not is_bag(self.path):
-            raise DataError(
-                f"{self.path}: expected a rosbag2 (a folder with metadata.yaml, or a .mcap or .db3 file)"
-            )
+            raise DataError(f"{self.path}: expected a rosbag2 (a folder with metadata.yaml, or a .mcap or .db3 file)")
         try:
             self._reader = AnyReader([self.path], default_typestore=message_types())
             self._reader.open()
@@ -122,9 +120,7 @@ class Bag:
         fields = self._reader.typestore.fielddefs[message_type][1]
         return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
 
-    def messages(
-        self, topics: Iterable[str] | None = None, start_ns: int | None = None
-    ) -> Iterator[RawMessage]:
+    def messages(self, topics: Iterable[str] | None = None, start_ns: int | None = None) -> Iterator[RawMessage]:
         """Messages of `topics` (all when None) in the order of recording, from `start_ns` on."""
         wanted = None if topics is None else set(topics)
         for topic in wanted or ():
@@ -181,9 +177,7 @@ class _TopicIndex:
     recorded: list[int] = field(default_factory=list)
 
 
-def _index_and_pair(
-    bag: Bag, topics: BagTopics, options: PairOptions
-) -> tuple[dict[str, _TopicIndex], list[Pair]]:
+def _index_and_pair(bag: Bag, topics: BagTopics, options: PairOptions) -> tuple[dict[str, _TopicIndex], list[Pair]]:
     """Indices of the image topics, and pairs of message numbers by the stamps alone."""
     index = {topic: _TopicIndex(topic) for topic in topics.images}
     pairer = NearestPairer(options.for_streams(len(index)))
@@ -265,8 +259,8 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
     """Open a bag as a sequence.
 
     Raises:
-        DataError: no bag, no such topic, a topic that holds no image, stamps that jump back, a truth that does
-            not fit, or nothing that says what the aux topic is.
+        DataError: no bag, no such topic, a topic that holds no image, stamps that jump back, a truth that
+            does not fit, or nothing that says what the aux topic is.
     """
     with Bag(path) as bag:
         topics = choose_topics(bag, options)
@@ -302,9 +296,7 @@ def _truth(
     if file is not None:
         known = read_boxes(Path(file))
         if len(known) != len(driving.stamps):
-            raise DataError(
-                f"{file}: {len(known)} annotation rows for {len(driving.stamps)} images in {bag.path}"
-            )
+            raise DataError(f"{file}: {len(known)} annotation rows for {len(driving.stamps)} images in {bag.path}")
     elif topics.truth is not None:
         kind = bag.require(topics.truth)
         if kind not in (TARGET_BOX, DETECTIONS):

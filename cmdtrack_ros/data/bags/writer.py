@@ -9,15 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.interfaces import (
-    Connection,
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys.store import Typestore
 from tqdm import tqdm
@@ -38,16 +30,16 @@ from cmdtrack_ros.modalities import Modality
 
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
 METADATA_VERSION = 8
-_FOREVER = QosTime(9223372036, 854775807)
-_RELIABLE = Qos(
+_INFINITE_DURATION = QosTime(9223372036, 854775807)
+_RELIABLE_QOS = Qos(
     QosHistory.KEEP_LAST,
     10,
     QosReliability.RELIABLE,
     QosDurability.VOLATILE,
-    _FOREVER,
-    _FOREVER,
+    _INFINITE_DURATION,
+    _INFINITE_DURATION,
     QosLiveliness.AUTOMATIC,
-    _FOREVER,
+    _INFINITE_DURATION,
     avoid_ros_namespace_conventions=False,
 )
 
@@ -119,7 +111,7 @@ def _write_messages(
         topic, message = _message(store, sequence, options, stream, index, time_ns)
         if topic not in connections:
             connections[topic] = writer.add_connection(
-                topic, message.__msgtype__, typestore=store, offered_qos_profiles=[_RELIABLE]
+                topic, message.__msgtype__, typestore=store, offered_qos_profiles=[_RELIABLE_QOS]
             )
         writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
 
@@ -187,9 +179,7 @@ def _image(store: Typestore, image: np.ndarray, modality: Modality, frame: str, 
 
 def _compressed(store: Typestore, rgb: np.ndarray, time_ns: int) -> Any:
     _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return store.types[COMPRESSED_IMAGE](
-        _header(store, "rgb", time_ns), "rgb8; jpeg compressed bgr8", data.ravel()
-    )
+    return store.types[COMPRESSED_IMAGE](_header(store, "rgb", time_ns), "rgb8; jpeg compressed bgr8", data.ravel())
 
 
 def encoding_of(image: np.ndarray, modality: Modality) -> str:
@@ -202,7 +192,5 @@ def encoding_of(image: np.ndarray, modality: Modality) -> str:
         ("uint16", 1): "16UC1" if modality is Modality.DEPTH else "mono16",
     }
     if kind not in names:
-        raise DataError(
-            f"{modality} image of {kind[0]} with {kind[1]} channels: expected one of {list(names)}"
-        )
+        raise DataError(f"{modality} image of {kind[0]} with {kind[1]} channels: expected one of {list(names)}")
     return names[kind]

@@ -28,10 +28,10 @@ from cmdtrack_ros.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
 
-QUEUE_DEPTH = 30  # about a second of images, for a subscriber that the machine holds up
-PREFETCH = 256  # messages read ahead
-CLOCK_PERIOD = 0.01  # s
-SETTLE = 0.5  # s from "the publisher sees its subscribers" to "they see it"
+PUBLISHER_QUEUE_DEPTH = 30  # about a second of images, for a subscriber that the machine holds up
+PREFETCHED_MESSAGES = 256  # messages read ahead
+CLOCK_PERIOD_SECONDS = 0.01  # s
+DISCOVERY_SETTLE_SECONDS = 0.5  # s from "the publisher sees its subscribers" to "they see it"
 
 Restamp = Literal["keep", "now"]
 
@@ -100,7 +100,7 @@ class _Player:
         self._clock = node.create_publisher(Clock, "/clock", 10) if clock else None
 
     def _advertise(self, bag: Bag, topics: list[str] | None) -> dict[str, Publisher]:
-        qos = QoSProfile(depth=QUEUE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
+        qos = QoSProfile(depth=PUBLISHER_QUEUE_DEPTH, reliability=ReliabilityPolicy.RELIABLE)
         publishers = {}
         for topic in bag.types if topics is None else topics:
             kind = bag.require(topic)
@@ -116,14 +116,12 @@ class _Player:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if all(p.get_subscription_count() for p in self._publishers.values()):
-                time.sleep(SETTLE)
+                time.sleep(DISCOVERY_SETTLE_SECONDS)
                 return
             time.sleep(0.02)
         if seconds:
             missing = [t for t, p in self._publishers.items() if not p.get_subscription_count()]
-            logger.warning(
-                "no subscriber after %.1f s on %s: playing all the same", seconds, ", ".join(missing)
-            )
+            logger.warning("no subscriber after %.1f s on %s: playing all the same", seconds, ", ".join(missing))
 
     def run(self, loop: bool) -> PlayReport:
         began, count, late = time.monotonic(), 0, 0.0
@@ -159,7 +157,7 @@ class _Player:
                 time.sleep(left)
             else:
                 self._publish_clock(time.monotonic() - start)
-                time.sleep(min(left, CLOCK_PERIOD))
+                time.sleep(min(left, CLOCK_PERIOD_SECONDS))
         if self._clock is not None:
             self._publish_clock(due)
 
@@ -182,14 +180,15 @@ def _message_class(kind: str) -> Any:
 
 
 def _read_ahead(path: Path, topics: list[str]) -> Iterator[RawMessage]:
-    """Messages of `topics`; a thread keeps up to PREFETCH of them ready; the first ones are waited for."""
-    ahead: queue.Queue[RawMessage | Exception | None] = queue.Queue(PREFETCH)
+    """Messages of `topics`, PREFETCHED_MESSAGES of them kept ready by a thread; returns when they are."""
+    ahead: queue.Queue[RawMessage | Exception | None] = queue.Queue(PREFETCHED_MESSAGES)
     stop = threading.Event()
 
     def put(item: RawMessage | Exception | None) -> None:
         while not stop.is_set():
             try:
-                return ahead.put(item, timeout=0.1)
+                ahead.put(item, timeout=0.1)
+                return
             except queue.Full:
                 continue
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 import rclpy
@@ -85,10 +86,8 @@ class TrackRecorder:
         return answer.done() and answer.result().current_state.id == State.PRIMARY_STATE_ACTIVE
 
     def _spin(self) -> None:
-        try:
+        with suppress(ExternalShutdownException):
             self._executor.spin()
-        except ExternalShutdownException:
-            pass
 
     def _on_track(self, message: TrackState) -> None:
         self.tracks.append(from_track_state(message))

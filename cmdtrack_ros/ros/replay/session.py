@@ -22,10 +22,11 @@ from cmdtrack_ros.ros.replay.player import PlayReport, play
 from cmdtrack_ros.ros.replay.recorder import TrackRecorder
 from cmdtrack_ros.track import TargetState, Track
 
-_NODE = "from cmdtrack_ros.ros.node import main; main()"
-_START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
-_PLAYER_WAIT = 30.0  # s for the player to find the node
-_SILENCE_AT_THE_END = 2.0  # s without a result after which the node has nothing more to say
+_NODE_PROGRAM = "from cmdtrack_ros.ros.node import main; main()"
+_NODE_START_TIMEOUT = 120.0  # s for the node to load torch and the weights on a slow machine
+_PLAYER_DISCOVERY_TIMEOUT = 30.0  # s for the player to find the node
+_DATA_TIMEOUT = 1.0  # s of the recording without images after which the node sends out what waits for a partner
+_END_SILENCE = 2.0  # s beyond that without a result, after which the node has nothing more to say
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,21 @@ def play_into_node(
         CmdtrackError: the node does not become active; its last words are quoted.
     """
     isolate()
+    data_timeout = _DATA_TIMEOUT / min(rate, 1.0)
     # A fresh interpreter each: rclpy does not survive a fork.
     with (
-        _node(parameters, log) as node,
+        _node({"data_timeout": data_timeout, **parameters}, log) as node,
         TrackRecorder() as recorder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
-        if not recorder.wait_active(topics, _START_TIMEOUT, lambda: node.poll() is None):
-            late = f"was not active after {_START_TIMEOUT:.0f} s"
+        if not recorder.wait_active(topics, _NODE_START_TIMEOUT, lambda: node.poll() is None):
+            late = f"was not active after {_NODE_START_TIMEOUT:.0f} s"
             what = late if node.poll() is None else "ended while starting"
             raise CmdtrackError(f"the node {what}: {_last_line(log)} (all it said: {log})")
-        report = pool.submit(play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_WAIT).result()
-        recorder.wait_quiet(_SILENCE_AT_THE_END, timeout=60.0)
+        report = pool.submit(
+            play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_DISCOVERY_TIMEOUT
+        ).result()
+        recorder.wait_quiet(data_timeout + _END_SILENCE, timeout=60.0 + data_timeout)
         tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
     with Bag(bag) as opened:
         start = opened.start_ns
@@ -119,13 +123,20 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
     began = time.perf_counter()
     run = play_into_node(path, parameters, sequence.topics.images, log, rate)
     counts = {key: int(value) for key, value in run.diagnostics.items() if value.isdigit()}
-    tracks = [track for track in run.tracks if track.state is not TargetState.IDLE]
+    # The header of an aux image alone has that image's own stamp; a pair's stamp is after the offset.
+    offset = round(pairing.aux_offset * 1e9)
+    alone = {pair.stamp - offset: pair.stamp for pair in sequence.pairs if pair.rgb is None}
+    tracks = [
+        replace(track, stamp_ns=alone.get(track.stamp_ns, track.stamp_ns))
+        for track in run.tracks
+        if track.state is not TargetState.IDLE
+    ]
     return Replay(sequence, tracks, counts, time.perf_counter() - began)
 
 
 @contextmanager
 def _node(parameters: Mapping[str, Any], log: Path) -> Iterator[subprocess.Popen]:
-    command = [sys.executable, "-c", _NODE, "--ros-args"]
+    command = [sys.executable, "-c", _NODE_PROGRAM, "--ros-args"]
     for name, value in parameters.items():
         command += ["-p", f"{name}:={value}"]
     with log.open("w") as file:

@@ -82,9 +82,7 @@ def _torch_engine(path: Path, sha256: str | None, gpu: bool, engine: str, thread
     from cmdtrack_ros.tracking.engines.torch import TorchEngine
 
     if not gpu and engine == "auto":
-        log.warning(
-            "ONNX Runtime is not installed; running on torch, about half as fast (pip install onnxruntime)"
-        )
+        log.warning("ONNX Runtime is not installed; running on torch, about half as fast (pip install onnxruntime)")
     if threads and not gpu:
         torch.set_num_threads(threads)
     made = TorchEngine(load_student(path, sha256)[0], torch.device("cuda" if gpu else "cpu"))

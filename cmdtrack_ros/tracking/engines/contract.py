@@ -47,9 +47,7 @@ class Template:
 
     def blended(self, recent: Template, share: float) -> Template:
         """Between two moments: ``1 - share`` of this one and ``share`` of a recent one of the same stream."""
-        return Template(
-            self.stream, tuple((1 - share) * a + share * b for a, b in zip(self.parts, recent.parts))
-        )
+        return Template(self.stream, tuple((1 - share) * a + share * b for a, b in zip(self.parts, recent.parts)))
 
 
 @dataclass(frozen=True)

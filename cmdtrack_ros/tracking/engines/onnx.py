@@ -30,12 +30,7 @@ class OnnxEngine:
     """
 
     def __init__(
-        self,
-        config: StudentConfig,
-        graphs: Graphs,
-        threads: int = 0,
-        provider: str = "cpu",
-        cache: Path | None = None,
+        self, config: StudentConfig, graphs: Graphs, threads: int = 0, provider: str = "cpu", cache: Path | None = None
     ) -> None:
         self.config = config
         self.name = f"ONNX Runtime ({provider}, {graphs.precision})"
@@ -46,9 +41,7 @@ class OnnxEngine:
         pictures = np.stack([crop.picture for crop in crops])
         boxes = np.stack([crop.box for crop in crops]).astype(np.float32)
         parts = self._template.run(list(TEMPLATE_FIELDS), {"pictures": pictures, "boxes": boxes})
-        return [
-            Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)
-        ]
+        return [Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)]
 
     def search(self, queries: Sequence[Query]) -> list[Response]:
         return split(self._search.run(["score", "box", "weights"], batch(queries)))
@@ -76,10 +69,6 @@ def _session(graph: Path, threads: int, provider: str, cache: Path | None) -> on
     options.log_severity_level = 3
     providers: list[Any] = list(PROVIDERS[provider])
     if provider == "tensorrt" and cache is not None:
-        settings = {
-            "trt_engine_cache_enable": True,
-            "trt_engine_cache_path": str(cache),
-            "trt_fp16_enable": True,
-        }
+        settings = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(cache), "trt_fp16_enable": True}
         providers[0] = (providers[0], settings)
     return onnxruntime.InferenceSession(graph, options, providers=providers)

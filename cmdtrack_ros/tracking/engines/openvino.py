@@ -38,9 +38,7 @@ class OpenVinoEngine:
         boxes = np.stack([crop.box for crop in crops]).astype(np.float32)
         found = self._template({"pictures": pictures, "boxes": boxes})
         parts = [found[name].copy() for name in TEMPLATE_FIELDS]
-        return [
-            Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)
-        ]
+        return [Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)]
 
     def search(self, queries: Sequence[Query]) -> list[Response]:
         found = self._search(batch(queries))

@@ -30,9 +30,7 @@ class TorchEngine:
         pictures = torch.from_numpy(np.stack([crop.picture for crop in crops]))
         boxes = torch.from_numpy(np.stack([crop.box for crop in crops])).float()
         parts = [part.clone() for part in self._template(pictures, boxes)]
-        return [
-            Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)
-        ]
+        return [Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)]
 
     def search(self, queries: Sequence[Query]) -> list[Response]:
         pictures = torch.from_numpy(np.stack([p for query in queries for p in query.pictures]))

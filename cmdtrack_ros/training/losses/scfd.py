@@ -63,9 +63,7 @@ class FeatureDistillation(nn.Module):
         """Normalised teacher features (B, 2, Ct, S, S) -> common and specific part (B, 2, D, S, S)."""
         return _each(self.to_common, teacher), _each(self.to_specific, teacher)
 
-    def _separation(
-        self, teacher: Tensor, common: Tensor, specific: Tensor, present: Tensor
-    ) -> dict[str, Tensor]:
+    def _separation(self, teacher: Tensor, common: Tensor, specific: Tensor, present: Tensor) -> dict[str, Tensor]:
         restored = _each(self.restore, torch.cat([common, specific], 2))
         apart, spread = [], []
         for i in range(STREAMS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -10,9 +11,11 @@ from torch.nn import functional
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import fold_batch_norm
+from cmdtrack_ros.models.config import CropConfig
 from cmdtrack_ros.models.head import HeadOutput
+from cmdtrack_ros.models.header import SHIPPED_TEACHER
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
-from cmdtrack_ros.models.weights import SHIPPED_TEACHER, load_weights
+from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training.config import DistillTraining
 from cmdtrack_ros.training.losses.mpsd import PathDistillation, entropy, select
 from cmdtrack_ros.training.losses.scfd import STREAMS, FeatureDistillation
@@ -21,7 +24,14 @@ from cmdtrack_ros.training.tasks.student import StudentPass, StudentTask
 from cmdtrack_ros.training.tasks.task import Batch
 from cmdtrack_ros.training.tasks.teacher import path_losses
 
-_CROP = ("template_size", "search_size", "template_factor", "search_factor")
+
+@dataclass(frozen=True)
+class _TeacherAnswer:
+    """A teacher's view of B samples: its paths, each one's tracking loss (B, P), the last one's output."""
+
+    paths: TeacherPaths
+    path_losses: Tensor
+    final: HeadOutput
 
 
 class DistillTask(StudentTask):
@@ -29,10 +39,12 @@ class DistillTask(StudentTask):
     response_weight * response.
     """
 
+    config: DistillTraining
+
     def __init__(self, config: DistillTraining) -> None:
         super().__init__(config)
         self.teacher = fold_batch_norm(load_weights(teacher_file(config), Teacher)[0]).requires_grad_(False)
-        for name in _CROP:
+        for name in (field.name for field in fields(CropConfig)):
             if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
                 raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
         widths = config.network.channels, self.teacher.config.channels
@@ -45,25 +57,22 @@ class DistillTask(StudentTask):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        config, done = self.config, self.run(batch)
-        losses = self.tracking(done, batch)
-        search = self._teacher_features(batch)
+        config, student = self.config, self.run(batch)
+        losses = self.tracking(student, batch)
+        features = self._teacher_features(batch)
         if self.scfd is not None:
-            parts = self.scfd(done.features, search, batch["present"])
+            parts = self.scfd(student.features, features, batch["present"])
             losses |= {f"scfd/{name}": value for name, value in parts.items()}
             losses["loss"] = losses["loss"] + config.scfd_weight * torch.stack(list(parts.values())).sum()
         if self.mpsd is None and not config.response_weight:
             return losses
-        paths, per_path, answers = self._teacher_answers(search, batch)
-        losses["teacher"] = per_path[:, -1].mean()
+        teacher = self._teacher_answer(features, batch)
+        losses["teacher"] = teacher.path_losses[:, -1].mean()
         if self.mpsd is not None:
-            losses |= self._select(done, paths, per_path, batch)
+            losses |= self._mpsd_losses(student, teacher, batch)
             losses["loss"] = losses["loss"] + config.mpsd_weight * losses["mpsd/loss"]
         if config.response_weight:
-            final = HeadOutput(
-                *(part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (answers.score, answers.box))
-            )
-            losses["response"] = self._response(done, final, per_path[:, -1], batch)
+            losses["response"] = _response(student, teacher, batch)
             losses["loss"] = losses["loss"] + config.response_weight * losses["response"]
         return losses
 
@@ -71,57 +80,55 @@ class DistillTask(StudentTask):
     def _teacher_features(self, batch: Batch) -> Tensor:
         """The teacher's neck features (B, 2, Ct, S, S) of the search regions."""
         pictures = batch["search"].float()
-        return torch.stack(
-            [self.teacher.features(i, _channels_last(pictures[:, i])) for i in range(STREAMS)], 1
-        )
+        return torch.stack([self.teacher.features(i, _channels_last(pictures[:, i])) for i in range(STREAMS)], 1)
 
     @torch.no_grad()
-    def _teacher_answers(self, search: Tensor, batch: Batch) -> tuple[TeacherPaths, Tensor, HeadOutput]:
-        """The teacher's paths, and their losses (B, P) and head outputs as of ``path_losses``."""
+    def _teacher_answer(self, features: Tensor, batch: Batch) -> _TeacherAnswer:
         pictures = batch["template"].float()
-        template = [
+        templates = [
             self.teacher.encode_template(i, _channels_last(pictures[:, i]), batch["template_box"])
             for i in range(STREAMS)
         ]
-        paths = self.teacher.paths(search, template, batch["present"])
-        return paths, *path_losses(self.teacher, paths, batch)
+        paths = self.teacher.paths(features, templates, batch["present"])
+        losses, output = path_losses(self.teacher, paths, batch)
+        final = (part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (output.score, output.box))
+        return _TeacherAnswer(paths, losses, HeadOutput(*final))
 
-    def _select(
-        self, done: StudentPass, paths: TeacherPaths, per_path: Tensor, batch: Batch
-    ) -> dict[str, Tensor]:
-        weights = select(
-            per_path, paths.valid, self.config.selection_temperature, self.config.selection_floor
-        )
-        loss = self.mpsd(done.fused, paths.maps, weights, batch["box"], batch["positive"])
-        mean = {f"mpsd/{name}": weight for name, weight in zip(PATHS, weights.mean(0))}
-        return {"mpsd/loss": loss, "mpsd/entropy": entropy(weights, paths.valid).mean(), **mean}
+    def _mpsd_losses(self, student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> dict[str, Tensor]:
+        config, valid = self.config, teacher.paths.valid
+        weights = select(teacher.path_losses, valid, config.selection_temperature, config.selection_floor)
+        loss = self.mpsd(student.fused, teacher.paths.maps, weights, batch["box"], batch["positive"])
+        mean = {f"mpsd/{name}": weight for name, weight in zip(PATHS, weights.mean(0), strict=True)}
+        return {"mpsd/loss": loss, "mpsd/entropy": entropy(weights, valid).mean(), **mean}
 
-    def _response(self, done: StudentPass, final: HeadOutput, teacher_loss: Tensor, batch: Batch) -> Tensor:
-        count = len(teacher_loss)
-        own = HeadOutput(done.output.score[:count].float(), done.output.box[:count].float())
-        with torch.no_grad():
-            helps = (teacher_loss < tracking_loss(own, batch["box"], batch["positive"])["total"]).float()
-        return (response_loss(own, final) * helps).mean()
-
-    def complaints(self, scalars: dict[str, float]) -> list[str]:
+    def loss_warnings(self, scalars: dict[str, float]) -> list[str]:
         level = scalars.get("mpsd/entropy", 1.0)
         if level >= self.config.entropy_warning:
             return []
         path = max(PATHS, key=lambda name: scalars[f"mpsd/{name}"])
         return [
-            f"the selection of paths collapses onto {path}: entropy {level:.2f}, "
-            f"expected {self.config.entropy_warning} or more; "
-            "raise selection_temperature or selection_floor"
+            (
+                f"the selection of paths collapses onto {path}: entropy {level:.2f}, "
+                f"expected {self.config.entropy_warning} or more; "
+                "raise selection_temperature or selection_floor"
+            )
         ]
 
 
 def teacher_file(config: DistillTraining) -> Path:
     """The file of the teacher that a configuration names; ConfigError when it names none."""
     if config.teacher is None:
-        raise ConfigError(
-            "teacher: expected the weights of a teacher run, by --teacher or in the configuration"
-        )
+        raise ConfigError("teacher: expected the weights of a teacher run, by --teacher or in the configuration")
     return SHIPPED_TEACHER if str(config.teacher) == "shipped" else config.teacher
+
+
+def _response(student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> Tensor:
+    """Mean of :func:`response_loss`, which is 0 for a sample whose teacher is no better than the student."""
+    count, theirs = len(batch["box"]), teacher.path_losses[:, -1]
+    own = HeadOutput(student.output.score[:count].float(), student.output.box[:count].float())
+    with torch.no_grad():
+        helps = (theirs < tracking_loss(own, batch["box"], batch["positive"])["total"]).float()
+    return (response_loss(own, teacher.final) * helps).mean()
 
 
 def _channels_last(pictures: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from cmdtrack_ros.models.backbone import EfficientNetLite
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.training.config import StudentTraining
-from cmdtrack_ros.training.pictures import first_rows, tracking_picture
-from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, load_start, presence_views, view_losses
+from cmdtrack_ros.training.tasks.pictures import first_rows, tracking_picture
+from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, presence_views, view_losses
 from cmdtrack_ros.training.validation import student_overlap
 
 
@@ -39,13 +39,9 @@ class StudentTask(Task):
     """The tracking losses of the student, with all streams and with each alone."""
 
     weights_file = "student.safetensors"
+    network_type = Student
     network: Student
-
-    def __init__(self, config: StudentTraining) -> None:
-        super().__init__(config)
-        self.network = Student(config.network)
-        load_start(self.network, self.backbones(), config)
-        self.freeze_early()
+    config: StudentTraining
 
     def backbones(self) -> list[EfficientNetLite]:
         return [self.network.backbone]
@@ -53,9 +49,9 @@ class StudentTask(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.tracking(self.run(batch), batch)
 
-    def tracking(self, done: StudentPass, batch: Batch) -> dict[str, Tensor]:
+    def tracking(self, student: StudentPass, batch: Batch) -> dict[str, Tensor]:
         """The losses of tracking."""
-        losses = view_losses(done.output, batch, done.both)
+        losses = view_losses(student.output, batch, student.both)
         return {"loss": losses["fused"] + self.config.single_weight * losses["single"], **losses}
 
     def run(self, batch: Batch) -> StudentPass:

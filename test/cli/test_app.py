@@ -1,0 +1,42 @@
+"""The command line as a whole: its verbs, and what their help does without."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+GROUPS = {"bag": ("write", "play", "info"), "train": ("cmae", "teacher", "student", "distill", "ablation")}
+VERBS = ("track", "demo", "evaluate", "score", "report", "evaluate-bag", "blackout")
+
+
+def help_without_ros_and_torch(*words: str) -> str:
+    """What `cmdtrack WORDS --help` prints where neither rclpy nor torch can be imported."""
+    code = (
+        "import sys\nsys.modules.update(dict.fromkeys(('rclpy', 'torch')))\n"
+        f"from cmdtrack_ros.cli.app import main\nmain({[*words, '--help']!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("group, verbs", [((), (*VERBS, *GROUPS)), *(((name,), v) for name, v in GROUPS.items())])
+def test_help_lists_the_verbs(group: tuple[str, ...], verbs: tuple[str, ...]) -> None:
+    text = help_without_ros_and_torch(*group)
+    for verb in verbs:
+        assert f" {verb} " in text
+
+
+def test_every_verb_explains_itself_without_ros_and_torch() -> None:
+    """One process for all: importing typer and OpenCV takes longer than any help."""
+    calls = [[verb] for verb in VERBS] + [[group, verb] for group, verbs in GROUPS.items() for verb in verbs]
+    code = (
+        "import sys\nfrom cmdtrack_ros.cli.app import app\n"
+        f"for words in {calls!r}:\n    app([*words, '--help'], standalone_mode=False)\n"
+        "heavy = {'torch', 'rclpy', 'onnxruntime'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: ") == len(calls)

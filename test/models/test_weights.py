@@ -1,0 +1,90 @@
+"""Weights files: what travels in them, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cmdtrack_ros.errors import WeightsError
+from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
+from cmdtrack_ros.models.config import StudentConfig
+from cmdtrack_ros.models.header import SHIPPED, SHIPPED_TEACHER, Provenance, sha256_of
+from cmdtrack_ros.models.student import Student
+from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
+from cmdtrack_ros.models.weights import load_student, load_weights, save_weights
+
+
+def test_weights_of_every_network_travel(tmp_path):
+    crops = {"template_size": 32, "search_size": 64}
+    teacher = Teacher(TeacherConfig(backbone="lite0", channels=48, heads=4, **crops))
+    for network in (teacher, Cmae(CmaeConfig(**crops))):
+        file = tmp_path / "w.safetensors"
+        save_weights(network, file, Provenance({"name": "r"}, {}, {}))
+        again, history = load_weights(file, type(network))
+        assert history.recipe == {"name": "r"}
+        assert again.config == network.config
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in network.state_dict().items())
+    with pytest.raises(WeightsError, match="expected model cmdtrack_student, got cmdtrack_autoencoder"):
+        load_student(file)
+
+
+def test_weights_round_trip(student, tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_weights(student, file, Provenance(recipe={"name": "r", "steps": 3}, data={"d": "MIT"}, scores={"iou": 0.5}))
+    again, history = load_student(file, sha256_of(file))
+    assert history == Provenance({"name": "r", "steps": 3}, {"d": "MIT"}, {"iou": 0.5})
+    for name, value in student.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("file, kind", [(SHIPPED, Student), (SHIPPED_TEACHER, Teacher)])
+def test_shipped_weights_say_where_they_come_from(file, kind):
+    network, history = load_weights(file, kind)
+    assert history.recipe["name"]
+    assert history.data
+    assert history.scores
+    assert sum(p.numel() for p in network.parameters()) < 6.5e6
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(WeightsError, match="no such file"):
+        load_student(tmp_path / "none.safetensors")
+
+
+def test_truncated_weights(tmp_path):
+    file = tmp_path / "cut.safetensors"
+    file.write_bytes(SHIPPED.read_bytes()[:-1000])
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        load_student(file)
+
+
+def test_pickles_are_not_read(tmp_path):
+    file = tmp_path / "pickle.safetensors"
+    torch.save({"a": torch.zeros(2)}, file)
+    with pytest.raises(WeightsError, match="not a whole safetensors file"):
+        load_student(file)
+
+
+def test_weights_of_another_model(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(2)}, file, {"model": "somebody_elses"})
+    with pytest.raises(WeightsError, match="somebody_elses"):
+        load_student(file)
+
+
+def test_weights_of_another_shape(student, tmp_path):
+    file = tmp_path / "shape.safetensors"
+    config = json.dumps(StudentConfig(channels=64).to_dict())
+    save_file(
+        {k: v.contiguous() for k, v in student.state_dict().items()},
+        file,
+        {"model": "cmdtrack_student", "config": config},
+    )
+    with pytest.raises(WeightsError, match="do not fit"):
+        load_student(file)
+
+
+def test_weights_with_another_hash():
+    with pytest.raises(WeightsError, match="expected sha256 00ff"):
+        load_student(SHIPPED, "00ff")

@@ -1,0 +1,59 @@
+"""What a build tool reads: package.xml, CMakeLists.txt, setup.py, and what they install."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NO_CATKIN_PKG = "catkin_pkg comes with ROS 2 or with `make setup`"
+
+
+def test_manifest_is_valid_and_says_where_the_project_lives() -> None:
+    catkin_pkg = pytest.importorskip("catkin_pkg.package", reason=NO_CATKIN_PKG)
+    package = catkin_pkg.parse_package(ROOT / "package.xml")
+    package.validate()
+    assert {url.type for url in package.urls} == {"website", "repository", "bugtracker"}
+    assert [group.name for group in package.member_of_groups] == ["rosidl_interface_packages"]
+
+
+@pytest.mark.parametrize("distribution, expected", [("humble", True), ("jazzy", False), ("lyrical", False)])
+def test_torch_is_a_system_dependency_only_where_apt_has_it(distribution: str, expected: bool) -> None:
+    catkin_pkg = pytest.importorskip("catkin_pkg.package", reason=NO_CATKIN_PKG)
+    package = catkin_pkg.parse_package(ROOT / "package.xml")
+    package.evaluate_conditions({"ROS_DISTRO": distribution})
+    active = {dependency.name for dependency in package.exec_depends if dependency.evaluated_condition}
+    assert ("python3-torch" in active) is expected
+
+
+def test_versions_agree() -> None:
+    manifest = re.search(r"<version>(.*)</version>", (ROOT / "package.xml").read_text()).group(1)
+    assert re.search(r'version="(.*)"', (ROOT / "setup.py").read_text()).group(1) == manifest
+    versions = re.findall(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
+    assert versions[0] == manifest
+
+
+@pytest.mark.ros
+def test_installed_package_has_what_launch_and_run_look_for() -> None:
+    from ament_index_python.packages import get_package_prefix, get_package_share_directory
+
+    prefix, share = (Path(get_package_prefix("cmdtrack_ros")), Path(get_package_share_directory("cmdtrack_ros")))
+    for name in (
+        "launch/tracker.launch.py",
+        "launch/replay.launch.py",
+        "config/tracker.yaml",
+        "config/thermal.yaml",
+        "config/depth.yaml",
+        "config/event.yaml",
+        "config/tracker.rviz",
+        "msg/TrackState.msg",
+    ):
+        assert (share / name).is_file(), name
+    for name in ("tracker_node", "cmdtrack"):
+        executable = prefix / "lib" / "cmdtrack_ros" / name
+        assert os.access(executable, os.X_OK), name
+        # Not a path: an active virtual environment, where torch may live, must be honoured.
+        assert executable.read_text().splitlines()[0] == "#!/usr/bin/env python3"

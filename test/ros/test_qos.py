@@ -1,0 +1,41 @@
+"""Subscriptions that fit their publishers."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
+
+from rclpy.qos import ReliabilityPolicy  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+
+from cmdtrack_ros.ros.qos import plan_subscription  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+def offer(best_effort: bool, kind: str = "Image") -> SimpleNamespace:
+    reliability = ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+    return SimpleNamespace(topic_type=f"sensor_msgs/msg/{kind}", qos_profile=SimpleNamespace(reliability=reliability))
+
+
+@pytest.mark.parametrize(
+    "topic, publishers, asked, kind, reliability",
+    [
+        ("/rgb/image", [], "auto", Image, "RELIABLE"),
+        ("/rgb/image", [offer(False), offer(False)], "auto", Image, "RELIABLE"),
+        ("/rgb/image", [offer(False), offer(True)], "auto", Image, "BEST_EFFORT"),
+        ("/rgb/image", [offer(True)], "reliable", Image, "RELIABLE"),
+        ("/rgb/image", [offer(False)], "best_effort", Image, "BEST_EFFORT"),
+        ("/rgb/image/compressed", [], "auto", CompressedImage, "RELIABLE"),
+        ("/depth/compressedDepth", [], "auto", CompressedImage, "RELIABLE"),
+        ("/rgb/any", [offer(True, "CompressedImage")], "auto", CompressedImage, "BEST_EFFORT"),
+        ("/odd/compressed", [offer(False)], "auto", Image, "RELIABLE"),
+    ],
+)
+def test_subscription_follows_the_publishers(topic, publishers, asked, kind, reliability) -> None:
+    plan = plan_subscription(topic, publishers, asked)
+    assert plan.message_type is kind and plan.reliability == ReliabilityPolicy[reliability]
+    assert plan.profile(7).depth == 7

@@ -1,0 +1,101 @@
+"""One pairing rule behind every door: the same stamps, the same pairs, offline, in training, on the robot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cmdtrack_ros.data.bags import BagOptions, load_bag
+from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
+from cmdtrack_ros.streams.pairing import NearestPairer, NearestPairFilter, PairOptions
+from cmdtrack_ros.training.config import Source
+from cmdtrack_ros.training.sources import load_sequences
+from synthetic import write_free_running_bag
+
+START = 1_600_000_000 * 10**9
+RGB = [START + round(i * 1e9 / 30) for i in range(90)]
+AUX = [START + round(i * 1e9 / 9) for i in range(27)]  # a thermal camera below the export limit
+OPTIONS = PairOptions(slop=0.06)
+ARRIVALS = sorted([(stamp, "rgb") for stamp in RGB] + [(stamp, "aux") for stamp in AUX])
+
+
+def nearest_within_slop(rgb: int) -> int | None:
+    aux = min(AUX, key=lambda stamp: abs(stamp - rgb))
+    return aux if abs(aux - rgb) <= 60_000_000 else None
+
+
+EXPECTED = {rgb: nearest_within_slop(rgb) for rgb in RGB}  # RGB stamp: aux stamp
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_free_running_bag(tmp_path_factory.mktemp("doors") / "bag", RGB, AUX)
+
+
+def by_stamp(replay: Replay) -> dict[int, int | None]:
+    """The pairs of a replay, from the stamp and the gap of each track."""
+    pairs = {}
+    for track in replay.tracks:
+        assert track.has_rgb and track.has_aux is not np.isnan(track.gap)
+        pairs[track.stamp_ns] = None if np.isnan(track.gap) else track.stamp_ns + round(track.gap * 1e9)
+    return pairs
+
+
+def test_all_but_the_last_image_have_a_partner() -> None:
+    assert sum(aux is not None for aux in EXPECTED.values()) == 89
+
+
+def test_pairer() -> None:
+    pairer = NearestPairer(OPTIONS)
+    pairs = [
+        pair
+        for stamp, stream in ARRIVALS
+        for pair in (pairer.add_rgb if stream == "rgb" else pairer.add_aux)(stamp, stamp)
+    ]
+    assert {pair.rgb: pair.aux for pair in pairs + pairer.flush()} == EXPECTED
+
+
+@pytest.mark.parametrize("clock", [None, lambda: 0], ids=["by stamps", "by a clock"])
+def test_filter(clock: Callable[[], int] | None) -> None:
+    def message(stamp: int) -> SimpleNamespace:
+        time = SimpleNamespace(sec=stamp // 10**9, nanosec=stamp % 10**9)
+        return SimpleNamespace(header=SimpleNamespace(stamp=time), number=stamp)
+
+    pairing, pairs = NearestPairFilter(options=OPTIONS, clock=clock), []
+    pairing.registerCallback(pairs.append)
+    for stamp, stream in ARRIVALS:
+        (pairing.add_rgb if stream == "rgb" else pairing.add_aux)(message(stamp))
+    pairing.flush(everything=True)
+    assert {pair.rgb.number: pair.aux and pair.aux.number for pair in pairs} == EXPECTED
+
+
+@pytest.mark.parametrize("door", ["load_bag", "training"])
+def test_sequences_of_a_bag(bag: Path, door: str) -> None:
+    if door == "load_bag":
+        sequence = load_bag(bag, BagOptions(pairing=OPTIONS))
+    else:
+        (sequence,) = load_sequences(Source(kind="bags", path=bag, slop=OPTIONS.slop), bag)
+    pairs = {RGB[pair.rgb]: None if pair.aux is None else AUX[pair.aux] for pair in sequence.pairs}
+    assert pairs == EXPECTED
+    for index in range(len(sequence)):  # and the images are those of the pairs
+        frame, stamp = sequence.frame(index), EXPECTED[RGB[index]]
+        assert (frame.rgb == index).all()
+        assert frame.aux is None if stamp is None else (frame.aux == AUX.index(stamp)).all()
+
+
+def test_offline_evaluation(bag: Path) -> None:
+    replay = replay_offline(bag, ReplayOptions(BagOptions(pairing=OPTIONS)))
+    assert by_stamp(replay) == EXPECTED
+
+
+@pytest.mark.ros
+def test_node(bag: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
+    from cmdtrack_ros.ros.replay.session import replay_through_node
+
+    replay = replay_through_node(bag, ReplayOptions(BagOptions(pairing=OPTIONS)), tmp_path / "node.log")
+    assert by_stamp(replay) == EXPECTED

@@ -1,0 +1,53 @@
+"""The loop that drives a tracker over a recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.track import Track
+from cmdtrack_ros.tracking.drive import drive
+from synthetic import make_folder
+
+
+class Recorder:
+    """Answers with the box it was started on, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def init(self, rgb: np.ndarray, aux: np.ndarray, box: np.ndarray) -> Track:
+        self.calls.append(("init", box.tolist()))
+        return Track(box, 1.0)
+
+    def update(self, rgb: np.ndarray, aux: np.ndarray) -> Track:
+        self.calls.append(("update",))
+        return Track(np.zeros(4), 0.5, times_ms={"network": 1.0})
+
+
+def test_starts_on_the_first_visible_box_and_updates_to_the_end(tmp_path: Path) -> None:
+    sequence = load_sequence(make_folder(tmp_path / "square", frames=6, absent=(0, 1)))
+    tracker = Recorder()
+    tracks = list(drive(tracker, sequence))
+    assert [call[0] for call in tracker.calls] == ["init"] + ["update"] * 3
+    assert tracker.calls[0][1] == sequence.boxes[2].tolist()
+    assert [track.stamp_ns for track in tracks] == [round(i / 30 * 1e9) for i in range(2, 6)]
+    assert all(track.seconds >= 0 for track in tracks) and tracks[1].times_ms["network"] == 1.0
+
+
+def test_order_and_box_are_the_callers(tmp_path: Path) -> None:
+    sequence = load_sequence(make_folder(tmp_path / "square", frames=6))
+    tracker = Recorder()
+    tracks = list(drive(tracker, sequence, [4, 3, 2], np.array([1.0, 2, 3, 4])))
+    assert tracker.calls[0] == ("init", [1, 2, 3, 4]) and len(tracks) == 3
+    assert [track.stamp_ns for track in tracks] == [round(i / 30 * 1e9) for i in (4, 3, 2)]
+
+
+def test_a_recording_without_boxes_is_named(tmp_path: Path) -> None:
+    sequence = load_sequence(make_folder(tmp_path / "unknown", frames=2, absent=(0, 1)))
+    with pytest.raises(DataError, match="unknown: no frame has a ground-truth box"):
+        list(drive(Recorder(), sequence))

@@ -1,0 +1,41 @@
+"""The ablation's runs and its table."""
+
+import json
+
+from tiny_runs import stage
+
+from cmdtrack_ros.data.bags import write_bag
+from cmdtrack_ros.training.ablation import ROWS, markdown, run_ablation
+from cmdtrack_ros.training.config import RECIPES, AblationTraining
+from synthetic import Drawn
+
+
+def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
+    write_bag(Drawn(4), tmp_path / "bags" / "one")
+    sources = [
+        {"kind": "bags", "path": str(tmp_path / "bags"), "held_out_part": 0.5},
+        {"kind": "stills", "path": str(stills)},
+    ]
+    common = {"steps": 1, "batch": 2, "sources": sources}
+    config = AblationTraining(seeds=[1], **{name: stage(kind, **common) for name, kind in RECIPES.items()})
+    table = run_ablation(config, tmp_path, tmp_path / "out").read_text()
+    assert all(f"| {row} |" in table for row in ROWS)
+    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
+    assert set(kept) == set(ROWS)
+    assert 0 <= kept["all"]["held-out"]["mean"] <= 1
+    stamps = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
+    assert len(stamps) == 7
+    run_ablation(config, tmp_path, tmp_path / "out")
+    given = config.distill.model_copy(update={"teacher": tmp_path / "out/seed_1/teacher/teacher.safetensors"})
+    run_ablation(
+        config.model_copy(update={"seeds": [1, 2], "teacher": None, "distill": given}), tmp_path, tmp_path / "out"
+    )
+    assert (tmp_path / "out/teacher/scores.json").is_file()
+    assert not (tmp_path / "out/seed_2/teacher").exists()
+    assert (tmp_path / "out/seed_2/all").exists()
+    assert stamps == {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
+
+
+def test_ablation_table_shows_mean_and_spread():
+    table = {"student": {"test": {"mean": 0.5, "low": 0.45, "high": 0.55}}}
+    assert "| student | 0.500 (0.450 to 0.550) |" in markdown(table, [1, 2])
