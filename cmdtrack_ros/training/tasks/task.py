@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,12 @@ def _load_network(network: Network, file: Path) -> None:
         network.start_from(load_weights(file, Student)[0])
         return
     loaded, _ = load_weights(file, type(network))
-    if loaded.config != network.config:
+    expected = network.config
+    if isinstance(network, Student):  # which is convolutional: its weights serve search regions of any size
+        expected = replace(
+            expected, search_size=loaded.config.search_size, search_factor=loaded.config.search_factor
+        )
+    if loaded.config != expected:
         raise ConfigError(f"init {file}: its network is {loaded.config}, expected {network.config}")
     network.load_state_dict(loaded.state_dict())
 
