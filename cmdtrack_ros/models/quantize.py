@@ -57,6 +57,7 @@ def quantize_search(
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=_OPERATORS,
+            nodes_to_exclude=_after_last_convolutions(graph),
         )
         quantized = onnx.load(str(file))
     _take_pictures_as_they_are(quantized)
@@ -64,6 +65,19 @@ def quantize_search(
     onnx.checker.check_model(quantized)
     _check(quantized, graph, inputs)
     return quantized
+
+
+def _after_last_convolutions(model: onnx.ModelProto) -> list[str]:
+    """Nodes that feed no convolution: what makes scores and boxes of the network's last maps stays in fp32."""
+    needed: set[str] = set()  # by a convolution, directly or not
+    last = []
+    for node in reversed(model.graph.node):  # in topological order, so that users come first
+        feeds = not needed.isdisjoint(node.output)
+        if feeds or node.op_type == "Conv":
+            needed.update(node.input)
+        if not feeds and node.op_type != "Conv":
+            last.append(node.name)
+    return last
 
 
 def _check(quantized: onnx.ModelProto, graph: onnx.ModelProto, inputs: Sequence[dict[str, np.ndarray]]) -> None:
