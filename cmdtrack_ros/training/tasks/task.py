@@ -16,7 +16,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.cmae import Cmae
 from cmdtrack_ros.models.head import HeadOutput
-from cmdtrack_ros.models.header import SHIPPED
+from cmdtrack_ros.models.header import weights_file
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import Network, load_weights, model_of
@@ -116,7 +116,7 @@ def load_start(network: Network, backbones: list[EfficientNetLite], config: Trai
     if init is not None and config.init_backbone is not None:
         raise ConfigError(f"init ({init}) and init_backbone ({config.init_backbone}): expected one of them")
     if init is not None:
-        _load_network(network, SHIPPED if str(init) == "shipped" else init)
+        _load_network(network, weights_file(init))
     elif config.init_backbone is not None:
         _load_backbones(backbones, config.init_backbone, config.network.backbone)
     else:
