@@ -145,7 +145,7 @@ def evaluate_bag(
 
         return replay_through_node(path, options, output / f"{path.name}.node.log", rate)
 
-    scores, sequences, statistics = evaluate_bags(bag, output, replay)
+    scores, sequences, statistics = evaluate_bags(bag, output, replay, weights)
     write_summary(output / SUMMARY, [scores], {"bags": statistics})
     for name, values in statistics.items():
         typer.echo(f"{name}: {values['answered']} of {values['frames']} frames answered")

@@ -85,28 +85,30 @@ def simulate_events(
 
 
 class EventSequence(DerivedSequence):
-    """A colour sequence whose aux stream is the events simulated between each frame and the one before.
+    """An RGB sequence whose aux stream is the events simulated between each frame and the one before.
 
     Frame 0 has no frame before it, hence no events but noise. Frame i draws from its own generator
     (`seed`, i), so that any order of access gives the same pictures.
     """
 
     def __init__(self, source: ImageSequence, threshold: float = 0.25, seed: int = 0) -> None:
-        if source.rgb(0) is None:
-            raise DataError(f"{source.name}: events are simulated from colour frames, it has none")
         super().__init__(source, modality=Modality.EVENT)
         self.threshold = threshold
         self.seed = seed
         self._recent: dict[int, np.ndarray] = {}
+        self.rgb(0)
 
-    def rgb(self, index: int) -> np.ndarray | None:
+    def rgb(self, index: int) -> np.ndarray:
+        """RGB image of frame `index`; DataError where there is none to simulate events from."""
         # Two frames are kept: a video that has to step back for the frame before would start over each time.
         if index not in self._recent:
             image = super().rgb(index)
+            if image is None:
+                raise DataError(f"{self.name}: events are simulated from RGB images, frame {index} has none")
             self._recent = {**dict(list(self._recent.items())[-1:]), index: image}
         return self._recent[index]
 
-    def aux(self, index: int) -> np.ndarray | None:
+    def aux(self, index: int) -> np.ndarray:
         before, now = self.rgb(max(index - 1, 0)), self.rgb(index)
         rng = np.random.default_rng((self.seed, index))
         return simulate_events(before, now, threshold=self.threshold, rng=rng)
