@@ -65,23 +65,13 @@ def simulate_events(
     current_rgb: np.ndarray,
     *,
     threshold: float = 0.25,
-    threshold_spread: float = 0.03,
-    noise_rate: float = 0.001,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
     """Event stack as an HxWx3 uint8 RGB picture: white = none, red = brighter, blue = darker.
 
     Arguments as of `event_counts`. Deterministic for a given `rng` state.
     """
-    counts = event_counts(
-        previous_rgb,
-        current_rgb,
-        threshold=threshold,
-        threshold_spread=threshold_spread,
-        noise_rate=noise_rate,
-        rng=rng,
-    )
-    return _COLOURS[np.sign(counts) + 1]
+    return _COLOURS[np.sign(event_counts(previous_rgb, current_rgb, threshold=threshold, rng=rng)) + 1]
 
 
 class EventSequence(DerivedSequence):
