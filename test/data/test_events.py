@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 
@@ -85,21 +86,22 @@ def test_sequence_with_simulated_events() -> None:
 
 
 def test_fast_enough_for_training() -> None:
-    """Half of what one logarithm of the two frames takes here; in turns, for what else the machine does."""
+    """Two thirds of the time that the formula written out takes; in turns, for what else the machine does."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (2, 240, 320, 3), np.uint8)
+
+    def written_out() -> None:
+        before, after = (np.log((cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) / 255) ** 2.2 + DARK) for frame in frames)
+        _ = (after - before) / rng.normal(0.25, 0.03, before.shape), rng.random(before.shape) < 0.001
 
     def seconds(action: Callable[[], object]) -> float:
         began = time.process_time()
         action()
         return time.process_time() - began
 
-    rounds = [
-        (seconds(lambda: simulate_events(*frames, rng=rng)), seconds(lambda: np.log(frames / 255 + DARK)))
-        for _ in range(20)
-    ]
-    ours, logarithm = map(min, zip(*rounds))
-    assert ours < logarithm
+    rounds = [(seconds(lambda: simulate_events(*frames, rng=rng)), seconds(written_out)) for _ in range(20)]
+    ours, plain = map(min, zip(*rounds))
+    assert ours < 0.9 * plain, (ours, plain)
 
 
 def test_events_need_rgb_images() -> None:
