@@ -48,7 +48,9 @@ def test_shipped_weights_say_where_they_come_from(file, kind):
     assert sum(p.numel() for p in network.parameters()) < 6.5e6
 
 
-@pytest.mark.parametrize("given, file", [(None, SHIPPED), ("shipped", SHIPPED), ("nano", NANO), ("nano/", Path("nano"))])
+@pytest.mark.parametrize(
+    "given, file", [(None, SHIPPED), ("shipped", SHIPPED), ("nano", NANO), ("nano/", Path("nano"))]
+)
 def test_weights_that_come_with_the_package_have_names(given, file):
     assert weights_file(given) == file
 

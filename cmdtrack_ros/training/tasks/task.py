@@ -15,6 +15,7 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.cmae import Cmae
+from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.header import weights_file
 from cmdtrack_ros.models.student import Student
@@ -23,6 +24,7 @@ from cmdtrack_ros.models.weights import Network, load_weights, model_of
 from cmdtrack_ros.training.config import Training
 from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
+from cmdtrack_ros.training.slimming import slim
 
 STREAMS = 2
 Batch = dict[str, Tensor]
@@ -130,14 +132,19 @@ def _load_network(network: Network, file: Path) -> None:
         network.start_from(load_weights(file, Student)[0])
         return
     loaded, _ = load_weights(file, type(network))
-    expected = network.config
-    if isinstance(network, Student):  # which is convolutional: its weights serve search regions of any size
-        expected = replace(
-            expected, search_size=loaded.config.search_size, search_factor=loaded.config.search_factor
-        )
-    if loaded.config != expected:
+    if isinstance(network, Student):
+        loaded = _reshaped(loaded, network.config)
+    if loaded.config != network.config:
         raise ConfigError(f"init {file}: its network is {loaded.config}, expected {network.config}")
     network.load_state_dict(loaded.state_dict())
+
+
+def _reshaped(student: Student, config: StudentConfig) -> Student:
+    """A student to start from, with the search region asked for (its weights serve any), and no wider than asked."""
+    if student.config.channels > config.channels:
+        student = slim(student, config.channels)
+    student.config = replace(student.config, search_size=config.search_size, search_factor=config.search_factor)
+    return student
 
 
 def _load_backbones(backbones: list[EfficientNetLite], file: Path, variant: str) -> None:
