@@ -8,7 +8,7 @@ import sys
 import pytest
 
 GROUPS = {"bag": ("write", "play", "info"), "train": ("cmae", "teacher", "student", "distill", "ablation")}
-VERBS = ("track", "demo", "evaluate", "score", "report", "evaluate-bag", "blackout")
+VERBS = ("track", "demo", "evaluate", "score", "report", "evaluate-bag", "blackout", "benchmark")
 
 
 def help_without_ros_and_torch(*words: str) -> str:
