@@ -34,13 +34,11 @@ def count_gmacs(graph: onnx.ModelProto, sizes: Mapping[str, int]) -> float:
     Raises:
         ConfigError: a dimension without a size, or an operator that multiplies and is not counted.
     """
+    if others := {node.op_type for node in graph.graph.node} & _OTHER_PRODUCTS:
+        raise ConfigError(f"GMACs: expected Conv and MatMul alone, got {', '.join(sorted(others))} too")
     shapes = _shapes(graph, sizes)
     total = 0.0
     for node in graph.graph.node:
-        if node.op_type in _OTHER_PRODUCTS:
-            raise ConfigError(
-                f"GMACs: expected Conv and MatMul, got {node.op_type} ({node.name}), which is not counted"
-            )
         if node.op_type == "Conv":  # the weights' shape: outputs, inputs of a group, height, width
             total += math.prod(shapes[node.output[0]]) * math.prod(shapes[node.input[1]][1:])
         elif node.op_type == "MatMul":
