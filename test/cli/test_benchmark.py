@@ -58,4 +58,5 @@ def test_benchmark_of_the_node(tmp_path: Path) -> None:
     for case in found["node"].values():
         assert 0 < case["answered"] <= 1 and case["p50_ms"] <= case["p95_ms"] <= case["p99_ms"]
         assert case["cpu"] > 0 and case["memory_mb"] > 50 and case["startup_s"] > 0
-        assert set(case["steps_ms"]) == {"arrival", "pairing", "waiting", "tracking", "publication"}
+        assert set(case["steps"]) == {"arrival", "pairing", "waiting", "tracking", "publication"}
+        assert all(step["p50_ms"] <= step["p99_ms"] for step in case["steps"].values())

@@ -203,15 +203,18 @@ def test_a_run_is_clean_up_to_the_limit():
 @dataclass
 class Played:
     tracks: list[Track]
+    diagnostics: dict[str, str]
     seconds: float = 4.0
     cpu_seconds: float = 2.0
     peak_memory_mb: float = 300.0
     startup_seconds: float = 1.2
 
 
-def answers(count: int, latency_ms: float) -> list[Track]:
-    times = {"arrival": 1.0, "pairing": 2.0, "waiting": 3.0, "total": 4.0, "publication": 5.0}
-    return [Track(np.zeros(4), 1.0, times_ms=times, latency=latency_ms / 1e3) for _ in range(count)]
+def answered(count: int, latency_ms: float) -> Played:
+    tracks = [Track(np.zeros(4), 1.0, latency=latency_ms / 1e3) for _ in range(count)]
+    steps = ("arrival", "pairing", "waiting", "processing", "publication")
+    diagnostics = {f"{step} {p} (ms)": f"{i}.5" for i, step in enumerate(steps) for p in ("p50", "p95", "p99")}
+    return Played(tracks, diagnostics)
 
 
 def test_the_node_is_played_what_its_cameras_would_have_sent(tmp_path):
@@ -223,8 +226,9 @@ def test_the_node_is_played_what_its_cameras_would_have_sent(tmp_path):
             seen.append((bag.name, parameters["modality"], len(topics), round(opened.duration_ns / 1e6)))
         if "60" in bag.name:
             raise CmdtrackError("the node ended while starting")
-        idle = Track(np.zeros(4), 0.0, TargetState.IDLE, latency=9.0)
-        return Played([*answers(5, 10.0 + len(seen)), idle])
+        played = answered(5, 10.0 + len(seen))
+        played.tracks.append(Track(np.zeros(4), 0.0, TargetState.IDLE, latency=9.0))
+        return played
 
     results, failed = run_node(2, 10, recording, None, play, tmp_path, lambda: None)
     first = [("30 Hz", "thermal", 2, 300), ("60 Hz", "thermal", 2, 150), ("30 Hz 720p depth", "depth", 2, 300)]
@@ -233,7 +237,8 @@ def test_the_node_is_played_what_its_cameras_would_have_sent(tmp_path):
     case = results["30 Hz"]
     assert case.values["answered"] == [0.5, 0.5] and case.values["cpu"] == [0.5, 0.5]
     assert case.values["p50_ms"] == pytest.approx([11, 14])
-    assert case.steps == {"arrival": 1, "pairing": 2, "waiting": 3, "tracking": 4, "publication": 5}
+    assert list(case.steps) == ["arrival", "pairing", "waiting", "tracking", "publication"]
+    assert case.steps["tracking"] == {"p50": 3.5, "p95": 3.5, "p99": 3.5}
     assert len(case.latencies_ms) == 10
 
 
@@ -248,13 +253,13 @@ def test_depth_cameras_are_staged_as_16_bit_at_their_size():
 def silent_node() -> CaseResult:
     """A node that answered nothing."""
     case = CaseResult()
-    case.add(Played([]), 10)
+    case.add(Played([], {}), 10)
     return case
 
 
 def test_json_has_the_shape_that_others_read():
     good = CaseResult()
-    good.add(Played(answers(10, 12.0)), 10)
+    good.add(answered(10, 12.0), 10)
     made = made_up({"30 Hz": good, "60 Hz": silent_node()}, cores=0.7)
     text = json.dumps(report.as_json(made, "cmdtrack benchmark"), allow_nan=False)
     found = json.loads(text)
@@ -264,6 +269,7 @@ def test_json_has_the_shape_that_others_read():
         "answered": 1.0, "p50_ms": pytest.approx(12.0), "p95_ms": pytest.approx(12.0), "cpu": 0.5
     }  # fmt: skip
     assert found["node"]["60 Hz"]["answered"] == 0 and found["node"]["60 Hz"]["p50_ms"] is None
+    assert found["node"]["30 Hz"]["steps"]["waiting"]["p95_ms"] == 2.5
     assert found["limit"] == pytest.approx(0.9)
     assert found["clean"] is False and found["others_cores"] == 0.7
     assert found["command"] == "cmdtrack benchmark" and found["versions"]["numpy"] == np.__version__

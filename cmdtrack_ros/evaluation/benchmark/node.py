@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, write_bag
 from cmdtrack_ros.data.derived import GreyAsDepth, Resized
@@ -23,10 +21,11 @@ STEPS = {
     "arrival": "arrival",
     "pairing": "pairing",
     "waiting": "waiting",
-    "tracking": "total",
+    "tracking": "processing",
     "publication": "publication",
 }
-"""Steps of a pair through the node -> their names in ``Track.times_ms``."""
+"""Steps of a pair through the node -> their names in its diagnostics."""
+_PERCENTS = ("p50", "p95", "p99")
 
 
 class Playback(Protocol):
@@ -34,6 +33,8 @@ class Playback(Protocol):
 
     @property
     def tracks(self) -> list[Track]: ...
+    @property
+    def diagnostics(self) -> dict[str, str]: ...
     @property
     def seconds(self) -> float: ...
     @property
@@ -73,7 +74,8 @@ class CaseResult:
     """What the node did in one case.
 
     Attributes:
-        values: quantity -> its value in each round; NaN where nothing was answered.
+        values: quantity -> its value in each round; NaN where nothing was answered. Milliseconds of a step are those
+            that the node itself reports of its last 300 results.
         latencies_ms: of all answers of all rounds.
     """
 
@@ -84,9 +86,9 @@ class CaseResult:
         return Spread.of(self.values[name])
 
     @property
-    def steps(self) -> dict[str, float]:
-        """Milliseconds of each step: medians of the rounds."""
-        return {step: self.spread(step).median for step in STEPS}
+    def steps(self) -> dict[str, dict[str, float]]:
+        """Step -> percentile -> milliseconds, medians of the rounds."""
+        return {step: {percent: self.spread(f"{step} {percent}").median for percent in _PERCENTS} for step in STEPS}
 
     def add(self, playback: Playback, frames: int) -> None:
         """Another round, of a recording of ``frames`` frames."""
@@ -95,13 +97,14 @@ class CaseResult:
         self.latencies_ms += [track.latency * 1e3 for track in answered]
         found = {
             "answered": len(answered) / frames,
-            **{f"{percent}_ms": latency.get(percent, math.nan) for percent in ("p50", "p95", "p99")},
+            **{f"{percent}_ms": latency.get(percent, math.nan) for percent in _PERCENTS},
             "cpu": playback.cpu_seconds / playback.seconds,
             "memory_mb": playback.peak_memory_mb,
             "startup_s": playback.startup_seconds,
         }
         for step, name in STEPS.items():
-            found[step] = float(np.mean([track.times_ms[name] for track in answered])) if answered else math.nan
+            for percent in _PERCENTS:
+                found[f"{step} {percent}"] = float(playback.diagnostics.get(f"{name} {percent} (ms)", math.nan))
         for name, value in found.items():
             self.values.setdefault(name, []).append(value)
 

@@ -70,11 +70,11 @@ def _of_frames(timing: Timing) -> dict[str, float]:
     return {f"{name}_ms": value for name, value in timing.percentiles.items()}
 
 
-def _node_entry(result: Result, case: str) -> dict[str, Any]:
-    values = result.node[case].values
-    medians = {name: _or_none(Spread.of(rounds).median) for name, rounds in values.items() if name not in NODE_STEPS}
-    steps = {step: _or_none(Spread.of(values[step]).median) for step in NODE_STEPS}
-    return {**medians, "steps_ms": steps, "rounds": {name: [_or_none(v) for v in values[name]] for name in medians}}
+def _node_entry(result: Result, name: str) -> dict[str, Any]:
+    case = result.node[name]
+    rounds = {key: [_or_none(value) for value in values] for key, values in case.values.items() if " " not in key}
+    steps = {step: {f"{key}_ms": _or_none(ms) for key, ms in found.items()} for step, found in case.steps.items()}
+    return {**{key: _or_none(case.spread(key).median) for key in rounds}, "steps": steps, "rounds": rounds}
 
 
 def _or_none(value: float) -> float | None:
@@ -151,7 +151,7 @@ def _node_table(result: Result) -> Table:
     table = _table("The node: medians of the rounds; CPU as share of one core", "cameras", *columns)
     for name, case in result.node.items():
         wanted = (("answered", ".1%"), ("p50_ms", ".1f"), ("p95_ms", ".1f"), ("p99_ms", ".1f"), ("cpu", ".0%"),
-                  ("memory_mb", ".0f"), ("startup_s", ".2f"), *((step, ".1f") for step in NODE_STEPS))  # fmt: skip
+                  ("memory_mb", ".0f"), ("startup_s", ".2f"), *((f"{step} p50", ".1f") for step in NODE_STEPS))  # fmt: skip
         table.add_row(name, *(f"{case.spread(key).median:{form}}" for key, form in wanted))
     return table
 
