@@ -13,6 +13,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import PERCENTILES, Track, percentiles_ms
 
 _MAX_FAULTS_KEPT = 50
@@ -50,6 +51,22 @@ def _seconds_by_step(tracks: list[Track]) -> dict[str, list[float]]:
             if name != "total":  # that is "processing"
                 times.setdefault(name, []).append(milliseconds / 1e3)
     return times
+
+
+def steps_ms(pair: Pair, began: int, ready: int, latency: float) -> dict[str, float]:
+    """Milliseconds that a pair spent on its way to the worker; nothing where pairing goes by the stamps.
+
+    Args:
+        began, ready: when the worker took the pair and had its result, ns of the pairing's clock.
+        latency: from the stamp to `ready`, seconds of the node's clock.
+    """
+    if pair.left is None:
+        return {}
+    return {
+        "arrival": latency * 1e3 - (ready - pair.arrived) * 1e-6,
+        "pairing": (pair.left - pair.arrived) * 1e-6,
+        "waiting": (began - pair.left) * 1e-6,
+    }
 
 
 class FaultLog:

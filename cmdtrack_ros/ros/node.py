@@ -43,7 +43,7 @@ from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, gpu_memory
+from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
@@ -366,24 +366,8 @@ class TrackerNode(LifecycleNode):
         if self._overlay_out.get_subscription_count():
             picture = operator_picture(*self._pipeline.pictures(), track)
             self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
-        steps = _steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
+        steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
         self._latencies.add(replace(track, times_ms={**track.times_ms, **steps}))
-
-
-def _steps_ms(pair: Pair, began: int, ready: int, latency: float) -> dict[str, float]:
-    """Milliseconds that a pair spent on its way to the worker; nothing where pairing goes by the stamps.
-
-    Args:
-        began, ready: when the worker took the pair and had its result, ns of the pairing's clock.
-        latency: from the stamp to `ready`, seconds of the node's clock.
-    """
-    if pair.left is None:
-        return {}
-    return {
-        "arrival": latency * 1e3 - (ready - pair.arrived) * 1e-6,
-        "pairing": (pair.left - pair.arrived) * 1e-6,
-        "waiting": (began - pair.left) * 1e-6,
-    }
 
 
 def main() -> None:

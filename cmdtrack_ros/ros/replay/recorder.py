@@ -20,7 +20,6 @@ from cmdtrack_ros.ros.messages import from_track_state
 from cmdtrack_ros.ros.transport import use_profile
 from cmdtrack_ros.track import Track
 
-
 _POLL_SECONDS = 0.02
 
 
