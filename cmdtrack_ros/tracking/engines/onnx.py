@@ -33,6 +33,7 @@ class OnnxEngine:
         self, config: StudentConfig, graphs: Graphs, threads: int = 0, provider: str = "cpu", cache: Path | None = None
     ) -> None:
         self.config = config
+        self.device = "cpu" if provider == "cpu" else "cuda"
         self.name = f"ONNX Runtime ({provider}, {graphs.precision})"
         self._template = _session(graphs.template, threads, provider, cache)
         self._search = _session(graphs.search, threads, provider, cache)

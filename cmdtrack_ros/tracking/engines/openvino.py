@@ -23,6 +23,7 @@ class OpenVinoEngine:
 
     def __init__(self, config: StudentConfig, graphs: Graphs, threads: int = 0, bf16: bool = False) -> None:
         self.config = config
+        self.device = "cpu"
         self.name = f"OpenVINO (cpu, {'bf16' if bf16 else graphs.precision})"
         options = {
             "INFERENCE_NUM_THREADS": threads,

@@ -20,6 +20,7 @@ class TorchEngine:
     def __init__(self, student: Student, device: torch.device) -> None:
         self.config = student.config
         half = device.type == "cuda"
+        self.device = device.type
         self.name = f"torch ({device}, {'fp16' if half else 'fp32'})"
         dtype = torch.float16 if half else torch.float32
         student = fold_batch_norm(student).to(device, dtype, memory_format=torch.channels_last)
