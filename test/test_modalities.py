@@ -1,5 +1,6 @@
 """Sensor arrays to network pictures."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -92,3 +93,12 @@ def test_unusable_images_are_named(modality, image, word):
 def test_unusable_encodings_are_refused(values):
     with pytest.raises(ConfigError, match=next(iter(values))):
         AuxEncoding(**values)
+
+
+@pytest.mark.parametrize("modality", ["thermal", "depth"])
+def test_the_range_does_not_depend_on_the_size_of_the_image(modality: str) -> None:
+    """Though large images are sampled more coarsely."""
+    scene = cv2.GaussianBlur(np.random.default_rng(0).integers(500, 5000, (480, 640), np.uint16), (0, 0), 20)
+    large = cv2.resize(scene, (3840, 2160), interpolation=cv2.INTER_NEAREST)
+    small, sampled = (AuxEncoder(modality)(image)[-1].astype(int) for image in (scene, large))
+    assert np.abs(sampled[::6] - small).mean() < 3

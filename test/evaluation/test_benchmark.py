@@ -295,10 +295,12 @@ def test_who_is_not_there_is_skipped_with_a_reason(monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(competitors, "find_spec", lambda name: None if name == "openvino" else name)
+    monkeypatch.setattr(competitors, "GPU_ENGINES", ("torch", "tensorrt"))
     found = gather(Modality.RGB, (1,), ("onnx", "openvino"), None, None, "cuda")
     names = [one.base for one in found.competitors]
     assert names[0] == "ours onnx fp32" and names[-3:] == ["ours, 2 targets", "csrt", "kcf"]
-    assert found.headline in names
+    assert found.headline in names and not any("cuda" in name for name in names)
     assert found.skipped["ours openvino"] == "openvino is not installed"
-    assert found.skipped["GPU"] == "torch sees none"
+    assert found.skipped["ours torch cuda"] == "no GPU that it can use; it would run as torch (cpu, fp32)"
+    assert "expected a GPU" in found.skipped["ours tensorrt cuda"]
     assert "--nano-weights" in found.skipped["nano"]

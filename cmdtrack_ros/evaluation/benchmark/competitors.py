@@ -25,6 +25,7 @@ SIZES = {"VGA": (640, 480), "720p": (1280, 720), "1080p": (1920, 1080), "4K": (3
 """Width and height of the images."""
 DEFAULT_SIZE = "VGA"
 OURS, TWO_TARGETS, NANO, NANO_AUX, NANO_TWICE = "ours", "ours, 2 targets", "nano", "nano@aux", "nano x 2"
+GPU_ENGINES = ("torch", "onnx", "tensorrt")
 ENGINE_PACKAGES = {"onnx": "onnxruntime", "torch": "torch", "openvino": "openvino"}
 
 
@@ -101,7 +102,7 @@ def gather(
     for engine, precision in _cpu_engines(engines, lineup):
         for count in threads:
             _add_ours(lineup, modality, weights, f"{OURS} {engine} {precision}", count, engine, "cpu", precision)
-    for engine in _gpu_engines(device, lineup):
+    for engine in () if device == "cpu" else GPU_ENGINES:
         _add_ours(lineup, modality, weights, f"{OURS} {engine} cuda", 1, engine, "cuda", "auto")
     _add_two_targets(lineup, modality, threads, weights)
     for spec in _baselines(modality, nano_weights, lineup):
@@ -120,28 +121,6 @@ def _cpu_engines(engines: Sequence[str], lineup: Lineup) -> Iterator[tuple[str, 
             yield engine, "int8"
 
 
-def _gpu_engines(device: str, lineup: Lineup) -> Iterator[str]:
-    if device == "cpu":
-        return
-    if find_spec("torch") is None:
-        lineup.skipped["GPU"] = "torch, which looks for one, is not installed"
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        lineup.skipped["GPU"] = "torch sees none"
-        return
-    import onnxruntime
-
-    yield "torch"
-    there = onnxruntime.get_available_providers()
-    for engine, provider in (("onnx", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")):
-        if provider in there:
-            yield engine
-        else:
-            lineup.skipped[f"{OURS} {engine} cuda"] = f"this ONNX Runtime has no {provider}"
-
-
 def _add_ours(
     lineup: Lineup,
     modality: Modality,
@@ -156,6 +135,10 @@ def _add_ours(
         made = make_engine(weights, engine=engine, device=device, precision=precision, threads=threads)
     except CmdtrackError as error:
         lineup.skipped[base] = str(error)
+        return
+    # An engine that finds no GPU runs on the CPU, where it has been measured under its own name.
+    if f"({'tensorrt' if engine == 'tensorrt' else device}" not in made.name:
+        lineup.skipped[base] = f"no GPU that it can use; it would run as {made.name}"
         return
     lineup.competitors.append(Competitor(base, Tracker(made, modality), threads, made.name))
 

@@ -149,9 +149,10 @@ def _ratio_table(result: Result) -> Table:
 def _node_table(result: Result) -> Table:
     columns = ("answered", "p50 ms", "p95 ms", "p99 ms", "CPU", "MB", "start s", *NODE_STEPS)
     table = _table("The node: medians of the rounds; CPU as share of one core", "cameras", *columns)
+    wanted = [("answered", ".1%"), ("p50_ms", ".1f"), ("p95_ms", ".1f"), ("p99_ms", ".1f")]
+    wanted += [("cpu", ".0%"), ("memory_mb", ".0f"), ("startup_s", ".2f")]
+    wanted += [(f"{step} p50", ".1f") for step in NODE_STEPS]
     for name, case in result.node.items():
-        wanted = (("answered", ".1%"), ("p50_ms", ".1f"), ("p95_ms", ".1f"), ("p99_ms", ".1f"), ("cpu", ".0%"),
-                  ("memory_mb", ".0f"), ("startup_s", ".2f"), *((f"{step} p50", ".1f") for step in NODE_STEPS))  # fmt: skip
         table.add_row(name, *(f"{case.spread(key).median:{form}}" for key, form in wanted))
     return table
 
