@@ -19,7 +19,7 @@ import numpy as np
 
 from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.data import EventSequence, ImageSequence
-from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, WriterOptions, write_bag
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, WriterOptions, stamps_in_bag, write_bag
 from cmdtrack_ros.data.recordings import open_recording
 from cmdtrack_ros.data.video import VideoSequence
 from cmdtrack_ros.errors import DataError
@@ -28,7 +28,7 @@ from cmdtrack_ros.evaluation.pictures import write_pictures, write_tracks
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.track import TargetState, Track, percentiles_ms
+from cmdtrack_ros.track import TargetState, Track, per_frame, percentiles_ms
 
 if TYPE_CHECKING:
     from cmdtrack_ros.ros.replay.session import Playback
@@ -67,7 +67,7 @@ def run_demo(
             f"Playing again at {slower:.2f} times the recording's speed"
         )
         runs.append(_play(sequence, output, weights, slower))
-    tracks = per_frame(sequence, runs[-1].tracks)
+    tracks = per_frame(stamps_in_bag(sequence, BAG_OPTIONS), runs[-1].tracks)
     summary = {**_accuracy(sequence, tracks), **_speed(sequence, tracks, runs), **_circumstances(runs[-1], weights)}
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     times = ("pair_gap_ms", "latency_ms", "processing_ms")
@@ -123,20 +123,6 @@ def slower_rate(sequence: ImageSequence, run: Playback) -> float | None:
     interval = float(np.median(np.diff(sequence.stamps)))
     needed = float(np.percentile([track.seconds for track in run.tracks], 95))
     return max(min(interval / needed, run.rate) * RATE_MARGIN, LOWEST_RATE)
-
-
-def per_frame(sequence: ImageSequence, tracks: list[Track]) -> list[Track | None]:
-    """The answer to each frame, the one whose stamp is nearest; None where the node gave none."""
-    seconds = sequence.stamps - sequence.stamps[0]
-    # Playing at another rate rounds stamps; half of the shortest interval tells frames apart.
-    limit = float(np.diff(seconds).min()) / 2 if len(seconds) > 1 else 1.0
-    answers: list[Track | None] = [None] * len(sequence)
-    for track in tracks:
-        at = track.stamp_ns / 1e9 - BAG_OPTIONS.start
-        index = int(np.abs(seconds - at).argmin())
-        if abs(seconds[index] - at) < limit:
-            answers[index] = track
-    return answers
 
 
 def _accuracy(sequence: ImageSequence, tracks: list[Track | None]) -> dict[str, Any]:

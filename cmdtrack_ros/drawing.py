@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.boxes import iou, visible
+from cmdtrack_ros.errors import ImageError
 from cmdtrack_ros.track import TargetState, Track
 
 Colour = tuple[int, int, int]
@@ -39,23 +40,22 @@ def draw_box(
         return
     x, y, w, h = box
     left, top, right, bottom = (round(float(v)) for v in (x, y, x + w, y + h))
-    outline = ((left, top), (right, top)), ((right, top), (right, bottom))
-    outline += ((right, bottom), (left, bottom)), ((left, bottom), (left, top))
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
     strokes = [(BLACK, thickness + rim), (colour, thickness)] if rim else [(colour, thickness)]
     for ink, width in strokes:
         if not dash:
             cv2.rectangle(canvas, (left, top), (right, bottom), ink, width)  # upright edges need no smoothing
             continue
-        for start, end in outline:
-            for piece in _dashes(np.array(start), np.array(end), dash):
+        for start, end in zip(corners, np.roll(corners, -1, axis=0)):
+            for piece in _dashes(start, end, dash):
                 cv2.line(canvas, *piece, ink, width, cv2.LINE_AA)
 
 
-def _dashes(start: np.ndarray, end: np.ndarray, dash: int) -> Iterator[tuple[list[int], list[int]]]:
+def _dashes(start: np.ndarray, end: np.ndarray, dash: int) -> Iterator[list[list[int]]]:
     length = int(np.abs(end - start).max())
     for begin in range(0, length, 2 * dash):
         a, b = begin / length, min(begin + dash, length) / length
-        yield tuple(np.round(start + (end - start) * share).astype(int).tolist() for share in (a, b))
+        yield [np.round(start + (end - start) * share).astype(int).tolist() for share in (a, b)]
 
 
 def draw_text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: Colour, size: float = 1.0) -> int:
@@ -67,14 +67,17 @@ def draw_text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: Colour
 
 def operator_picture(rgb: np.ndarray | None, aux: np.ndarray | None, track: Track) -> np.ndarray:
     """What an operator watches: box, state and figures on the RGB picture, or on the aux one without RGB."""
-    image = (aux if rgb is None else rgb).copy()
+    shown = aux if rgb is None else rgb
+    if shown is None:
+        raise ImageError("expected an RGB or an aux picture to draw on, got neither")
+    image = shown.copy()
     if track.state is TargetState.IDLE:
         return image
     unit = max(image.shape[0] / 480, 0.5)
     draw_box(image, track.box, STATE_COLOURS[track.state], max(round(2 * unit), 1))
     bar = _figures(image.shape[1], track, None, "")
-    shown = image[: bar.shape[0]]
-    shown[:] = cv2.addWeighted(shown, 0.3, bar[: shown.shape[0]], 0.7, 0)
+    top = image[: bar.shape[0]]
+    top[:] = cv2.addWeighted(top, 0.3, bar[: top.shape[0]], 0.7, 0)
     return image
 
 

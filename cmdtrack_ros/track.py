@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -38,8 +38,8 @@ class Track:
             on a robot also those of :data:`ROBOT_STEPS`.
         target_id: the name that came with the target.
         started: a new target was taken on this frame.
-        stamp_ns: of the image that the answer belongs to, an aux image's after `aux_offset`; None where
-            frames have no stamps.
+        stamp_ns: of the image that the answer belongs to, an aux image's after `aux_offset`; 0, as in ROS,
+            where nobody gave one.
         gap: seconds, aux stamp minus RGB stamp after `aux_offset`; NaN for an image alone.
         latency: seconds from the stamp to the publication; NaN where nothing is published.
     """
@@ -54,7 +54,7 @@ class Track:
     times_ms: dict[str, float] = field(default_factory=dict)
     target_id: str = ""
     started: bool = False
-    stamp_ns: int | None = None
+    stamp_ns: int = 0
     gap: float = math.nan
     latency: float = math.nan
 
@@ -62,6 +62,24 @@ class Track:
     def seconds(self) -> float:
         """Time spent on the answer, NaN where nobody measured it."""
         return self.times_ms.get("total", math.nan) / 1e3
+
+
+def per_frame(stamps_ns: Sequence[int] | np.ndarray, tracks: Iterable[Track]) -> list[Track | None]:
+    """The answer to each frame, by the nearest stamp; None where there is none.
+
+    Playing at another rate rounds stamps: half of the shortest interval tells frames apart.
+
+    Args:
+        stamps_ns: (n,) stamps of the frames, increasing.
+    """
+    stamps = np.asarray(stamps_ns, np.int64)
+    limit = np.diff(stamps).min() / 2 if len(stamps) > 1 else math.inf
+    answers: list[Track | None] = [None] * len(stamps)
+    for track in tracks:
+        gaps = np.abs(stamps - track.stamp_ns)
+        if gaps.min() < limit:
+            answers[int(gaps.argmin())] = track
+    return answers
 
 
 def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from cmdtrack_ros.drawing import (
     frame_picture,
     operator_picture,
 )
+from cmdtrack_ros.errors import ImageError
 from cmdtrack_ros.track import TargetState, Track
 
 BOX = np.array([20.0, 30, 60, 40])
@@ -75,6 +76,8 @@ def test_operator_sees_box_and_state_on_rgb_or_else_on_aux() -> None:
     idle = Track(np.zeros(4), 0.0, TargetState.IDLE)
     assert (operator_picture(rgb, aux, idle) == 90).all()
     assert (rgb == 90).all() and (aux == 30).all(), "what is shown is a copy"
+    with pytest.raises(ImageError, match="got neither"):
+        operator_picture(None, None, track)
 
 
 def test_contact_sheet_keeps_the_order() -> None:

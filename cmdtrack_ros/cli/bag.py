@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cmdtrack_ros.cli.options import LayoutOption, ModalityOption, need_rclpy
+from cmdtrack_ros.cli import options as o
 from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
 
 bag_app = typer.Typer(help="Write, play and look into recordings (rosbag2).", no_args_is_help=True)
@@ -24,12 +24,12 @@ class RestampChoice(str, Enum):
 def bag_write(
     recording: Annotated[Path, typer.Argument(help="Sequence folder (any known layout) or video file.")],
     output: Annotated[Path, typer.Argument(help="Folder of the new bag.")],
-    layout: LayoutOption = "auto",
+    layout: o.LayoutOption = "auto",
     aux_video: Annotated[Path | None, typer.Option(help="Video of the aux camera, frame for frame.")] = None,
-    modality: ModalityOption = None,
-    simulate_events: Annotated[bool, typer.Option(help="Add events simulated from the colour frames.")] = False,
-    compressed: Annotated[bool, typer.Option(help="Colour as JPEG (CompressedImage).")] = False,
-    rgb_topic: Annotated[str, typer.Option(help="Topic of the colour images.")] = RGB_TOPIC,
+    modality: o.ModalityOption = None,
+    simulate_events: Annotated[bool, typer.Option(help="Add events simulated from the RGB images.")] = False,
+    compressed: Annotated[bool, typer.Option(help="RGB as JPEG (CompressedImage).")] = False,
+    rgb_topic: Annotated[str, typer.Option(help="Topic of the RGB images.")] = RGB_TOPIC,
     aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = AUX_TOPIC,
     truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = TRUTH_TOPIC,
     aux_offset: Annotated[float, typer.Option(help="Seconds added to every aux stamp.")] = 0.0,
@@ -67,7 +67,7 @@ def bag_play(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for subscribers on all topics.")] = 0.0,
 ) -> None:
     """Publish a bag's messages through DDS at their own pace (needs rclpy)."""
-    need_rclpy("bag play")
+    o.need_rclpy("bag play")
     from cmdtrack_ros.ros.replay.player import play
 
     report = play(bag, rate=rate, loop=loop, clock=clock, topics=topics, restamp=restamp.value, wait=wait)

@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmdtrack_ros.boxes import parse_box
-from cmdtrack_ros.cli.options import (
-    PAIRING,
-    AuxOffsetOption,
-    AuxTopicOption,
-    DeviceOption,
-    InitBoxOption,
-    LayoutOption,
-    ModalityOption,
-    RgbTopicOption,
-    SlopOption,
-    TruthTopicOption,
-    WeightsOption,
-    need_rclpy,
-)
+from cmdtrack_ros.cli import options as o
 from cmdtrack_ros.evaluation.protocols import Protocol
 from cmdtrack_ros.streams.pairing import PairOptions
 
@@ -49,11 +36,11 @@ def evaluate(
             "Repeat for several; summary.json's `mean` is the first one's."
         ),
     ] = ["ours"],  # noqa: B006 - typer wants a list
-    weights: WeightsOption = None,
+    weights: o.WeightsOption = None,
     nano_weights: Annotated[Path | None, typer.Option(help="Folder of NanoTrack's two ONNX files.")] = None,
     vit_weights: Annotated[Path | None, typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
-    device: DeviceOption = "cpu",
-    layout: LayoutOption = "auto",
+    device: o.DeviceOption = "cpu",
+    layout: o.LayoutOption = "auto",
     protocol: ProtocolOption = Protocol.AUTO,
     jobs: Annotated[int, typer.Option(min=1, help="Processes; each computes on one thread.")] = 1,
 ) -> None:
@@ -73,7 +60,7 @@ def score(
     output: Annotated[
         Path | None, typer.Option(help="Folder for summary.json and report.html; the results' own by default.")
     ] = None,
-    layout: LayoutOption = "auto",
+    layout: o.LayoutOption = "auto",
     protocol: ProtocolOption = Protocol.AUTO,
 ) -> None:
     """Score result files that any program wrote, without running a tracker."""
@@ -114,17 +101,17 @@ def evaluate_bag(
         bool, typer.Option(help="Play through DDS into the running node, instead of offline.")
     ] = False,
     rate: Annotated[float, typer.Option(min=0.01, help="Speed of playing through DDS.")] = 1.0,
-    modality: ModalityOption = None,
-    rgb_topic: RgbTopicOption = None,
-    aux_topic: AuxTopicOption = None,
-    truth_topic: TruthTopicOption = None,
+    modality: o.ModalityOption = None,
+    rgb_topic: o.RgbTopicOption = None,
+    aux_topic: o.AuxTopicOption = None,
+    truth_topic: o.TruthTopicOption = None,
     truth_file: Annotated[Path | None, typer.Option(help="One box a line for each RGB image.")] = None,
-    init_box: InitBoxOption = None,
+    init_box: o.InitBoxOption = None,
     registration: Annotated[str, typer.Option(help="How aux images come onto the RGB image: none or resize.")] = "none",
-    slop: SlopOption = PAIRING.slop,
-    aux_offset: AuxOffsetOption = PAIRING.aux_offset,
-    weights: WeightsOption = None,
-    device: DeviceOption = "cpu",
+    slop: o.SlopOption = o.PAIRING.slop,
+    aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
+    weights: o.WeightsOption = None,
+    device: o.DeviceOption = "cpu",
 ) -> None:
     """Track recordings with the node's own pairing and tracker; boxes, pairing, latency and a report."""
     from cmdtrack_ros.data.bags import BagOptions
@@ -140,12 +127,12 @@ def evaluate_bag(
     def replay(path: Path) -> Replay:
         if not through_dds:
             return replay_offline(path, options)
-        need_rclpy("evaluate-bag --through-dds")
+        o.need_rclpy("evaluate-bag --through-dds")
         from cmdtrack_ros.ros.replay.session import replay_through_node
 
         return replay_through_node(path, options, output / f"{path.name}.node.log", rate)
 
-    scores, sequences, statistics = evaluate_bags(bag, output, replay)
+    scores, sequences, statistics = evaluate_bags(bag, output, replay, weights)
     write_summary(output / SUMMARY, [scores], {"bags": statistics})
     for name, values in statistics.items():
         typer.echo(f"{name}: {values['answered']} of {values['frames']} frames answered")
@@ -159,9 +146,9 @@ def evaluate_bag(
 def blackout(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(help="The JSON file to write.")],
-    weights: WeightsOption = None,
-    device: DeviceOption = "cpu",
-    layout: LayoutOption = "auto",
+    weights: o.WeightsOption = None,
+    device: o.DeviceOption = "cpu",
+    layout: o.LayoutOption = "auto",
 ) -> None:
     """Turn one camera black half way through each sequence, and see how well the other one goes on."""
     from cmdtrack_ros.evaluation import runner

@@ -8,33 +8,22 @@ from typing import Annotated
 import typer
 
 from cmdtrack_ros.boxes import parse_box
-from cmdtrack_ros.cli.options import (
-    PAIRING,
-    AuxOffsetOption,
-    DeviceOption,
-    InitBoxOption,
-    LayoutOption,
-    ModalityOption,
-    RgbTopicOption,
-    SlopOption,
-    WeightsOption,
-    need_rclpy,
-)
+from cmdtrack_ros.cli import options as o
 from cmdtrack_ros.streams.pairing import PairOptions
 
 
 def track(
     recording: Annotated[Path, typer.Argument(help="Sequence folder, bag or video.")],
     output: Annotated[Path, typer.Option(help="Folder for track.csv and overlay.mp4.")] = Path("out/track"),
-    init_box: InitBoxOption = None,
-    modality: ModalityOption = None,
-    rgb_topic: RgbTopicOption = None,
+    init_box: o.InitBoxOption = None,
+    modality: o.ModalityOption = None,
+    rgb_topic: o.RgbTopicOption = None,
     aux: Annotated[str | None, typer.Option(help="Aux stream: topic of a bag, or video file beside a video.")] = None,
-    slop: SlopOption = PAIRING.slop,
-    aux_offset: AuxOffsetOption = PAIRING.aux_offset,
-    layout: LayoutOption = "auto",
-    weights: WeightsOption = None,
-    device: DeviceOption = "auto",
+    slop: o.SlopOption = o.PAIRING.slop,
+    aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
+    layout: o.LayoutOption = "auto",
+    weights: o.WeightsOption = None,
+    device: o.DeviceOption = "auto",
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 = all.")] = 0,
 ) -> None:
     """Follow a target through a recording, without ROS."""
@@ -55,14 +44,14 @@ def demo(
     sequence: Annotated[
         Path | None, typer.Option(help="Sequence folder with true boxes; default: a face video and simulated events.")
     ] = None,
-    weights: WeightsOption = None,
+    weights: o.WeightsOption = None,
     rate: Annotated[
         float | None,
         typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast."),
     ] = None,
 ) -> None:
     """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
-    need_rclpy("demo")
+    o.need_rclpy("demo")
     from cmdtrack_ros.demo import run_demo
 
     for line in run_demo(output, sequence, weights, rate):

@@ -18,13 +18,13 @@ train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
 EXIT_CODE_STOPPED = 130
 """Of a run that was asked to stop, as of a program ended by Ctrl-C."""
 
-Config = Annotated[Path | None, typer.Option(help="YAML file [default: that of the verb in config/train].")]
+Config = Annotated[Path | None, typer.Option(help="YAML file; default: that of the verb in config/train.")]
 Output = Annotated[
     Path | None,
-    typer.Option(help="Folder of checkpoint, weights, logs and pictures [default: runs/NAME of the configuration]."),
+    typer.Option(help="Folder of checkpoint, weights, logs and pictures; default: runs/NAME of the configuration."),
 ]
 Data = Annotated[
-    Path | None, typer.Option(help="Folder that the configuration's paths start from [default: CMDTRACK_DATA].")
+    Path | None, typer.Option(help="Folder that the configuration's paths start from; default: $CMDTRACK_DATA.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the configuration's.")]
 Backbone = Annotated[Path | None, typer.Option(help="Weights of a cmae run to start the backbone from.")]

@@ -65,48 +65,40 @@ def simulate_events(
     current_rgb: np.ndarray,
     *,
     threshold: float = 0.25,
-    threshold_spread: float = 0.03,
-    noise_rate: float = 0.001,
     rng: np.random.Generator | None = None,
 ) -> np.ndarray:
     """Event stack as an HxWx3 uint8 RGB picture: white = none, red = brighter, blue = darker.
 
     Arguments as of `event_counts`. Deterministic for a given `rng` state.
     """
-    counts = event_counts(
-        previous_rgb,
-        current_rgb,
-        threshold=threshold,
-        threshold_spread=threshold_spread,
-        noise_rate=noise_rate,
-        rng=rng,
-    )
-    return _COLOURS[np.sign(counts) + 1]
+    return _COLOURS[np.sign(event_counts(previous_rgb, current_rgb, threshold=threshold, rng=rng)) + 1]
 
 
 class EventSequence(DerivedSequence):
-    """A colour sequence whose aux stream is the events simulated between each frame and the one before.
+    """An RGB sequence whose aux stream is the events simulated between each frame and the one before.
 
     Frame 0 has no frame before it, hence no events but noise. Frame i draws from its own generator
     (`seed`, i), so that any order of access gives the same pictures.
     """
 
     def __init__(self, source: ImageSequence, threshold: float = 0.25, seed: int = 0) -> None:
-        if source.rgb(0) is None:
-            raise DataError(f"{source.name}: events are simulated from colour frames, it has none")
         super().__init__(source, modality=Modality.EVENT)
         self.threshold = threshold
         self.seed = seed
         self._recent: dict[int, np.ndarray] = {}
+        self.rgb(0)
 
-    def rgb(self, index: int) -> np.ndarray | None:
+    def rgb(self, index: int) -> np.ndarray:
+        """RGB image of frame `index`; DataError where there is none to simulate events from."""
         # Two frames are kept: a video that has to step back for the frame before would start over each time.
         if index not in self._recent:
             image = super().rgb(index)
+            if image is None:
+                raise DataError(f"{self.name}: events are simulated from RGB images, frame {index} has none")
             self._recent = {**dict(list(self._recent.items())[-1:]), index: image}
         return self._recent[index]
 
-    def aux(self, index: int) -> np.ndarray | None:
+    def aux(self, index: int) -> np.ndarray:
         before, now = self.rgb(max(index - 1, 0)), self.rgb(index)
         rng = np.random.default_rng((self.seed, index))
         return simulate_events(before, now, threshold=self.threshold, rng=rng)

@@ -27,7 +27,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
 class Frame:
     """One moment of a sequence.
 
-    rgb: HxWx3 uint8 RGB, or None when the sequence has no colour stream.
+    rgb: HxWx3 uint8 RGB, or None when the sequence has no RGB stream.
     aux: the sensor's own array (HxW or HxWx3; uint8, uint16 or float32; depth in mm), or None.
     stamp: seconds.
     """
@@ -35,6 +35,14 @@ class Frame:
     rgb: np.ndarray | None
     aux: np.ndarray | None
     stamp: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in px, of the RGB image where there is one; DataError without any image."""
+        image = self.aux if self.rgb is None else self.rgb
+        if image is None:
+            raise DataError(f"the frame of {self.stamp:.3f} s: expected an image, it has none")
+        return image.shape[1], image.shape[0]
 
 
 class ImageSequence(ABC):
@@ -75,7 +83,7 @@ class ImageSequence(ABC):
 
     @abstractmethod
     def rgb(self, index: int) -> np.ndarray | None:
-        """Colour image of frame `index` (HxWx3 uint8 RGB) or None; DataError names what does not decode."""
+        """RGB image of frame `index` (HxWx3 uint8 RGB) or None; DataError names what does not decode."""
 
     @abstractmethod
     def aux(self, index: int) -> np.ndarray | None:
@@ -89,8 +97,18 @@ class ImageSequence(ABC):
 class FolderSequence(ImageSequence):
     """A sequence of image files; `rgb_files` or `aux_files` is empty when there is no such stream."""
 
-    def __init__(self, path: Path, layout: str, rgb_files: list[Path], aux_files: list[Path], *args, **kwargs) -> None:
-        super().__init__(path.name, *args, layout=layout, **kwargs)
+    def __init__(
+        self,
+        path: Path,
+        layout: str,
+        rgb_files: list[Path],
+        aux_files: list[Path],
+        modality: Modality,
+        boxes: np.ndarray,
+        stamps: np.ndarray,
+        **annotations: np.ndarray | None,
+    ) -> None:
+        super().__init__(path.name, modality, boxes, stamps, layout=layout, **annotations)
         self.path = path
         self.rgb_files = rgb_files
         self.aux_files = aux_files
@@ -423,7 +441,7 @@ def _read_meta(path: Path) -> dict:
 
 
 def _only_stream(meta: dict) -> Modality | None:
-    """`"modality": "thermal only"` marks a single stream that is not colour."""
+    """`"modality": "thermal only"` marks a single stream that is not RGB."""
     word = str(meta.get("modality", "")).lower()
     return next((m for m in Modality if m is not Modality.RGB and word == f"{m.value} only"), None)
 
@@ -432,7 +450,7 @@ def _stamps(path: Path, meta: dict, count: int) -> np.ndarray:
     """meta.json's `stamps` (s), else even ones by its `fps` (30 when absent) and `frame_step`."""
     try:
         if "stamps" in meta:
-            stamps = np.asarray(meta["stamps"], np.float64)
+            stamps: np.ndarray = np.asarray(meta["stamps"], np.float64)
         else:
             stamps = np.arange(count) * (float(meta.get("frame_step", 1)) / float(meta.get("fps", DEFAULT_FPS)))
     except (TypeError, ValueError, ZeroDivisionError) as error:

@@ -36,23 +36,23 @@ class VideoFile:
         """Frame `index`; DataError when the file does not decode that far."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path}: frame {index} of {len(self)}")
-        if self._last is None or index != self._next - 1:
-            self._advance(index)
+        if self._frames is None or index < self._next - 1:
+            self._frames, self._next = self._decode(), 0
+        while self._last is None or self._next <= index:
+            self._last = self._following(self._frames)
         return self._last
 
     def __getstate__(self) -> dict:
         # A decoder cannot travel to another process; the next access opens one there.
         return {**self.__dict__, "_frames": None, "_next": 0, "_last": None}
 
-    def _advance(self, index: int) -> None:
-        if self._frames is None or index < self._next:
-            self._frames, self._next = self._decode(), 0
+    def _following(self, frames: Iterator[np.ndarray]) -> np.ndarray:
         try:
-            while self._next <= index:
-                self._last = next(self._frames)
-                self._next += 1
+            frame = next(frames)
         except (StopIteration, av.FFmpegError) as error:
             raise DataError(f"{self.path}: frame {self._next} of {len(self)} does not decode ({error})") from error
+        self._next += 1
+        return frame
 
     def _decode(self) -> Iterator[np.ndarray]:
         with av.open(str(self.path)) as container:
@@ -67,7 +67,7 @@ class VideoFile:
                 stream = container.streams.video[0]
                 # Packets come in decoding order, hence the sort.
                 stamps = sorted(p.pts for p in container.demux(stream) if p.pts is not None and p.size)
-                seconds = np.array(stamps, np.float64) * float(stream.time_base)
+                seconds = np.array(stamps, np.float64) * float(stream.time_base or 0)
         except av.FFmpegError as error:
             raise DataError(f"{self.path}: does not open as a video ({error})") from error
         if not len(seconds) or not (np.diff(seconds) > 0).all():

@@ -18,6 +18,7 @@ import numpy as np
 
 from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
+from cmdtrack_ros.models.header import SHIPPED, sha256_of
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
 
@@ -48,6 +49,16 @@ class TrackerSpec:
         """The name used for folders and tables: ``NAME`` or ``NAME@STREAM``."""
         default = BOTH if self.name == "ours" else RGB
         return self.name if self.stream == default else f"{self.name}@{self.stream}"
+
+    def hashes(self) -> dict[str, str]:
+        """File name -> sha256 of the networks; WeightsError for a file that cannot be read."""
+        files = self.weights or ((SHIPPED,) if self.name == "ours" else ())
+        try:
+            return {file.name: sha256_of(file) for file in files}
+        except OSError as error:
+            raise WeightsError(
+                f"{error.filename}: the weights of '{self.label}' cannot be read ({error.strerror})"
+            ) from error
 
 
 def parse_spec(
@@ -184,8 +195,8 @@ class OpenCVTracker:
     def __init__(self, spec: TrackerSpec, modality: Modality) -> None:
         self._spec = spec
         self._encoder = AuxEncoder(modality) if spec.stream == AUX else None
-        self._tracker = None
-        self._box = np.full(4, np.nan)
+        self._tracker: Any = None  # OpenCV's, from `init` on
+        self._box: np.ndarray = np.full(4, np.nan)
 
     def _picture(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> np.ndarray | None:
         image = rgb if self._encoder is None else aux

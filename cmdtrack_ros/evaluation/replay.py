@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import numpy as np
 from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.data.bags import Bag, BagOptions, BagSequence, load_bag
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
+from cmdtrack_ros.evaluation.baselines import TrackerSpec
 from cmdtrack_ros.evaluation.protocols import Protocol, Run
 from cmdtrack_ros.evaluation.results import write_run
 from cmdtrack_ros.evaluation.runner import RESULTS
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair
-from cmdtrack_ros.track import TargetState, Track, percentiles_ms
+from cmdtrack_ros.track import TargetState, Track, per_frame, percentiles_ms
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +60,9 @@ class Replay:
 
     def as_run(self) -> Run:
         """One row a frame of the sequence, NaN where there is no answer."""
-        # Seconds as doubles carry a present-day stamp to about 0.2 us.
-        rows = {round(stamp * 1e9): i for i, stamp in enumerate(self.sequence.stamps)}
         run = Run.empty(len(self.sequence))
-        for track in self.tracks:
-            row = rows.get(round(track.stamp_ns / 1e9 * 1e9))
-            if row is not None:
+        for row, track in enumerate(per_frame([pair.stamp for pair in self.sequence.pairs], self.tracks)):
+            if track is not None:
                 run.boxes[row], run.scores[row], run.seconds[row] = track.box, track.score, track.seconds
         return run
 
@@ -109,8 +107,8 @@ def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Repl
 
     sequence, box = open_for_replay(path, options)
     tracker = load_tracker(options.weights, modality=sequence.modality, device=options.device, threads=1)
-    topics = (*sequence.topics.images, "none")[:2]
-    pipeline = Pipeline(tracker, registration=options.registration, topics=topics, report=_first_only(path))
+    rgb, aux = (*sequence.topics.images, "none")[:2]
+    pipeline = Pipeline(tracker, registration=options.registration, topics=(rgb, aux), report=_first_only(path))
     target: list[Target | None] = [Target(box, "initial")]
     tracks: list[Track] = []
 
@@ -148,28 +146,30 @@ def _feed(path: Path, topics: list[str], pairing: NearestPairFilter) -> None:
 
 
 def evaluate_bags(
-    paths: list[Path], output: Path, replay: Callable[[Path], Replay], label: str = "ours"
+    paths: list[Path], output: Path, replay_one: Callable[[Path], Replay], weights: Path | None = None
 ) -> tuple[Scores, dict[str, BagSequence], dict[str, dict]]:
     """Replay each bag, write its result file, and score it. One that fails is reported and the others go on.
 
     Args:
-        replay: :func:`replay_offline`, or its sister through DDS, with all but the bag given.
-        label: names the folder of result files.
+        replay_one: :func:`replay_offline`, or its sister through DDS, with all but the bag given.
+        weights: that it tracks with; None = the shipped ones.
 
     Returns:
         Scores, the recordings by name, and each one's :meth:`Replay.statistics`.
     """
+    spec = TrackerSpec("ours", weights=() if weights is None else (weights,))
     scored, sequences, statistics, failures = {}, {}, {}, {}
     for path in paths:
         name = path.resolve().name
         try:
-            done = replay(path)
+            done = replay_one(path)
         except CmdtrackError as error:
             failures[name] = str(error)
             continue
         answers = done.as_run()
-        write_run(output / RESULTS / label, name, Protocol.OPE, answers)
+        write_run(output / RESULTS / spec.label, name, Protocol.OPE, answers)
         done.sequence.name = name
         sequences[name], statistics[name] = done.sequence, done.statistics()
         scored[name] = score_sequence(done.sequence, Protocol.OPE, {0: answers})
-    return aggregate(label, scored, failures), sequences, statistics
+    scores = replace(aggregate(spec.label, scored, failures), weights=spec.hashes())
+    return scores, sequences, statistics

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import jinja2
@@ -240,7 +241,7 @@ def _strip(name: str, rank: str, scores: list[Scores], sequence: ImageSequence, 
     shown = [score for score in scores if name in score.sequences]
     first = shown[0].sequences[name]
     chosen = np.linspace(0, len(first.order) - 1, STRIP_FRAMES).round().astype(int)
-    tiles = []
+    tiles: list[dict[str, Any]] = []
     for index, *pictures in pictures_as_seen(sequence, first.order, shown=set(first.order[chosen].tolist())):
         boxes = [(score.sequences[name].result[index], colours[score.tracker]) for score in shown]
         # What matters most is drawn last: other trackers, truth, first tracker.
@@ -263,8 +264,8 @@ def _jpeg(picture: np.ndarray, boxes: list[tuple[np.ndarray, str]]) -> str:
     scale = STRIP_HEIGHT / picture.shape[0]
     image = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     for box, colour in boxes:
-        rgb = tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+        red, green, blue = bytes.fromhex(colour[1:])
         # White needs a dark rim on pictures of events, which are white themselves.
-        draw_box(image, box * scale, rgb, 2, rim=2 if colour == TRUTH_COLOUR else 0)
+        draw_box(image, box * scale, (red, green, blue), 2, rim=2 if colour == TRUTH_COLOUR else 0)
     data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
     return base64.b64encode(data.tobytes()).decode()

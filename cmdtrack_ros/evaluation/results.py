@@ -24,6 +24,7 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation.protocols import Protocol, Run, anchors
 
+CONFIDENCES, TIMES = "confidence", "time"
 LONGTERM_EXPERIMENT = "rgbd-unsupervised"
 MULTISTART_EXPERIMENT = "baseline"
 
@@ -31,11 +32,12 @@ MULTISTART_EXPERIMENT = "baseline"
 def run_files(folder: Path, name: str, protocol: Protocol, anchor: int = 0) -> tuple[Path, Path, Path]:
     """Files of boxes, confidences and seconds of one run below a tracker's ``folder``."""
     if protocol is Protocol.OPE:
-        return folder / f"{name}.txt", folder / "confidence" / f"{name}.txt", folder / "time" / f"{name}.txt"
+        return folder / f"{name}.txt", folder / CONFIDENCES / f"{name}.txt", folder / TIMES / f"{name}.txt"
     longterm = protocol is Protocol.LONGTERM
     stem = folder / (LONGTERM_EXPERIMENT if longterm else MULTISTART_EXPERIMENT) / name
     stem = stem / (f"{name}_001" if longterm else f"{name}_{anchor:08d}")
-    return tuple(stem.with_name(stem.name + end) for end in (".txt", "_confidence.value", "_time.value"))
+    boxes, scores, seconds = (stem.with_name(stem.name + end) for end in (".txt", "_confidence.value", "_time.value"))
+    return boxes, scores, seconds
 
 
 def starts(sequence: ImageSequence, protocol: Protocol) -> list[int]:

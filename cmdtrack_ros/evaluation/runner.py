@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -21,7 +20,7 @@ import cv2
 from tqdm import tqdm
 
 from cmdtrack_ros.data import ImageSequence, find_sequences, load_sequence
-from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, WeightsError
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.evaluation.baselines import AUX, TrackerSpec, make_tracker
 from cmdtrack_ros.evaluation.protocols import Protocol, choose, multi_start, one_pass
 from cmdtrack_ros.evaluation.results import finished, write_run, write_text
@@ -194,8 +193,9 @@ def _start_worker() -> None:
 
 
 def _die_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)
+    if (parent := parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def run_job(job: Job) -> str:
@@ -233,7 +233,7 @@ def remember_settings(
         "datasets": [str(Path(path).resolve()) for path in paths],
         "layout": layout,
         "protocol": protocol.value,
-        "trackers": {spec.label: _fingerprint(spec) for spec in specs},
+        "trackers": {spec.label: spec.hashes() for spec in specs},
     }
     file = output / SETTINGS
     if file.is_file():
@@ -261,20 +261,6 @@ def read_settings(output: Path) -> dict[str, Any]:
         raise DataError(
             f"{output / SETTINGS}: expected the settings that `cmdtrack evaluate` leaves "
             f"({type(error).__name__}: {error})"
-        ) from error
-
-
-def _fingerprint(spec: TrackerSpec) -> dict[str, str]:
-    files = spec.weights
-    if spec.name == "ours" and not files:
-        from cmdtrack_ros.models.weights import SHIPPED  # imports torch, which the baselines do without
-
-        files = (SHIPPED,)
-    try:
-        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    except OSError as error:
-        raise WeightsError(
-            f"{error.filename}: the weights of '{spec.label}' cannot be read ({error.strerror})"
         ) from error
 
 

@@ -24,7 +24,7 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation import metrics as m
 from cmdtrack_ros.evaluation.protocols import Protocol, Run, anchors
-from cmdtrack_ros.evaluation.results import read_run, run_files, starts
+from cmdtrack_ros.evaluation.results import CONFIDENCES, TIMES, read_run, run_files, starts
 
 # VOT-long-term's answer "no target" on a frame without target: 0 as in the toolkit of the published tables.
 EMPTY_OVERLAP = 0.0
@@ -121,7 +121,8 @@ def score_sequence(sequence: ImageSequence, protocol: Protocol, runs: dict[int, 
     run, truth = runs[0], sequence.boxes
     there = visible(truth)
     start = int(np.argmax(there))
-    metrics, curves, paired = (_one_truth if sequence.aux_boxes is None else _two_truths)(sequence, run)
+    aux = sequence.aux_boxes
+    metrics, curves, paired = _one_truth(sequence, run) if aux is None else _two_truths(sequence, run, aux)
     return SequenceScore(
         sequence.name,
         len(sequence),
@@ -153,9 +154,9 @@ def _one_truth(sequence: ImageSequence, run: Run) -> Benchmark:
     return metrics, {"success": success, "precision": precision, "normalized": normalized}, None
 
 
-def _two_truths(sequence: ImageSequence, run: Run) -> Benchmark:
+def _two_truths(sequence: ImageSequence, run: Run, aux_boxes: np.ndarray) -> Benchmark:
     rows = sequence.labelled
-    result, rgb, aux = run.boxes[rows], sequence.boxes[rows], sequence.aux_boxes[rows]
+    result, rgb, aux = run.boxes[rows], sequence.boxes[rows], aux_boxes[rows]
     success, precision = m.rgbt234_curves(result, rgb, aux)
     curves = {"success": success, "precision": precision}
     if sequence.layout != "gtot":
@@ -164,23 +165,17 @@ def _two_truths(sequence: ImageSequence, run: Run) -> Benchmark:
     return {"msr": m.gtot_msr([paired[0]]), "mpr": m.gtot_mpr([paired[1]])}, curves, paired
 
 
-def _image_size(sequence: ImageSequence) -> tuple[int, int]:
-    frame = sequence.frame(0)
-    height, width = (frame.rgb if frame.rgb is not None else frame.aux).shape[:2]
-    return width, height
-
-
 def _longterm_parts(sequence: ImageSequence, run: Run, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if np.isnan(run.scores).all():
         raise DataError(f"{sequence.name}: the long-term protocol needs the tracker's confidences, there are none")
-    overlaps = m.pixel_overlap(run.boxes, sequence.boxes, *_image_size(sequence), empty=EMPTY_OVERLAP)
+    overlaps = m.pixel_overlap(run.boxes, sequence.boxes, *sequence.frame(0).size, empty=EMPTY_OVERLAP)
     overlaps[start] = 0.0
     # The toolkit takes an empty confidence, as in the first frame, for 0.
     return overlaps, np.nan_to_num(run.scores, nan=0.0), visible(sequence.boxes)
 
 
 def _score_multistart(sequence: ImageSequence, runs: dict[int, Run]) -> SequenceScore:
-    size, parts, means = _image_size(sequence), [], []
+    size, parts, means = sequence.frame(0).size, [], []
     for anchor, order in anchors(sequence):
         truth = sequence.boxes[order]
         overlaps = m.pixel_overlap(runs[anchor].boxes, truth, *size, empty=1.0)
@@ -286,7 +281,8 @@ def score_folder(
     folders = [
         folder
         for folder in candidates
-        if any(
+        if folder.name not in (CONFIDENCES, TIMES)
+        and any(
             run_files(folder, sequence.name, protocol, anchor)[0].is_file()
             for sequence, protocol in sequences
             for anchor in starts(sequence, protocol)

@@ -95,6 +95,8 @@ class TrackerNode(LifecycleNode):
         self._parameter_table = Parameters(self, lambda: self._settings is not None, self._apply_live)
         # Waits must not stop with simulated time.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        # A lifecycle node without any timer sometimes stops answering services.
+        self._awake_timer = self.create_timer(1.0, lambda: None, clock=self._steady_clock)
         # rclpy's logger raises when one line of code logs at two severities, hence a line each.
         self._fault_log = FaultLog(lambda text: self.get_logger().error(text))
         self._silence_log = FaultLog(lambda text: self.get_logger().warning(text), 30.0, count_repeats=False)

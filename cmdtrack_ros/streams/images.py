@@ -55,7 +55,7 @@ _COLOUR_ENCODINGS |= {
     for bits, dtype in ((8, np.uint8), (16, np.uint16))
 }
 _GREY_ENCODINGS = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
-# Generic names say nothing of the meaning; as a colour stream they are read the way OpenCV would.
+# Generic names say nothing of the meaning; as an RGB stream they are read the way OpenCV would.
 _AS_COLOUR = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
 _MAX_PIXELS = 1 << 28  # a damaged header must not make us ask for the machine's whole memory
 
@@ -63,7 +63,7 @@ ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
 
 
 def to_rgb(message: Any) -> np.ndarray:
-    """A colour camera's Image or CompressedImage -> HxWx3 uint8 RGB (grey becomes three equal channels).
+    """An RGB camera's Image or CompressedImage -> HxWx3 uint8 RGB (grey becomes three equal channels).
 
     Raises:
         ImageError: unknown encoding, impossible sizes, too little data, or data that does not decode.
@@ -73,7 +73,7 @@ def to_rgb(message: Any) -> np.ndarray:
     encoding = _AS_COLOUR.get(message.encoding, message.encoding)
     known = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS)
     if encoding not in known:
-        raise ImageError(f"colour image: expected one of {', '.join(known)}, got {encoding!r}")
+        raise ImageError(f"RGB image: expected one of {', '.join(known)}, got {encoding!r}")
     return _convert(_pixels(message), encoding)
 
 

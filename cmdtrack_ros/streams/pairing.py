@@ -2,7 +2,7 @@
 
 RGB drives: every RGB image comes out exactly once, in stamp order, with the auxiliary image nearest in time
 within the slop, or alone. An auxiliary image may serve several RGB images (a 9 Hz thermal camera beside a
-30 Hz colour camera): within the slop it is still the best view of that moment, so nothing is gained by
+30 Hz RGB camera): within the slop it is still the best view of that moment, so nothing is gained by
 holding it back.
 
 How long an RGB image waits for its partner. It goes out as soon as one of these holds:
@@ -79,8 +79,8 @@ class Pair(NamedTuple):
     and when the pair went out; `left` is None where pairing goes by the stamps.
     """
 
-    rgb: Any | None
-    aux: Any | None
+    rgb: Any  # None for an aux image alone
+    aux: Any  # None for an RGB image alone
     stamp: int
     gap: float = float("nan")
     restarted: bool = False

@@ -27,7 +27,7 @@ def lighting(image: np.ndarray, rng: Rng) -> np.ndarray:
     return cv2.LUT(image, np.clip(table * 255, 0, 255).astype(np.uint8)[None])
 
 
-def grey(image: np.ndarray, rng: Rng) -> np.ndarray:
+def grey(image: np.ndarray) -> np.ndarray:
     """Drop the colours."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
@@ -88,7 +88,8 @@ def _behind_clouds(image: np.ndarray, strength: float, spread: float, level: flo
 
 def photometric(image: np.ndarray, rng: Rng, colour: bool) -> np.ndarray:
     """The everyday mixture of the above; ``colour`` pictures sometimes lose their colours."""
-    for change, share in ((lighting, 0.8), (blur, 0.15), (noise, 0.15), (grey, 0.15 if colour else 0.0)):
+    for change, share in ((lighting, 0.8), (blur, 0.15), (noise, 0.15)):
         if rng.random() < share:
             image = change(image, rng)
-    return image
+    loses_colour = rng.random() < 0.15  # drawn for either kind, so that a seed gives both the same changes
+    return grey(image) if colour and loses_colour else image

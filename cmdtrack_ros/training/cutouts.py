@@ -96,8 +96,8 @@ def moments(scene: Pictures, cutout: Cutout, rng: Rng) -> tuple[Moment, Moment]:
     here.
     """
     if scene[1] is None and rng.random() < 0.4:
-        scene = [grey(scene[0], rng), None]
-        cutout = replace(cutout, pictures=[grey(cutout.pictures[0], rng), None])
+        scene = [grey(scene[0]), None]
+        cutout = replace(cutout, pictures=[grey(cutout.pictures[0]), None])
     height, width = scene[0].shape[:2]
     sides = np.array([width, height])
     size = float(np.exp(rng.uniform(np.log(0.1), np.log(0.35)))) * np.sqrt(height * width)

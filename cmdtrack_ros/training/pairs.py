@@ -78,7 +78,8 @@ class _Region:
         """``box`` in pixels of the view; black where a stream is not ``present``."""
         empty = np.zeros((crop.size, crop.size, 3), np.uint8)
         pictures = [
-            crop.cut(image) if there else empty for image, there in zip((view.rgb, view.aux), present, strict=True)
+            crop.cut(image) if there and image is not None else empty
+            for image, there in zip((view.rgb, view.aux), present, strict=True)
         ]
         return cls(crop, pictures, crop.to_crop(box))
 
@@ -203,6 +204,7 @@ def _mislead(view: View, template: _Region, search: _Region, rng: Rng) -> int:
     angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.4) * search.crop.side
     beside = _displaced(search.crop, distance * np.cos(angle), distance * np.sin(angle))
     image = (view.rgb, view.aux)[stream]
+    assert image is not None, "only a view with both streams has one that misleads"
     shown = [template.pictures[stream], beside.cut(image)]
     template.pictures[stream], search.pictures[stream] = augment.veil(shown, rng)
     return stream
@@ -261,7 +263,7 @@ def batches(dataset: PairDataset, size: int, steps: range, process: int, process
     sampler = [range(start, start + size) for start in starts]
     return DataLoader(
         dataset,
-        batch_sampler=sampler,
+        batch_sampler=sampler,  # type: ignore[arg-type]  # ranges do as well as lists, and take no memory
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_leave_stopping_to_the_trainer,

@@ -43,6 +43,11 @@ def mean_over_processes(value: Tensor) -> Tensor:
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all processes. torch's own SyncBatchNorm does not run on CPUs."""
 
+    running_mean: Tensor  # as of every batch norm of our networks; torch allows None
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W); N, H and W must be the same in all processes."""
         if not self.training:

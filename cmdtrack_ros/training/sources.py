@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -67,7 +67,8 @@ def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSour
     """Training sources with their shares, and the sequences held out from them. ``data``: see
     ``data_folder``.
     """
-    opened, held_out = [], []
+    opened: list[tuple[PairSource, float]] = []
+    held_out: list[ImageSequence] = []
     for source in sources:
         path = data / source.path
         if source.kind == "stills":
@@ -157,9 +158,9 @@ class _Cache:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._kept: OrderedDict = OrderedDict()
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key, load: Callable):
+    def get(self, key: Hashable, load: Callable[[], Any]) -> Any:
         if key in self._kept:
             self._kept.move_to_end(key)
         else:
@@ -172,7 +173,7 @@ class _Cache:
 class SequenceSource:
     """Pairs from annotated sequences, up to ``max_gap`` frames apart.
 
-    A sequence with RGB alone gets a aux stream: events simulated from neighbouring frames.
+    A sequence with RGB alone gets an aux stream: events simulated from neighbouring frames.
     """
 
     def __init__(self, sequences: list[ImageSequence], max_gap: int = 100, cache: int = 6000) -> None:
@@ -200,6 +201,8 @@ class SequenceSource:
         rgb, aux = self._pictures(index, frame)
         if aux is None:
             before, _ = self._pictures(index, max(frame - 1, 0))
+            if before is None or rgb is None:
+                raise DataError(f"{sequence.name}: events are simulated from RGB images, frame {frame} has none")
             aux = simulate_events(before, rgb, threshold=threshold)
         return View(rgb, aux, sequence.boxes[frame], sequence.name)
 
@@ -261,7 +264,7 @@ class StillSource:
         scene, giver = self._draw(rng), self._draw(rng)
         if giver == scene:
             # By a generator far ahead on the same stream: `rng` draws no more for it than for any other pair.
-            ahead = np.random.Generator(rng.bit_generator.jumped())
+            ahead = np.random.Generator(rng.bit_generator.jumped())  # type: ignore[attr-defined]  # of all but one kind
             giver = (scene + int(ahead.integers(1, len(self.files)))) % len(self.files)
         scene_pictures = self._pictures(scene)
         cutout = cut_out(self._pictures(giver), rng)
@@ -282,8 +285,10 @@ class StillSource:
 
 def find_stills(folder: Path) -> list[StillFiles]:
     """Stills below ``folder``: ``*/{visible,infrared}/NAME`` pairs, or single pictures without infrared."""
-    pairs = [(rgb, rgb.parent.parent / "infrared" / rgb.name) for rgb in sorted(folder.glob("*/visible/*"))]
-    missing = [aux for _, aux in pairs if not aux.is_file()]
+    pairs: list[StillFiles] = [
+        (rgb, rgb.parent.parent / "infrared" / rgb.name) for rgb in sorted(folder.glob("*/visible/*"))
+    ]
+    missing = [aux for _, aux in pairs if aux is not None and not aux.is_file()]
     if missing:
         raise DataError(f"{missing[0]}: no such file, expected the infrared picture of the same name as in visible/")
     if pairs:
@@ -306,7 +311,8 @@ def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
 
 
 def _moved(view: View, rng: Rng) -> View:
-    """The view after a random affine motion of the camera about the target."""
+    """The view of a still after a random affine motion of the camera about the target."""
+    assert view.rgb is not None
     x, y, w, h = view.box
     center = np.array([x + w / 2, y + h / 2])
     angle, shear = rng.normal(0, 0.1), rng.normal(0, 0.05)
@@ -327,6 +333,7 @@ def _moved(view: View, rng: Rng) -> View:
 
 
 def _with_events(view: View, threshold: float, rng: Rng) -> View:
-    """The view with the events since one frame earlier, when the camera looked up to 3 px beside."""
+    """The view of a still with the events since one frame earlier, when the camera looked up to 3 px beside."""
+    assert view.rgb is not None
     before = shifted(view.rgb, rng.uniform(-3, 3, 2))
     return replace(view, aux=simulate_events(before, view.rgb, threshold=threshold))

@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.main import get_command
+
+from cmdtrack_ros.cli.app import app
 
 GROUPS = {"bag": ("write", "play", "info"), "train": ("cmae", "teacher", "student", "distill", "ablation")}
 VERBS = ("track", "demo", "evaluate", "score", "report", "evaluate-bag", "blackout")
@@ -40,3 +43,13 @@ def test_every_verb_explains_itself_without_ros_and_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Usage: ") == len(calls)
+
+
+def test_help_is_shown_as_it_is_written() -> None:
+    """Words in square brackets would be taken for markup and left out."""
+    commands = [get_command(app)]
+    for command in commands:
+        commands += getattr(command, "commands", {}).values()
+        for text in (command.help, *(getattr(one, "help", None) for one in command.params)):
+            assert "[" not in (text or ""), f"{command.name}: {text}"
+    assert len(commands) > len(VERBS) + len(GROUPS)

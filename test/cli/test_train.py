@@ -8,7 +8,7 @@ from cmdtrack_ros.training import config as config_module
 
 
 @pytest.mark.parametrize("arguments, expected", [([], "student.yaml"), (["--init", "shipped"], "finetune.yaml")])
-def test_student_verb_finds_its_configuration(tmp_path, monkeypatch, arguments, expected):
+def test_student_verb_finds_its_configuration(monkeypatch, arguments, expected):
     """Without data the configuration is read, and the folder is what is complained about."""
     monkeypatch.delenv("CMDTRACK_DATA", raising=False)
     seen = []

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 
 from cmdtrack_ros.data.events import DARK, EventSequence, event_counts, simulate_events
 from cmdtrack_ros.data.sequences import ImageSequence
-from cmdtrack_ros.errors import ImageError
+from cmdtrack_ros.errors import DataError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 
 
@@ -52,13 +54,11 @@ def test_edges_of_a_moving_square_have_opposite_polarity() -> None:
 
 def test_deterministic_noise_and_threshold() -> None:
     still = Moving().rgb(0)
-    noise = [simulate_events(still, still, noise_rate=0.01, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    noise = [event_counts(still, still, noise_rate=0.01, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(noise[0], noise[1])
     assert (noise[0] != noise[2]).any()
     rng = np.random.default_rng(0)
-    share = np.mean(
-        [(simulate_events(still, still, noise_rate=0.01, rng=rng) != 255).any(axis=2).mean() for _ in range(20)]
-    )
+    share = np.mean([(event_counts(still, still, noise_rate=0.01, rng=rng) != 0).mean() for _ in range(20)])
     assert 0.007 < share < 0.013
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 3, (48, 1))
     brighter = np.minimum(ramp.astype(int) + 15, 255).astype(np.uint8)
@@ -86,11 +86,26 @@ def test_sequence_with_simulated_events() -> None:
 
 
 def test_fast_enough_for_training() -> None:
+    """Two thirds of the time that the formula written out takes; in turns, for what else the machine does."""
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (2, 240, 320, 3), np.uint8)
-    times = []
-    for _ in range(10):
+
+    def written_out() -> None:
+        before, after = (np.log((cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) / 255) ** 2.2 + DARK) for frame in frames)
+        _ = (after - before) / rng.normal(0.25, 0.03, before.shape), rng.random(before.shape) < 0.001
+
+    def seconds(action: Callable[[], object]) -> float:
         began = time.process_time()
-        simulate_events(frames[0], frames[1], rng=rng)
-        times.append(time.process_time() - began)
-    assert min(times) < 0.01  # about 2 ms of computing here, whatever else the machine does
+        action()
+        return time.process_time() - began
+
+    rounds = [(seconds(lambda: simulate_events(*frames, rng=rng)), seconds(written_out)) for _ in range(20)]
+    ours, plain = map(min, zip(*rounds))
+    assert ours < 0.9 * plain, (ours, plain)
+
+
+def test_events_need_rgb_images() -> None:
+    colourless = Moving()
+    colourless.rgb = lambda index: None
+    with pytest.raises(DataError, match="moving: events are simulated from RGB images, frame 0 has none"):
+        EventSequence(colourless)

@@ -62,7 +62,7 @@ def test_start_boxes_are_cut_to_the_image(box):
     assert x >= 0 and y >= 0 and w >= 2 and h >= 2 and x + w <= 160 and y + h <= 120
 
 
-def test_nano_reproduces_its_figures_on_real_recordings(shared_data, tmp_path):
+def test_nano_reproduces_its_figures_on_real_recordings(shared_data):
     weights = shared_data.parent / "weights" / "nanotrack"
     if not weights.is_dir():
         pytest.skip(f"no NanoTrack weights at {weights}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.bags import Bag, BagOptions, WriterOptions, write_bag
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
+from cmdtrack_ros.models.header import SHIPPED, sha256_of
 from cmdtrack_ros.streams.pairing import PairOptions
 from synthetic import make_folder, run_cli
 
@@ -53,6 +55,16 @@ def test_offline_answers_every_rgb_image(recording, offline):
     assert statistics["latency_ms"] == {}
     gaps = np.array([track.gap for track in offline.tracks])
     assert np.isnan(gaps).sum() == offline.counters["unpaired"]
+
+
+def test_answers_meet_their_frames_by_stamp(offline):
+    """Played at another rate stamps are a little off; an answer to no frame meets none."""
+    first, *others = offline.tracks
+    moved = [replace(track, stamp_ns=track.stamp_ns + 40) for track in others]
+    strange = replace(first, stamp_ns=first.stamp_ns - 10**9)
+    run = replace(offline, tracks=[strange, *moved]).as_run()
+    assert np.isnan(run.boxes[0]).all()
+    np.testing.assert_array_equal(run.boxes[1:], offline.as_run().boxes[1:])
 
 
 def test_slop_and_offset_decide_what_is_paired(recording):
@@ -113,7 +125,8 @@ def test_command_line_keeps_the_good_bags(recording, tmp_path):
     assert set(summary["sequences"]) == {"bag"} and set(summary["failures"]) == {"truncated"}
     assert summary["sequences"]["bag"]["frames"] == FRAMES and 0 <= summary["mean"]["mean_iou"] <= 1
     assert summary["bags"]["bag"]["pairing"]["rgb"] == FRAMES
-    assert "gap_ms" in done.stdout and (output / "report.html").is_file()
+    assert "gap_ms" in done.stdout
+    assert f"student.safetensors ({sha256_of(SHIPPED)[:8]})" in (output / "report.html").read_text()
     refused = run_cli("evaluate-bag", recording, "--output", output, "--init-box", "1,2,3")
     assert refused.returncode == 1 and "--init-box" in refused.stderr
 

@@ -11,7 +11,8 @@ import pytest
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.evaluation.protocols import Protocol, Run, choose, multi_start, one_pass
-from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
+from cmdtrack_ros.evaluation.results import write_run
+from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_folder, score_sequence
 from cmdtrack_ros.track import Track
 from synthetic import FRAMES, make_folder, make_vot
 
@@ -152,3 +153,14 @@ def test_longterm_metrics_come_with_the_data_set_and_leave_the_parts_alone(tmp_p
     assert score.metrics == before and "f" not in before
     assert scores.sequences["square"].metrics["f"] == scores.mean["f"] > 0.9
     assert scores.failures == {"other": "broken"} and set(scores.curves) >= {"success", "f_recall"}
+
+
+def test_trackers_are_found_wherever_their_folder_is_named_from(tmp_path):
+    """The folders of confidences and times beside a tracker's files are no trackers."""
+    sequence = load_sequence(make_folder(tmp_path / "square"))
+    run = Run(sequence.boxes, np.ones(FRAMES), np.full(FRAMES, 0.01))
+    for tracker in ("one", "two"):
+        write_run(tmp_path / "out" / "results" / tracker, "square", Protocol.OPE, run)
+    for folder, expected in (("out", ["one", "two"]), ("out/results", ["one", "two"]), ("out/results/one", ["one"])):
+        scores = score_folder(tmp_path / folder, [(sequence, Protocol.OPE)], {})
+        assert [score.tracker for score in scores] == expected and not any(score.failures for score in scores)

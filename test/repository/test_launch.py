@@ -211,7 +211,7 @@ def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
     arguments = ["bag:=walk.mcap", "rate:=2.0", "loop:=true", "delay:=0.5", "autostart:=false", "modality:=event"]
     with Launched("replay.launch.py", arguments, tmp_path, path=tmp_path):
         values = _ask("/tracker", ["modality", "use_sim_time"])
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 90
         while not (tmp_path / "arguments").exists() and time.monotonic() < deadline:
             time.sleep(0.1)
     assert values == {"modality": "event", "use_sim_time": True}
@@ -267,7 +267,7 @@ class Launched:
     def __exit__(self, *_: object) -> None:
         self._process.send_signal(signal.SIGINT)
         try:
-            self._process.wait(30)
+            self._process.wait(60)
         finally:
             self._process.kill()
             print(self._log.read_text())
@@ -297,6 +297,6 @@ def _ask(node_name: str, names: list[str]) -> dict[str, object]:
         client = node.create_client(GetParameters, f"{node_name}/get_parameters")
         assert client.wait_for_service(60), f"no node {node_name}"
         future = client.call_async(GetParameters.Request(names=names))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=20)
+        rclpy.spin_until_future_complete(node, future, timeout_sec=60)
         values = [parameter_value_to_python(value) for value in future.result().values]
     return {name: list(value) if hasattr(value, "tolist") else value for name, value in zip(names, values)}

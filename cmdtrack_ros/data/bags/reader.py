@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Reader
 
 from cmdtrack_ros.data.bags.messages import (
     AUX_TOPIC,
@@ -106,7 +107,8 @@ class Bag:
     @property
     def custom(self) -> dict[str, str]:
         """What the writer noted: `name` and `modality` in our own bags."""
-        return self._reader.readers[0].storage.metadata.custom or {}
+        reader = self._reader.readers[0]
+        return (reader.storage.metadata.custom or {}) if isinstance(reader, Reader) else {}
 
     def require(self, topic: str) -> str:
         """Type of `topic`; DataError with the list of topics when the bag lacks it."""
@@ -247,12 +249,14 @@ class BagSequence(ImageSequence):
         self.topics, self.pairs, self._rgb, self._aux = topics, pairs, rgb, aux
 
     def rgb(self, index: int) -> np.ndarray | None:
-        number = self.pairs[index].rgb
-        return None if number is None else self._rgb[number]
+        return _image(self._rgb, self.pairs[index].rgb)
 
     def aux(self, index: int) -> np.ndarray | None:
-        number = self.pairs[index].aux
-        return None if number is None else self._aux[number]
+        return _image(self._aux, self.pairs[index].aux)
+
+
+def _image(images: _ImageTopic | None, number: int | None) -> np.ndarray | None:
+    return None if images is None or number is None else images[number]
 
 
 def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequence:
@@ -271,11 +275,9 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
         modality = _aux_modality(bag, topics.aux, options.modality)
         boxes = _truth(bag, topics, index, pairs, options.truth_file)
         name = bag.custom.get("name") or Path(path).stem
-    images = [
-        topic and _ImageTopic(Path(path), index[topic], convert)
-        for topic, convert in ((topics.rgb, to_rgb), (topics.aux, to_sensor))
-    ]
-    return BagSequence(name, modality, boxes, topics, pairs, *images)
+    rgb = None if topics.rgb is None else _ImageTopic(Path(path), index[topics.rgb], to_rgb)
+    aux = None if topics.aux is None else _ImageTopic(Path(path), index[topics.aux], to_sensor)
+    return BagSequence(name, modality, boxes, topics, pairs, rgb, aux)
 
 
 def _aux_modality(bag: Bag, aux_topic: str | None, modality: Modality | str | None) -> Modality:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
 
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
-METADATA_VERSION = 8
+METADATA_VERSION: Final = 8
 _INFINITE_DURATION = QosTime(9223372036, 854775807)
 _RELIABLE_QOS = Qos(
     QosHistory.KEEP_LAST,
@@ -49,7 +49,7 @@ class WriterOptions:
     """How a sequence becomes a bag.
 
     rgb_topic, aux_topic, truth_topic: names; messages have the types that real cameras publish.
-    compressed: colour as JPEG (CompressedImage on <rgb_topic>/compressed).
+    compressed: RGB as JPEG (CompressedImage on <rgb_topic>/compressed).
     aux_offset: seconds added to every aux stamp, as by a sensor that answers later.
     aux_jitter: standard deviation in seconds of a random offset of each aux stamp; order is kept.
     aux_drop: probability that an aux image is missing.
@@ -108,7 +108,10 @@ def _write_messages(
 ) -> None:
     connections: dict[str, Connection] = {}
     for time_ns, stream, index in tqdm(_schedule(sequence, options), "bag", unit="msg", disable=not progress):
-        topic, message = _message(store, sequence, options, stream, index, time_ns)
+        entry = _message(store, sequence, options, stream, index, time_ns)
+        if entry is None:
+            continue
+        topic, message = entry
         if topic not in connections:
             connections[topic] = writer.add_connection(
                 topic, message.__msgtype__, typestore=store, offered_qos_profiles=[_RELIABLE_QOS]
@@ -116,17 +119,19 @@ def _write_messages(
         writer.write(connections[topic], time_ns, store.serialize_cdr(message, message.__msgtype__))
 
 
+def stamps_in_bag(sequence: ImageSequence, options: WriterOptions) -> list[int]:
+    """The stamp (ns) that each frame of the sequence has in its bag."""
+    return [round(options.start * 1e9) + round(s * 1e9) for s in sequence.stamps - sequence.stamps[0]]
+
+
 def _schedule(sequence: ImageSequence, options: WriterOptions) -> list[tuple[int, str, int]]:
     """(time in ns, stream, frame index) of every message, in the order of recording."""
-    seconds = sequence.stamps - sequence.stamps[0]
-    times = [round(options.start * 1e9) + round(s * 1e9) for s in seconds]
-    has = {"rgb": sequence.rgb(0) is not None, "aux": sequence.aux(0) is not None}
+    times = stamps_in_bag(sequence, options)
     # Sorted by time, then as listed here: the true box comes before the image it belongs to.
     entries = [(t, "truth", i) for i, t in enumerate(times) if visible(sequence.boxes[i])]
-    entries += [(t, "rgb", i) for i, t in enumerate(times) if has["rgb"]]
-    if has["aux"]:
-        kept, shifts = _aux_faults(seconds, options)
-        entries += [(times[i] + round(shifts[i] * 1e9), "aux", i) for i in range(len(times)) if kept[i]]
+    entries += [(t, "rgb", i) for i, t in enumerate(times)]
+    kept, shifts = _aux_faults(sequence.stamps, options)
+    entries += [(t + round(shifts[i] * 1e9), "aux", i) for i, t in enumerate(times) if kept[i]]
     order = {"truth": 0, "rgb": 1, "aux": 2}
     return sorted(entries, key=lambda entry: (entry[0], order[entry[1]]))
 
@@ -144,15 +149,18 @@ def _aux_faults(seconds: np.ndarray, options: WriterOptions) -> tuple[np.ndarray
 
 def _message(
     store: Typestore, sequence: ImageSequence, options: WriterOptions, stream: str, index: int, time_ns: int
-) -> tuple[str, Any]:
+) -> tuple[str, Any] | None:
+    """Topic and message; None for an image that the frame lacks."""
     if stream == "truth":
         return options.truth_topic, _target_box(store, sequence.boxes[index], sequence.name, time_ns)
+    image = sequence.aux(index) if stream == "aux" else sequence.rgb(index)
+    if image is None:
+        return None
     if stream == "aux":
-        return options.aux_topic, _image(store, sequence.aux(index), sequence.modality, "aux", time_ns)
-    rgb = sequence.rgb(index)
+        return options.aux_topic, _image(store, image, sequence.modality, "aux", time_ns)
     if options.compressed:
-        return f"{options.rgb_topic}/compressed", _compressed(store, rgb, time_ns)
-    return options.rgb_topic, _image(store, rgb, Modality.RGB, "rgb", time_ns)
+        return f"{options.rgb_topic}/compressed", _compressed(store, image, time_ns)
+    return options.rgb_topic, _image(store, image, Modality.RGB, "rgb", time_ns)
 
 
 def _header(store: Typestore, frame: str, time_ns: int) -> Any:

@@ -143,15 +143,17 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
     began = time.perf_counter()
     run = play_into_node(path, parameters, sequence.topics.images, log, rate)
     counts = {key: int(value) for key, value in run.diagnostics.items() if value.isdigit()}
-    # The header of an aux image alone has that image's own stamp; a pair's stamp is after the offset.
-    offset = round(pairing.aux_offset * 1e9)
-    alone = {pair.stamp - offset: pair.stamp for pair in sequence.pairs if pair.rgb is None}
-    tracks = [
-        replace(track, stamp_ns=alone.get(track.stamp_ns, track.stamp_ns))
-        for track in run.tracks
-        if track.state is not TargetState.IDLE
-    ]
+    tracks = [with_pair_stamp(track, pairing.aux_offset) for track in run.tracks if track.state is not TargetState.IDLE]
     return Replay(sequence, tracks, counts, time.perf_counter() - began)
+
+
+def with_pair_stamp(track: Track, aux_offset: float) -> Track:
+    """A published result with the stamp of its pair, which is after ``aux_offset`` (s).
+
+    Its header is its image's own: for an aux image alone, that is before the offset.
+    """
+    alone = not track.has_rgb and math.isnan(track.gap)
+    return replace(track, stamp_ns=track.stamp_ns + round(aux_offset * 1e9)) if alone else track
 
 
 @contextmanager

@@ -70,3 +70,12 @@ def test_only_bags_are_replaced(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a bag and will not be replaced"):
         write_bag(RandomSequence(), tmp_path / "thesis", overwrite=True)
     assert (tmp_path / "thesis" / "chapter1").is_file()
+
+
+def test_frames_that_lack_an_image_leave_no_message(tmp_path: Path) -> None:
+    write_bag(RandomSequence(count=10), tmp_path / "gaps", WriterOptions(aux_drop=0.5, seed=1))
+    paired = load_bag(tmp_path / "gaps")
+    alone = [i for i in range(10) if paired.aux(i) is None]
+    assert 0 < len(alone) < 10
+    again = load_bag(write_bag(paired, tmp_path / "again"))
+    assert len(again) == 10 and [i for i in range(10) if again.aux(i) is None] == alone

