@@ -9,6 +9,7 @@ import typer
 
 from cmdtrack_ros.cli import evaluate, track
 from cmdtrack_ros.cli.bag import bag_app
+from cmdtrack_ros.cli.export import export
 from cmdtrack_ros.cli.train import train_app
 from cmdtrack_ros.errors import CmdtrackError
 
@@ -24,6 +25,7 @@ app.add_typer(bag_app, name="bag")
 for verb in (evaluate.evaluate, evaluate.score, evaluate.report, evaluate.evaluate_bag, evaluate.blackout):
     app.command()(verb)
 app.add_typer(train_app, name="train")
+app.command()(export)
 
 
 def main(arguments: list[str] | None = None) -> None:
