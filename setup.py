@@ -34,6 +34,10 @@ setup(
         "tqdm>=4.57",
         "typer>=0.12",
     ],
-    extras_require={"test": ["pytest>=8"], "train": ["lightning-fabric>=2.6", "tensorboard>=2.14"]},
+    extras_require={
+        "openvino": ["openvino>=2024.0"],
+        "test": ["pytest>=8"],
+        "train": ["lightning-fabric>=2.6", "tensorboard>=2.14"],
+    },
     entry_points={"console_scripts": ["cmdtrack = cmdtrack_ros.cli.app:main"]},
 )

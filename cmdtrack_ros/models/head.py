@@ -36,9 +36,9 @@ class CenterHead(nn.Module):
         self.score = nn.Sequential(conv_bn(channels, channels // 2, 3), nn.Conv2d(channels // 2, 1, 1))
         self.geometry = nn.Sequential(conv_bn(channels, channels // 2, 3), nn.Conv2d(channels // 2, 4, 1))
         # A rare positive among 256 cells: start from a low score, or the first steps only unlearn it.
-        nn.init.constant_(self.score[-1].bias, -3.0)
+        nn.init.constant_(self.score[-1].get_parameter("bias"), -3.0)
         # sigmoid(-1.1) = 0.25, the target's usual share of a search region four times its size.
-        nn.init.constant_(self.geometry[-1].bias[2:], -1.1)
+        nn.init.constant_(self.geometry[-1].get_parameter("bias")[2:], -1.1)
 
     def forward(self, features: Tensor) -> HeadOutput:
         for layer in self.trunk:

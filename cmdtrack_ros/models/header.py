@@ -31,7 +31,9 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Header:
-    """``model``: name of the network, None where the file names none; ``config``: its fields; ``sha256``: of the file."""
+    """``model``: name of the network, None where the file names none; ``config``: its fields; ``sha256``: of the
+    file.
+    """
 
     model: str | None
     config: dict[str, Any]

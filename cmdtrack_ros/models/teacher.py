@@ -105,8 +105,9 @@ class Teacher(nn.Module):
         super().__init__()
         self.config = config
         channels, cells = config.channels, (config.search_size // STRIDE) ** 2
-        self.backbones = nn.ModuleList(EfficientNetLite(config.backbone) for _ in range(STREAMS))
-        widths = self.backbones[0].channels8, self.backbones[0].channels16
+        backbones = [EfficientNetLite(config.backbone) for _ in range(STREAMS)]
+        self.backbones = nn.ModuleList(backbones)
+        widths = backbones[0].channels8, backbones[0].channels16
         self.necks = nn.ModuleList(Neck(*widths, channels) for _ in range(STREAMS))
         self.template_encoders = nn.ModuleList(TemplateEncoder(channels) for _ in range(STREAMS))
         self.relations = nn.ModuleList(

@@ -137,8 +137,8 @@ SPECS = (
     Spec(
         "precision",
         "auto",
-        "Numbers that the network computes with on a CPU; auto takes int8 where the processor has "
-        "instructions for it, else fp32.",
+        "Numbers that the network computes with; auto takes half precision on a GPU, on a CPU int8 where the "
+        "processor has instructions for it, else fp32.",
         choices=PRECISIONS,
     ),
     Spec("threads", 0, "CPU threads of the network; 0 takes one per core.", 0, 256),

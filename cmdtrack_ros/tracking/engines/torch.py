@@ -9,23 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from cmdtrack_ros.models.backbone import fold_batch_norm
-from cmdtrack_ros.models.export import SearchNet, TemplateNet
-from cmdtrack_ros.models.student import Student
+from cmdtrack_ros.models.student import SearchNet, Student, TemplateNet
 from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
 
 
 class TorchEngine:
-    """A student on ``device``. Template parts stay there; pictures go there through pinned memory."""
+    """A copy of a student on ``device``. Template parts stay there; pictures go there through pinned memory.
 
-    def __init__(self, student: Student, device: torch.device) -> None:
+    half: compute in half precision.
+    """
+
+    def __init__(self, student: Student, device: torch.device, half: bool = False) -> None:
         self.config = student.config
-        half = device.type == "cuda"
         self.device = device.type
         self.name = f"torch ({device}, {'fp16' if half else 'fp32'})"
         dtype = torch.float16 if half else torch.float32
-        student = fold_batch_norm(student).to(device, dtype, memory_format=torch.channels_last)
-        self._template = _Recorded(TemplateNet(student).eval(), device, dtype)
-        self._search = _Recorded(SearchNet(student).eval(), device, dtype)
+        folded = fold_batch_norm(student).to(device, dtype)
+        folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types lack it
+        self._template = _Recorded(TemplateNet(folded).eval(), device, dtype)
+        self._search = _Recorded(SearchNet(folded).eval(), device, dtype)
 
     def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
         pictures = torch.from_numpy(np.stack([crop.picture for crop in crops]))
