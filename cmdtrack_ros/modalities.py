@@ -162,16 +162,41 @@ class AuxEncoder:
         return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
 
     def _depth(self, image: np.ndarray, low: float, high: float) -> np.ndarray:
-        metres = self._metres(image)
-        level = np.clip((metres - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
-        picture = cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
-        picture[metres == 0] = 0
-        return picture
+        if image.dtype != np.uint16:
+            return _unpacked(_depth_colours(self._metres(image), low, high))
+        # Millimetres are few: a table of them costs less than a calculation a pixel.
+        values = np.arange(int(image.max()) + 1, dtype=np.uint16)
+        return _unpacked(_depth_colours(self._metres(values), low, high)[image])
+
+
+def _depth_colours(metres: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Depth in metres, 0 for none -> packed colours, uint32."""
+    colours = _JET[_levels(metres, low, high).astype(np.uint8)]
+    colours[metres == 0] = 0
+    return colours
+
+
+def _unpacked(colours: np.ndarray) -> np.ndarray:
+    """HxW uint32, bytes R, G, B and one that means nothing -> HxWx3 uint8."""
+    return cv2.cvtColor(colours.view(np.uint8).reshape(*colours.shape, 4), cv2.COLOR_RGBA2RGB)
+
+
+def _jet() -> np.ndarray:
+    """The colour map, packed: one look-up a pixel instead of three."""
+    colours = cv2.applyColorMap(np.arange(256, dtype=np.uint8), cv2.COLORMAP_JET)
+    return cv2.cvtColor(colours, cv2.COLOR_BGR2RGBA).view(np.uint32).ravel()
+
+
+_JET = _jet()
 
 
 def _grey(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    grey = np.clip((image.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
-    return as_three_channels(np.nan_to_num(grey).astype(np.uint8))
+    return as_three_channels(np.nan_to_num(_levels(image.astype(np.float32), low, high)).astype(np.uint8))
+
+
+def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values float32 over a range -> 0..255, float32."""
+    return np.clip((values - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
 
 
 def as_three_channels(image: np.ndarray) -> np.ndarray:
