@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cmdtrack_ros.cli.train import Data, shipped_config
+from cmdtrack_ros.models.header import SHIPPED, read_header, weights_file
 
 
 class Precision(str, Enum):
@@ -20,7 +21,9 @@ class Precision(str, Enum):
 
 
 def export(
-    weights: Annotated[Path | None, typer.Argument(help="Weights of a student; default: the shipped ones.")] = None,
+    weights: Annotated[
+        Path, typer.Argument(parser=weights_file, metavar="PATH|nano", help="Weights of a student.")
+    ] = SHIPPED,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the graphs; default: beside the weights, where the tracker looks.")
     ] = None,
@@ -35,9 +38,7 @@ def export(
 ) -> None:
     """Export a student as ONNX graphs, checked, so that a robot runs it without torch."""
     from cmdtrack_ros.models.export import write_graphs
-    from cmdtrack_ros.models.header import SHIPPED, read_header
 
-    weights = weights or SHIPPED
     header, folder = read_header(weights), output or weights.parent
     if precision is Precision.FP32:
         files = write_graphs(weights, header, folder)

@@ -24,7 +24,7 @@ class Student(nn.Module):
         self.template_encoder = TemplateEncoder(config.channels)
         self.relation = Relation(config.channels, (config.template_size // STRIDE) ** 2)
         self.fusion = GatedFusion(config.channels)
-        self.head = CenterHead(config.channels)
+        self.head = CenterHead(config.channels, config.search_factor)
 
     def features(self, pictures: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) float 0..255 -> neck features (N, C, H/16, W/16)."""

@@ -117,7 +117,7 @@ class Teacher(nn.Module):
         self.at_relation = Exchange(channels, config.heads, cells)
         self.fusion = GatedFusion(channels)
         self.at_head = nn.ModuleList(CrossAttention(channels, config.heads, cells) for _ in range(STREAMS))
-        self.head = CenterHead(channels)
+        self.head = CenterHead(channels, config.search_factor)
 
     def start_from(self, student: Student) -> None:
         """Take a student's weights in both streams; with the silent exchanges, it then answers as the student

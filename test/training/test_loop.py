@@ -171,3 +171,13 @@ def test_fine_tuning_starts_from_given_weights_and_scores_before_and_after(tmp_p
     assert f"mean {scores['before']['mean']:.3f} -> {scores['mean']:.3f}" in caplog.text
     with pytest.raises(ConfigError, match=r"init .*: its network is"):
         Trainer(stage(StudentTraining, init="shipped"), tmp_path, tmp_path / "other")
+
+
+def test_fine_tuning_may_narrow_the_search_region(stills, tmp_path):
+    start = Student(StudentConfig(**STUDENT))
+    save_weights(start, tmp_path / "start.safetensors", Provenance({}, {}, {}))
+    network = {**STUDENT, "search_size": 48, "search_factor": 3.0}
+    config = stage(StudentTraining, network=network, init=tmp_path / "start.safetensors")
+    trainer = Trainer(config, stills.parent, tmp_path / "out")
+    trainer.train()
+    assert load_student(trainer.weights)[0].config.search_size == 48

@@ -10,7 +10,7 @@ from pathlib import Path
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.graphs import cache_folder, find, get_graphs
-from cmdtrack_ros.models.header import SHIPPED, Header, read_header
+from cmdtrack_ros.models.header import Header, read_header, weights_file
 from cmdtrack_ros.tracking.engines.contract import Engine
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def make_engine(
     """The engine for a student's weights file; what was chosen, and why, is logged.
 
     Args:
-        weights: None = the shipped ones.
+        weights: a path, ``nano``, or None = the shipped ones.
         sha256: if given, they must have this hash.
         engine: "auto" = torch on a GPU, else ONNX Runtime, else torch on the CPU. "tensorrt" builds its engine
             at the first frames of each kind, which takes minutes, and keeps it in the cache.
@@ -55,7 +55,7 @@ def make_engine(
             raise ConfigError(f"{what}: expected one of {', '.join(known)}, got {value!r}")
     if threads < 0:
         raise ConfigError(f"threads: expected 0 (one per core) or more, got {threads}")
-    path = SHIPPED if weights is None else Path(weights).expanduser()
+    path = weights_file(weights)
     header = read_header(path, sha256)
     runtime, place, why = _choose_runtime(engine, device)
     chosen, because = _choose_precision(precision, runtime, place, path, header)

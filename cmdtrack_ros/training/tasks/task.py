@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.cmae import Cmae
 from cmdtrack_ros.models.head import HeadOutput
-from cmdtrack_ros.models.header import SHIPPED
+from cmdtrack_ros.models.header import weights_file
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import Network, load_weights, model_of
@@ -115,7 +116,7 @@ def load_start(network: Network, backbones: list[EfficientNetLite], config: Trai
     if init is not None and config.init_backbone is not None:
         raise ConfigError(f"init ({init}) and init_backbone ({config.init_backbone}): expected one of them")
     if init is not None:
-        _load_network(network, SHIPPED if str(init) == "shipped" else init)
+        _load_network(network, weights_file(init))
     elif config.init_backbone is not None:
         _load_backbones(backbones, config.init_backbone, config.network.backbone)
     else:
@@ -129,7 +130,10 @@ def _load_network(network: Network, file: Path) -> None:
         network.start_from(load_weights(file, Student)[0])
         return
     loaded, _ = load_weights(file, type(network))
-    if loaded.config != network.config:
+    expected = network.config
+    if isinstance(network, Student):  # which is convolutional: its weights serve search regions of any size
+        expected = replace(expected, search_size=loaded.config.search_size, search_factor=loaded.config.search_factor)
+    if loaded.config != expected:
         raise ConfigError(f"init {file}: its network is {loaded.config}, expected {network.config}")
     network.load_state_dict(loaded.state_dict())
 
