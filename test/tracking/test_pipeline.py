@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cmdtrack_ros.boxes import Crop
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState
@@ -132,26 +134,31 @@ def test_pictures_are_what_the_network_saw(tracker: Tracker, sensor: str, monkey
     """Over a range that follows several frames, however often somebody looks."""
     modality, encoding, name = SENSORS[sensor]
     seeing = Tracker(tracker.engine, modality, encoding)
-    seen: list[np.ndarray] = []
+    cuts: list[tuple[Crop, np.ndarray]] = []  # of the aux image: where, and what went to the network
 
-    def remember(encoder: object, image: np.ndarray) -> np.ndarray:
-        seen.append(encode(encoder, image))
-        return seen[-1]
+    def remember(crop: Crop, image: np.ndarray, encode: Callable | None = None) -> np.ndarray:
+        picture = cut(crop, image, encode)
+        if encode is not None:
+            cuts.append((crop, picture))
+        return picture
 
-    encode = type(seeing.encoder).__call__
-    monkeypatch.setattr(type(seeing.encoder), "__call__", remember)
-    pipeline = Pipeline(seeing)
+    cut = Crop.cut
+    monkeypatch.setattr(Crop, "cut", remember)
+    pipeline, shown = Pipeline(seeing), []
     frames = [SCENE[..., 0] * np.uint16(8 + 5 * i) + np.uint16(700 * i) for i in range(5)]
     for i, frame in enumerate(frames):
+        cuts.clear()
         rgb = RGB if i < 3 else None  # the overlay of a silent RGB stream
         pipeline.process(pair(rgb, message(frame, name)), Target(BOX) if i == 0 else None)
         for _ in range(3):
             rgb_picture, aux_picture = pipeline.pictures()
-            np.testing.assert_array_equal(aux_picture, seen[-1])
+            assert cuts
+            for crop, picture in cuts:
+                np.testing.assert_array_equal(cut(crop, aux_picture), picture)
+        shown.append(aux_picture)
         assert rgb_picture is None if rgb is None else np.array_equal(rgb_picture, SCENE)
-    undisturbed = Tracker(tracker.engine, modality, encoding).encoder
-    assert len(seen) == len(frames)
-    for frame, picture in zip(frames, seen):
-        np.testing.assert_array_equal(picture, encode(undisturbed, frame))
-    fresh = encode(Tracker(tracker.engine, modality).encoder, frames[-1])
-    assert np.abs(fresh.astype(int) - seen[-1]).mean() > 5, "an encoder of its own shows something else"
+    undisturbed = AuxEncoder(modality, encoding)
+    for frame, picture in zip(frames, shown):
+        np.testing.assert_array_equal(picture, undisturbed(frame))
+    fresh = AuxEncoder(modality)(frames[-1])
+    assert np.abs(fresh.astype(int) - shown[-1]).mean() > 5, "an encoder of its own shows something else"
