@@ -10,6 +10,7 @@ import pytest
 
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.models import export, quantize
+from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS
 from cmdtrack_ros.models.export import export_graphs
 from cmdtrack_ros.models.quantize import quantize_search
@@ -85,7 +86,7 @@ def test_int8_graph_is_small_and_near(graphs, inputs, int8):
         assert np.abs(ours["score"] - theirs["score"]).max() < quantize.TOLERANCE
         best = np.unravel_index(theirs["score"].argmax(), theirs["score"].shape)
         np.testing.assert_allclose(
-            ours["box"][0, :, best[1], best[2]], theirs["box"][0, :, best[1], best[2]], atol=0.02
+            ours["box"][0, :, best[1], best[2]], theirs["box"][0, :, best[1], best[2]], atol=0.05
         )
 
 
@@ -95,13 +96,19 @@ def test_what_makes_boxes_of_maps_stays_exact(int8):
         assert made_by[output.name].op_type != "DequantizeLinear", output.name
 
 
-def test_pictures_taken_as_they_are_change_only_rounding(graphs, inputs, int8, monkeypatch):
-    monkeypatch.setattr(quantize, "_take_pictures_as_they_are", lambda graph: None)
-    plain = quantize_search(graphs[1], inputs, {})
-    assert len(plain.graph.node) > len(int8.graph.node)
-    for values in inputs:
-        ours, theirs = (run(graph, values)[0] for graph in (int8, plain))
-        assert np.abs(ours - theirs).max() < 0.05
+def test_pictures_are_taken_as_they_are(inputs, int8):
+    """The first convolution sees each pixel exactly, without a conversion to fp32 and back."""
+    stem = next(node for node in int8.graph.node if node.op_type == "Conv")
+    watched = onnx.ModelProto()
+    watched.CopyFrom(int8)
+    watched.graph.output.append(onnx.helper.make_tensor_value_info(stem.input[0], onnx.TensorProto.FLOAT, None))
+    seen = run(watched, inputs[0])[-1]
+    exact = (inputs[0]["pictures"].astype(np.float32) - PIXEL_MEAN) / PIXEL_SCALE
+    np.testing.assert_array_equal(seen, exact.transpose(0, 3, 1, 2))
+    made_by = {name: node for node in int8.graph.node for name in node.output}
+    before = made_by[stem.input[0]]
+    assert before.op_type == "DequantizeLinear"
+    assert made_by[before.input[0]].op_type == "Transpose" and made_by[before.input[0]].input[0] == "pictures"
 
 
 def test_int8_graph_that_answers_otherwise_is_refused(graphs, inputs, monkeypatch):
