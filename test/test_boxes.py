@@ -126,23 +126,15 @@ def test_window_at_an_edge_is_filled_as_one_beyond_it(low):
 
 @pytest.mark.parametrize("side", [600, 700.5, 1000, 1023])
 def test_shrinking_is_close_to_area_averaging(side):
-    """Whole pixels are averaged, then sampled: as good as the mean over each crop pixel's area, within some 1 %."""
-    rng = np.random.default_rng(1)
-    image = cv2.GaussianBlur(rng.integers(0, 256, (1100, 1100, 3), np.uint8), (0, 0), 3)
+    """On detail as fine as pictures have; sampling without averaging is 5 to 10 levels off here."""
+    image = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (1100, 1100, 3), np.uint8), (0, 0), 1)
     image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
     crop = Crop(550, 550, side, 256)
-    fine = cv2.warpAffine(
-        image,
-        np.array([[8 * crop.scale, 0, 0], [0, 8 * crop.scale, 0]])
-        @ np.array([[1, 0, 0.5 - crop.origin[0]], [0, 1, 0.5 - crop.origin[1]], [0, 0, 1]])
-        - [[0, 0, 0.5]] * 2,
-        (2048, 2048),
-    )
+    scale = 8 * crop.scale  # eight samples a crop pixel in each direction, averaged: the mean over its area
+    x, y = (0.5 - crop.origin) * scale - 0.5
+    fine = cv2.warpAffine(image, np.array([[scale, 0, x], [0, scale, y]]), (2048, 2048))
     averaged = cv2.resize(fine, (256, 256), interpolation=cv2.INTER_AREA)
-    gap = np.abs(crop.cut(image).astype(float) - averaged)
-    assert gap.mean() < 4
-    shifted = np.abs(np.roll(averaged, 1, 1).astype(float) - averaged)  # what one crop pixel's error would be
-    assert gap.mean() < 0.3 * shifted.mean()
+    assert np.abs(crop.cut(image).astype(float) - averaged).mean() < 4.5
 
 
 def test_mean_colour_is_rounded_down():
