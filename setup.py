@@ -21,7 +21,6 @@ setup(
         "numpy>=1.21",
         "onnx>=1.16",
         "onnxruntime>=1.17",
-        "onnxscript>=0.5",
         "opencv-contrib-python-headless>=4.8,<5",
         "psutil>=5.9",
         "pydantic>=2",
