@@ -99,12 +99,12 @@ class Crop:
             image: HxWx3 uint8; with ``encode``, whatever that takes.
             encode: from values to colours, pixel by pixel. Only what the window shows is encoded.
         """
-        height, width = image.shape[:2]
-        low, high = self.origin, self.origin + self.side
-        inside = (low >= 0).all() and (high <= (width, height)).all()
+        shape = image.shape[1], image.shape[0]
         # Two pixels more than the window, for the sampling between pixels.
-        left, top = np.maximum(np.floor(low).astype(int) - 2, 0)
-        right, bottom = np.minimum(np.ceil(high).astype(int) + 2, (width, height))
+        low = np.floor(self.origin).astype(int) - 2
+        high = np.ceil(self.origin + self.side).astype(int) + 2
+        inside = (low >= 0).all() and (high <= shape).all()
+        (left, top), (right, bottom) = np.maximum(low, 0), np.minimum(high, shape)
         fill = (0, 0, 0) if inside else mean_colour(encode(image[::8, ::8]) if encode else image[::8, ::8])
         if right <= left or bottom <= top:
             return np.full((self.size, self.size, 3), fill, np.uint8)
@@ -144,6 +144,7 @@ class Crop:
 
 
 def mean_colour(picture: np.ndarray) -> tuple[int, int, int]:
-    """Of a picture HxWx3 uint8."""
-    red, green, blue = picture.reshape(-1, 3).mean(0)
-    return int(red), int(green), int(blue)
+    """Of a picture HxWx3 uint8, rounded down."""
+    red, green, blue, _ = cv2.sumElems(picture)
+    pixels = picture.shape[0] * picture.shape[1]
+    return int(red // pixels), int(green // pixels), int(blue // pixels)

@@ -10,6 +10,9 @@ from enum import IntEnum
 import numpy as np
 
 PERCENTILES = (50, 95, 99)
+ROBOT_STEPS = ("arrival", "pairing", "waiting", "publication")
+"""What a result takes on a robot beside tracking: from its stamp to the node's callback; from there until its pair goes
+out; until the tracker takes the pair; and the publishing itself, which ``latency`` does not count."""
 
 
 class TargetState(IntEnum):
@@ -31,7 +34,8 @@ class Track:
         state: see :class:`TargetState`.
         weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
         has_rgb, has_aux: whether the frame had a usable image of that stream.
-        times_ms: milliseconds of named steps ("encode", "crop", "network", ...) and their "total".
+        times_ms: milliseconds of named steps. Of the tracker: "encode", "crop", "network", ... and their "total";
+            on a robot also those of :data:`ROBOT_STEPS`.
         target_id: the name that came with the target.
         started: a new target was taken on this frame.
         stamp_ns: of the image that the answer belongs to, an aux image's after `aux_offset`; 0, as in ROS,

@@ -25,7 +25,7 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument(
         "delay",
-        default_value="8.0",
+        default_value="3.0",
         description="Seconds before the replay starts, so that the network is loaded by then",
     ),
 )

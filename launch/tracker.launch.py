@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from cmdtrack_ros.ros.transport import profile_variables
 
 SHARE = FindPackageShare("cmdtrack_ros")
 
@@ -66,6 +68,11 @@ ARGUMENTS = (
 )
 
 
+def load_transport_profile(context: LaunchContext) -> list[SetEnvironmentVariable]:
+    """Fast DDS with room for images (config/fastdds.xml), where the user has chosen no transports."""
+    return [SetEnvironmentVariable(name, value) for name, value in profile_variables(context.environment).items()]
+
+
 def start_tracker(context: LaunchContext) -> list[Node]:
     parameters = [
         [SHARE, "/config/tracker.yaml"],
@@ -106,4 +113,6 @@ def generate_launch_description() -> LaunchDescription:
         remappings=[("/tracker/overlay", "tracker/overlay")],
         condition=IfCondition(LaunchConfiguration("rviz")),
     )
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_tracker), rviz])
+    # The environment first: it is that of what is started after it, the player of replay.launch.py too.
+    actions = [OpaqueFunction(function=load_transport_profile), OpaqueFunction(function=start_tracker), rviz]
+    return LaunchDescription([*ARGUMENTS, *actions])

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from cmdtrack_ros.cli import evaluate, track
+from cmdtrack_ros.cli import benchmark, evaluate, track
 from cmdtrack_ros.cli.bag import bag_app
 from cmdtrack_ros.cli.export import export
 from cmdtrack_ros.cli.train import train_app
@@ -22,7 +22,14 @@ app = typer.Typer(
 for verb in (track.track, track.demo):
     app.command()(verb)
 app.add_typer(bag_app, name="bag")
-for verb in (evaluate.evaluate, evaluate.score, evaluate.report, evaluate.evaluate_bag, evaluate.blackout):
+for verb in (
+    evaluate.evaluate,
+    evaluate.score,
+    evaluate.report,
+    evaluate.evaluate_bag,
+    evaluate.blackout,
+    benchmark.benchmark,
+):
     app.command()(verb)
 app.add_typer(train_app, name="train")
 app.command()(export)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from cmdtrack_ros.data.sequences import ImageSequence
@@ -53,3 +54,53 @@ class Blackout(DerivedSequence):
     def _shown(self, image: np.ndarray | None, stream: str, index: int) -> np.ndarray | None:
         black = image is not None and stream == self._black and index >= self._since
         return np.zeros_like(image) if black else image
+
+
+class Resized(DerivedSequence):
+    """A sequence stretched to ``size`` (width, height), its frames ``rate`` Hz apart where one is given."""
+
+    def __init__(
+        self,
+        source: ImageSequence,
+        size: tuple[int, int],
+        rate: float | None = None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> None:
+        super().__init__(source, start, stop)
+        self._size = size
+        self.boxes = _scaled(self.boxes, source.rgb(start), source.aux(start), size)
+        if self.aux_boxes is not None:
+            self.aux_boxes = _scaled(self.aux_boxes, source.aux(start), source.rgb(start), size)
+        if rate is not None:
+            self.stamps = np.arange(len(self)) / rate
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return self._stretched(super().rgb(index))
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return self._stretched(super().aux(index))
+
+    def _stretched(self, image: np.ndarray | None) -> np.ndarray | None:
+        if image is None:
+            return None
+        # Depth must not be blended across edges.
+        smooth = image.dtype == np.uint8
+        return cv2.resize(image, self._size, interpolation=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+
+
+def _scaled(boxes: np.ndarray, image: np.ndarray | None, other: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """Boxes (n, 4) of an image, of ``other`` where that is missing, at another size (width, height)."""
+    shown = other if image is None else image
+    return boxes if shown is None else boxes * np.tile(np.divide(size, shown.shape[1::-1]), 2)
+
+
+class GreyAsDepth(DerivedSequence):
+    """A sequence with depth made up from the brightness of its colour images: 16-bit millimetres, for timing alone."""
+
+    def __init__(self, source: ImageSequence) -> None:
+        super().__init__(source, modality=Modality.DEPTH)
+
+    def aux(self, index: int) -> np.ndarray | None:
+        rgb = self.rgb(index)
+        return None if rgb is None else 500 + cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 20

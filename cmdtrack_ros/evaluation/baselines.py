@@ -21,6 +21,7 @@ from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
+from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +190,8 @@ class OpenCVTracker:
     """One of OpenCV's trackers on one stream; the aux stream is drawn as the network of ``ours`` sees it.
 
     A tracker that reports no target keeps its last box with confidence 0; those without a confidence of their
-    own report 1 otherwise.
+    own report 1 otherwise. ``times_ms`` of an update has "encode" (of an aux image), "convert" (to OpenCV's order of
+    colours, which a program built on OpenCV would not need) and "network" (OpenCV's tracker, whatever it is).
     """
 
     def __init__(self, spec: TrackerSpec, modality: Modality) -> None:
@@ -198,18 +200,20 @@ class OpenCVTracker:
         self._tracker: Any = None  # OpenCV's, from `init` on
         self._box: np.ndarray = np.full(4, np.nan)
 
-    def _picture(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> np.ndarray | None:
+    def _picture(self, rgb: np.ndarray | None, aux: np.ndarray | None, clock: Stopwatch) -> np.ndarray | None:
         image = rgb if self._encoder is None else aux
         if image is None:
             return None
-        picture = image if self._encoder is None else self._encoder(image)
-        return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        with clock.step("encode"):
+            picture = image if self._encoder is None else self._encoder(image)
+        with clock.step("convert"):
+            return cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         """Start on ``box``, which OpenCV rounds to whole pixels (MOSSE: keeps)."""
         if self._encoder is not None:
             self._encoder.reset()
-        picture = self._picture(rgb, aux)
+        picture = self._picture(rgb, aux, Stopwatch())
         if picture is None:
             raise ImageError(f"tracker '{self._spec.label}': the first frame has no {self._spec.stream} image")
         self._box = np.asarray(box, np.float64)
@@ -224,15 +228,17 @@ class OpenCVTracker:
         return Track(self._box, 1.0)
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
-        picture = self._picture(rgb, aux)
+        clock = Stopwatch()
+        picture = self._picture(rgb, aux, clock)
         if picture is None:
             return Track(self._box, 0.0)
-        found, box = self._tracker.update(picture)
+        with clock.step("network"):
+            found, box = self._tracker.update(picture)
         if not found:
-            return Track(self._box, 0.0)
+            return Track(self._box, 0.0, times_ms=clock.stop())
         self._box = np.asarray(box, np.float64)
         score = self._tracker.getTrackingScore() if hasattr(self._tracker, "getTrackingScore") else 1.0
-        return Track(self._box, float(np.clip(score, 0.0, 1.0)))
+        return Track(self._box, float(np.clip(score, 0.0, 1.0)), times_ms=clock.stop())
 
 
 def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:

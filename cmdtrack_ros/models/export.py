@@ -20,7 +20,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from cmdtrack_ros import __version__
+import cmdtrack_ros
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.models.backbone import fold_batch_norm
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS
@@ -79,7 +79,7 @@ def describe(header: Header, precision: str) -> dict[str, str]:
     return {
         WEIGHTS_KEY: header.sha256,
         "config": json.dumps(header.config),
-        "package_version": __version__,
+        "package_version": cmdtrack_ros.__version__,
         "precision": precision,
     }
 

@@ -16,8 +16,9 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.models.backbone import PIXEL_MEAN, PIXEL_SCALE
 
-TOLERANCE = 0.1
-"""Largest difference between an int8 graph's scores and fp32's, on average over the inputs it is made with."""
+TOLERANCE = 0.2
+"""Largest difference of an int8 graph's scores (of any cell) from fp32's, on average over the inputs it is made with:
+some 0.03 is usual, up to 0.1 with drawn pictures; more than this is no rounding."""
 _OPERATORS = ["Conv", "Clip", "Add", "Mul", "Concat"]
 """What is quantised. Depthwise convolutions are, or most of the gain is lost to conversions around them; the softmax
 over streams and the comparison with the template are not: with one stream alone their ranges are others."""

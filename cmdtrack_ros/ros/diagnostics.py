@@ -13,32 +13,60 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import PERCENTILES, Track, percentiles_ms
 
 _MAX_FAULTS_KEPT = 50
 
 
 class Latencies:
-    """Times of the last results in s: percentiles and output rate. One thread fills it, another reads."""
+    """Times of the last results: their rate, and percentiles of latency, processing and each step.
+
+    One thread fills it, another reads.
+    """
 
     def __init__(self, kept: int = 300) -> None:
-        self._entries: deque[tuple[float, float, float]] = deque(maxlen=kept)
+        self._entries: deque[tuple[float, Track]] = deque(maxlen=kept)
 
     def add(self, track: Track) -> None:
-        self._entries.append((time.monotonic(), track.latency, track.seconds))
+        self._entries.append((time.monotonic(), track))
 
     def values(self) -> dict[str, str]:
         entries = list(self._entries)
         if not entries:
             return {}
-        at, latency, processing = zip(*entries)
-        recent = [moment for moment in at if moment > time.monotonic() - 5.0]
+        recent = [moment for moment, _ in entries if moment > time.monotonic() - 5.0]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
         values = {"output rate (Hz)": f"{rate:.1f}"}
-        for name, seconds in (("latency", latency), ("processing", processing)):
+        for name, seconds in _seconds_by_step([track for _, track in entries]).items():
             percentiles = percentiles_ms(seconds)
             values |= {f"{name} p{p} (ms)": f"{percentiles[f'p{p}']:.1f}" for p in PERCENTILES if percentiles}
         return values
+
+
+def _seconds_by_step(tracks: list[Track]) -> dict[str, list[float]]:
+    times = {"latency": [track.latency for track in tracks], "processing": [track.seconds for track in tracks]}
+    for track in tracks:
+        for name, milliseconds in track.times_ms.items():
+            if name != "total":  # that is "processing"
+                times.setdefault(name, []).append(milliseconds / 1e3)
+    return times
+
+
+def steps_ms(pair: Pair, began: int, ready: int, latency: float) -> dict[str, float]:
+    """Milliseconds that a pair spent on its way to the worker; nothing where pairing goes by the stamps.
+
+    Args:
+        began, ready: when the worker took the pair and had its result, ns of the pairing's clock.
+        latency: from the stamp to `ready`, seconds of the node's clock.
+    """
+    if pair.left is None:
+        return {}
+    return {
+        "arrival": latency * 1e3 - (ready - pair.arrived) * 1e-6,
+        "pairing": (pair.left - pair.arrived) * 1e-6,
+        "waiting": (began - pair.left) * 1e-6,
+    }
 
 
 class FaultLog:

@@ -11,6 +11,7 @@ from rclpy.node import Node
 
 from cmdtrack_ros.ros.filters import Subscriber
 from cmdtrack_ros.ros.qos import Plan, plan_subscription, reliability_name
+from cmdtrack_ros.ros.transport import profile_file
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -95,7 +96,8 @@ class ImageInput:
             return f"{text} ({'; '.join(sorted(offers))}): expected Image or CompressedImage"
         return (
             f"{text} ({'; '.join(sorted(offers))}). `ros2 topic hz {self.topic}` shows whether images flow; "
-            "large best-effort images need FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides"
+            f"images above 0.5 MB need larger buffers than Fast DDS has by itself: start the camera's driver and this "
+            f"node with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()}"
         )
 
     def close(self) -> None:

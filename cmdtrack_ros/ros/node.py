@@ -21,7 +21,6 @@ started again on the new first frame; any other target stays where it was last s
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -29,6 +28,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
@@ -38,17 +38,17 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, gpu_memory
+from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings
+from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
@@ -143,9 +143,11 @@ class TrackerNode(LifecycleNode):
         tracker = load_tracker(
             settings.weights or None,
             modality=settings.modality,
-            device=settings.device,
-            threads=settings.threads,
             sha256=settings.weights_sha256 or None,
+            engine=settings.engine,
+            device=settings.device,
+            precision=settings.precision,
+            threads=settings.threads,
             encoding=_encoding(settings),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
@@ -293,14 +295,16 @@ class TrackerNode(LifecycleNode):
         if silent == len(self._inputs):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
         state = self._pipeline.state.name
-        values = {"state": state, **{f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}}
+        engine = self._pipeline.engine
+        values = {"state": state, "engine": engine.name}
+        values |= {f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}
         values |= self._latencies.values() | self._pairing_filter.counters.as_dict()
         values |= {"dropped": self._mailbox.dropped, **self._pipeline.faults, **gpu_memory()}
         self._diagnostics_out.publish(
             diagnostic_array(
                 self.get_clock().now().to_msg(),
                 f"{self.get_fully_qualified_name()[1:]}: tracking",
-                self._settings.device,
+                engine.device,
                 problems,
                 state,
                 values,
@@ -319,6 +323,7 @@ class TrackerNode(LifecycleNode):
                 self._fault_log("internal error", traceback.format_exc())
 
     def _track_pair(self, pair: Pair) -> None:
+        began = time.monotonic_ns()
         target, since = self._due_target(pair.stamp)
         track = self._pipeline.process(pair, target, since)
         if track is None:
@@ -326,7 +331,7 @@ class TrackerNode(LifecycleNode):
         if track.started:
             box = np.round(target.box, 1).tolist()
             self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
-        self._publish(pair.header, track)
+        self._publish(pair, track, began)
 
     def _due_target(self, now: int) -> tuple[Target | None, list[Pair]]:
         """The requested target if its pair has come, and the pairs from there up to before `now` (ns)."""
@@ -352,22 +357,27 @@ class TrackerNode(LifecycleNode):
         pairs = [pair for stamp, pair in kept if stamp < now] if kept else [request.pair]
         return request.target, pairs[:: max(-(-len(pairs) // _CATCH_UP_FRAMES), 1)]
 
-    def _publish(self, header: Header, track: Track) -> None:
-        track = replace(track, latency=(self.get_clock().now().nanoseconds - track.stamp_ns) * 1e-9)
-        self._track_out.publish(to_track_state(header, track))
-        self._latencies.add(track)
+    def _publish(self, pair: Pair, track: Track, began: int) -> None:
+        """Send out the result of a pair that the worker took at `began` (ns)."""
+        latency = (self.get_clock().now().nanoseconds - track.stamp_ns) * 1e-9
+        ready = time.monotonic_ns()
+        track = replace(track, latency=latency)
+        self._track_out.publish(to_track_state(pair.header, track))
         if self._detections_out:
-            self._detections_out.publish(to_detections(header, track))
+            self._detections_out.publish(to_detections(pair.header, track))
         if self._overlay_out.get_subscription_count():
             picture = operator_picture(*self._pipeline.pictures(), track)
-            self._overlay_out.publish(fill_image(Image(header=header), picture, "rgb8"))
+            self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
+        steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
+        self._latencies.add(replace(track, times_ms={**track.times_ms, **steps}))
 
 
 def main() -> None:
     """Run the node until it is interrupted."""
-    logging.basicConfig(level=logging.INFO, format="[%(levelname)s] [%(name)s]: %(message)s")
+    cv2.setNumThreads(1)  # crops are too small to share, and a pool's idle threads spin
     rclpy.init()
     node = TrackerNode()
+    forward_logging(node.get_logger())
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

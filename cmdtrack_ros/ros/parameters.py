@@ -16,6 +16,7 @@ from rclpy.validate_topic_name import validate_topic_name
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Settings:
     modality: str
     weights: str
     weights_sha256: str
+    engine: str
     device: str
+    precision: str
     threads: int
     rgb_topic: str
     aux_topic: str
@@ -128,10 +131,15 @@ SPECS = (
     Spec("weights", "", "Path of a weights file (safetensors), or nano: half the cost; empty for the shipped weights."),
     Spec("weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."),
     Spec(
-        "device",
+        "engine", "auto", "What runs the network; auto takes torch on a GPU and ONNX Runtime on a CPU.", choices=ENGINES
+    ),
+    Spec("device", "auto", "Where the network runs; auto takes a GPU where there is one.", choices=DEVICES),
+    Spec(
+        "precision",
         "auto",
-        "Where the network runs; auto takes a GPU where there is one.",
-        choices=("auto", "cpu", "cuda"),
+        "Numbers that the network computes with; auto takes half precision on a GPU, on a CPU int8 where the "
+        "processor has instructions for it, else fp32.",
+        choices=PRECISIONS,
     ),
     Spec("threads", 0, "CPU threads of the network; 0 takes one per core.", 0, 256),
     Spec(

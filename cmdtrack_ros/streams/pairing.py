@@ -75,6 +75,8 @@ class Pair(NamedTuple):
 
     `stamp` (ns) is the RGB stamp, or where RGB is silent the aux stamp after `aux_offset`; `gap` (s) is aux
     minus RGB after `aux_offset`, NaN for one alone. `restarted`: the stamps jumped back before this pair.
+    `arrived` and `left` (ns, by the clock of a `NearestPairFilter`): when the image that `stamp` belongs to came,
+    and when the pair went out; `left` is None where pairing goes by the stamps.
     """
 
     rgb: Any  # None for an aux image alone
@@ -82,6 +84,8 @@ class Pair(NamedTuple):
     stamp: int
     gap: float = float("nan")
     restarted: bool = False
+    arrived: int = 0
+    left: int | None = None
 
     @property
     def header(self) -> Any:
@@ -204,7 +208,7 @@ class NearestPairer:
             self._aux.pop(0)
             self.counters.evicted += 1
         if rgb_silent and not self._pending:
-            out += self._emit_aux(stamp, item)
+            out += self._emit_aux(stamp, item, now)
         return out
 
     def flush(self, now_ns: int | None = None) -> list[Pair]:
@@ -261,7 +265,7 @@ class NearestPairer:
     def _aux_silent(self, now: int) -> bool:
         return self._rgb_since_aux >= _IMAGES_BEFORE_ALONE and now - (self._aux_heard or 0) >= SILENT_NS
 
-    def _emit_aux(self, stamp: int, item: Any) -> list[Pair]:
+    def _emit_aux(self, stamp: int, item: Any, now: int) -> list[Pair]:
         if self._last_out is not None and self._last_out - RESTART_NS <= stamp <= self._last_out:
             return []
         if self._last_out is not None and stamp < self._last_out:
@@ -269,11 +273,11 @@ class NearestPairer:
             self._restarted = True
         self._last_out = stamp
         self.counters.aux_alone += 1
-        return [self._pair(None, item, stamp, float("nan"))]
+        return [self._pair(None, item, stamp, float("nan"), now)]
 
-    def _pair(self, rgb: Any | None, aux: Any | None, stamp: int, gap: float) -> Pair:
+    def _pair(self, rgb: Any | None, aux: Any | None, stamp: int, gap: float, arrived: int) -> Pair:
         restarted, self._restarted = self._restarted, False
-        return Pair(rgb, aux, stamp, gap, restarted)
+        return Pair(rgb, aux, stamp, gap, restarted, arrived)
 
     def _nearest(self, stamp: int) -> _Entry | None:
         """The nearest auxiliary image within the slop; the earlier one of two equally near."""
@@ -316,7 +320,7 @@ class NearestPairer:
             self.counters.paired += 1
             gap = (partner.stamp - entry.stamp) * 1e-9
         self._aux = self._aux[:restarted] + self._aux[unusable:]
-        return self._pair(entry.item, partner.item if partner else None, entry.stamp, gap)
+        return self._pair(entry.item, partner.item if partner else None, entry.stamp, gap, entry.arrived)
 
 
 def stamp_ns(message: Any) -> int:
@@ -372,19 +376,20 @@ class NearestPairFilter:
                 logger.exception("a callback of the pairing filter raised; pairing goes on")
 
     def add_rgb(self, message: Any) -> None:
-        self._run(lambda: self._pairer.add_rgb(stamp_ns(message), message, self._clock()))
+        self._run(lambda now: self._pairer.add_rgb(stamp_ns(message), message, now))
 
     def add_aux(self, message: Any) -> None:
-        self._run(lambda: self._pairer.add_aux(stamp_ns(message), message, self._clock()))
+        self._run(lambda now: self._pairer.add_aux(stamp_ns(message), message, now))
 
     def flush(self, everything: bool = False) -> None:
         """Send out what has waited long enough; to be called by a timer while `waiting` is not 0.
 
         A filter that goes by the stamps has no clock to wait by, so there only `everything` sends anything.
         """
-        now = None if everything else self._clock()
-        if everything or now is not None:
-            self._run(lambda: self._pairer.flush(now))
+        if everything:
+            self._run(lambda now: self._pairer.flush())
+        elif self._clock() is not None:
+            self._run(self._pairer.flush)
 
     def reset(self) -> None:
         """Forget queued images and the past, as after a jump of the clock."""
@@ -403,9 +408,10 @@ class NearestPairFilter:
     def waiting(self) -> int:
         return self._pairer.waiting
 
-    def _run(self, step: Callable[[], list[Pair]]) -> None:
+    def _run(self, step: Callable[[int | None], list[Pair]]) -> None:
         with self._lock:
-            self._ready.extend(step())
+            now = self._clock()
+            self._ready.extend(pair._replace(left=now) for pair in step(now))
             if self._signalling:  # another thread, or a callback of ours, is sending: it takes these along
                 return
             self._signalling = True

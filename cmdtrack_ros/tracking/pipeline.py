@@ -18,6 +18,7 @@ from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.streams.images import to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.tracker import Tracker
 
 _INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
@@ -64,6 +65,11 @@ class Pipeline:
     @property
     def state(self) -> TargetState:
         return self._tracker.state
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the network."""
+        return self._tracker.engine
 
     def release(self) -> None:
         """Give up the target; results are IDLE until there is another."""

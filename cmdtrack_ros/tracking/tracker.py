@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
+from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
 RGB, AUX = 0, 1
 Images = dict[int, np.ndarray]
@@ -58,23 +58,6 @@ class TrackerConfig:
                 f"size_smoothing ({self.size_smoothing}) and renewal ({self.renewal}) must be in [0, 1), "
                 f"renewal_interval ({self.renewal_interval}) at least 1"
             )
-
-
-class _Stopwatch:
-    """Milliseconds of named steps."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self.times: dict[str, float] = {}
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.times[name] = (time.perf_counter() - start) * 1e3
-
-    def stop(self) -> dict[str, float]:
-        return {**self.times, "total": (time.perf_counter() - self._start) * 1e3}
 
 
 class Tracker:
@@ -127,7 +110,7 @@ class Tracker:
             ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of
                 the image.
         """
-        clock = _Stopwatch()
+        clock = Stopwatch()
         # Before the reset: a mistaken box or image must not cost the target that is being followed.
         height, width = self._check_images(rgb, aux)
         box = np.asarray(box, np.float64)
@@ -156,7 +139,7 @@ class Tracker:
         """What the network is to be asked about the next frame."""
         if self.state == TargetState.IDLE:
             raise CmdtrackError("update before init: the tracker has no target yet")
-        clock = _Stopwatch()
+        clock = Stopwatch()
         with clock.step("encode"):
             images = self._observe(rgb, aux)
         # A stream that never had a template has nothing to be compared with.
@@ -178,7 +161,7 @@ class Tracker:
             self._renew_templates(look.images, score, weights)
         return self._track(score, weights, look.images, look.clock)
 
-    def _track(self, score: float, weights: dict[int, float], images: Images, clock: _Stopwatch) -> Track:
+    def _track(self, score: float, weights: dict[int, float], images: Images, clock: Stopwatch) -> Track:
         """The answer; a stream without a weight has no say."""
         return Track(
             self._box.copy(),
@@ -306,7 +289,7 @@ class _Look:
     images: Images
     crop: Crop
     query: Query
-    clock: _Stopwatch
+    clock: Stopwatch
 
 
 def update_together(trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None) -> list[Track]:

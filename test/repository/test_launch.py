@@ -182,6 +182,26 @@ def test_params_file_of_the_user_goes_before_the_shipped_ones_but_not_the_comman
 
 
 @needs_launch
+@pytest.mark.parametrize("own", [None, "own.xml"])
+def test_processes_load_the_transport_profile_unless_the_user_has_one(own: str | None, monkeypatch) -> None:
+    from launch import LaunchContext
+    from launch.actions import SetEnvironmentVariable
+
+    from cmdtrack_ros.ros.transport import profile_file
+
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    monkeypatch.delenv("FASTDDS_BUILTIN_TRANSPORTS", raising=False)
+    monkeypatch.setenv("FASTRTPS_DEFAULT_PROFILES_FILE", own or "")
+    context = LaunchContext()
+    description = _description(ROOT / "launch" / "tracker.launch.py")
+    profile, *_ = [entity for entity in description.entities if type(entity).__name__ == "OpaqueFunction"]
+    for action in profile.execute(context):
+        assert isinstance(action, SetEnvironmentVariable)
+        action.execute(context)
+    assert context.environment["FASTRTPS_DEFAULT_PROFILES_FILE"] == (own or str(profile_file()))
+
+
+@needs_launch
 @pytest.mark.ros
 def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
     """With a stand-in for `ros2`, which writes its arguments down: ros2 bag is not there to play."""

@@ -36,7 +36,7 @@ from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding  # noqa: E402
 from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
 from cmdtrack_ros.streams.images import fill_image, to_rgb, to_sensor  # noqa: E402
 from cmdtrack_ros.streams.pairing import NearestPairer, PairOptions, stamp_ns  # noqa: E402
-from cmdtrack_ros.track import TargetState  # noqa: E402
+from cmdtrack_ros.track import ROBOT_STEPS, TargetState  # noqa: E402
 from cmdtrack_ros.tracking.pipeline import Pipeline, Target  # noqa: E402
 from cmdtrack_ros.tracking.tracker import load_tracker  # noqa: E402
 
@@ -422,6 +422,9 @@ def test_diagnostics(thermal: tuple[Tracker, Robot]) -> None:
     values = {v.key: v.value for v in status.values}
     assert values["state"] == "TRACKING" and 0 < float(values["RGB rate (Hz)"]) < 40
     assert float(values["latency p95 (ms)"]) >= float(values["latency p50 (ms)"]) > 0
+    assert {f"{step} p99 (ms)" for step in (*ROBOT_STEPS, "convert", "crop", "network")} <= values.keys()
+    assert float(values["latency p50 (ms)"]) > float(values["arrival p50 (ms)"]) > -0.1
+    assert "cpu" in values["engine"] and status.hardware_id == "cpu"
     assert int(values["paired"]) > 5 and {"unpaired", "late", "evicted", "dropped", "restarts"} <= values.keys()
 
 

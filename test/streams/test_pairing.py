@@ -284,6 +284,41 @@ def test_filter_with_rgb_alone_waits_for_nothing() -> None:
     assert got[0].rgb.name == "rgb" and got[0].aux is None
 
 
+def test_pairs_tell_how_long_they_waited() -> None:
+    now = START
+    pairing, pairs = NearestPairFilter(clock=lambda: now), []
+    pairing.registerCallback(pairs.append)
+    for now, add, stamp in (  # noqa: B007 - the clock reads it
+        (START + 10, pairing.add_rgb, 0),
+        (START + 25, pairing.add_aux, 0),
+        (START + 40, pairing.add_aux, 50),
+        (START + 70, pairing.add_rgb, 50),
+    ):
+        add(message(stamp))
+    now = START + 99
+    pairing.add_rgb(message(1_000_000))
+    pairing.flush(everything=True)
+    assert [(pair.arrived - START, pair.left - START) for pair in pairs] == [(10, 25), (70, 70), (99, 99)]
+    by_stamps = NearestPairFilter(clock=None)
+    by_stamps.registerCallback(pairs.append)
+    by_stamps.add_rgb(message(7))
+    by_stamps.add_aux(message(7))
+    assert pairs[-1].left is None
+
+
+@pytest.mark.parametrize("lead", [-3, 0, 3])
+def test_equal_stamps_go_out_with_the_second_image(lead: int) -> None:
+    """At 60 Hz, with images that are some milliseconds apart in arriving."""
+    pairer = NearestPairer()
+    for i in range(60):
+        stamp = START + i * 16_666_667
+        adds = [(stamp, pairer.add_rgb), (stamp + lead * MS, pairer.add_aux)]
+        (_, first), (_, second) = adds if lead >= 0 else adds[::-1]
+        assert first(stamp, i, stamp + 2 * MS) == []
+        (pair,) = second(stamp, i, stamp + (2 + abs(lead)) * MS)
+        assert (pair.rgb, pair.aux) == (i, i)
+
+
 def test_a_raising_callback_breaks_neither_the_filter_nor_the_others(caplog: pytest.LogCaptureFixture) -> None:
     pairing, got = NearestPairFilter(options=PairOptions(aux_timeout=0.0)), []
     pairing.registerCallback(lambda pair: 1 / 0)

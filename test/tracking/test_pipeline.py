@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cmdtrack_ros.boxes import Crop
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState
@@ -129,29 +131,33 @@ SENSORS = {
 
 @pytest.mark.parametrize("sensor", SENSORS)
 def test_pictures_are_what_the_network_saw(tracker: Tracker, sensor: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over a range that follows several frames, however often somebody looks."""
+    """Over a range that follows several frames, however often somebody looks, though only crops were encoded."""
     modality, encoding, name = SENSORS[sensor]
     seeing = Tracker(tracker.engine, modality, encoding)
-    seen: list[np.ndarray] = []
+    seen: list[tuple[Crop, np.ndarray]] = []
+    cut = Crop.cut
 
-    def remember(encoder: object, image: np.ndarray) -> np.ndarray:
-        seen.append(encode(encoder, image))
-        return seen[-1]
+    def remember(crop: Crop, image: np.ndarray, encode: Callable | None = None) -> np.ndarray:
+        shown = cut(crop, image, encode)
+        if encode:
+            seen.append((crop, shown))
+        return shown
 
-    encode = type(seeing.encoder).__call__
-    monkeypatch.setattr(type(seeing.encoder), "__call__", remember)
+    monkeypatch.setattr(Crop, "cut", remember)
     pipeline = Pipeline(seeing)
     frames = [SCENE[..., 0] * np.uint16(8 + 5 * i) + np.uint16(700 * i) for i in range(5)]
+    undisturbed = AuxEncoder(modality, encoding)
     for i, frame in enumerate(frames):
         rgb = RGB if i < 3 else None  # the overlay of a silent RGB stream
+        seen.clear()
         pipeline.process(pair(rgb, message(frame, name)), Target(BOX) if i == 0 else None)
+        expected = undisturbed(frame)
         for _ in range(3):
             rgb_picture, aux_picture = pipeline.pictures()
-            np.testing.assert_array_equal(aux_picture, seen[-1])
+            np.testing.assert_array_equal(aux_picture, expected)
+        assert seen
+        for crop, shown in seen:
+            np.testing.assert_array_equal(shown, cut(crop, aux_picture))
         assert rgb_picture is None if rgb is None else np.array_equal(rgb_picture, SCENE)
-    undisturbed = Tracker(tracker.engine, modality, encoding).encoder
-    assert len(seen) == len(frames)
-    for frame, picture in zip(frames, seen):
-        np.testing.assert_array_equal(picture, encode(undisturbed, frame))
-    fresh = encode(Tracker(tracker.engine, modality).encoder, frames[-1])
-    assert np.abs(fresh.astype(int) - seen[-1]).mean() > 5, "an encoder of its own shows something else"
+    fresh = AuxEncoder(modality)(frames[-1])
+    assert np.abs(fresh.astype(int) - aux_picture).mean() > 5, "an encoder of its own shows something else"

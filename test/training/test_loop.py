@@ -78,9 +78,10 @@ def test_interrupt_ends_a_run_after_a_whole_step(stills, tmp_path, number):
 
 def test_two_processes_train_as_one_with_twice_the_batch(stills, tmp_path):
     """Same losses within 0.1 % over six steps, and the same batch statistics."""
-    one = Trainer(tiny(steps=6, batch=4), stills.parent, tmp_path / "one")
+    warmup = 6  # at full rate so small a network magnifies the rounding of another order of summation
+    one = Trainer(tiny(steps=6, batch=4, warmup=warmup), stills.parent, tmp_path / "one")
     one.train()
-    values = tiny_values(steps=6, batch=2)
+    values = tiny_values(steps=6, batch=2, warmup=warmup)
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     arguments, environment = command(stills, tmp_path / "two", values, *launcher)
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=240)

@@ -25,6 +25,7 @@ from rosgraph_msgs.msg import Clock
 
 from cmdtrack_ros.data.bags import Bag, RawMessage, header_stamp, with_stamp
 from cmdtrack_ros.errors import ConfigError, DataError
+from cmdtrack_ros.ros.transport import use_profile
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ def play(
         raise ConfigError("clock needs the recorded stamps: use it with restamp keep")
     own_context = not rclpy.ok()
     if own_context:
+        use_profile()
         rclpy.init()
     node = rclpy.create_node("bag_player")
     try:

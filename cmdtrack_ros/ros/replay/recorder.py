@@ -17,7 +17,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.messages import from_track_state
+from cmdtrack_ros.ros.transport import use_profile
 from cmdtrack_ros.track import Track
+
+_POLL_SECONDS = 0.02
 
 
 class TrackRecorder:
@@ -32,6 +35,7 @@ class TrackRecorder:
         self._name = name
         self._own_context = not rclpy.ok()
         if self._own_context:
+            use_profile()
             rclpy.init()
         self._node = rclpy.create_node("track_recorder")
         qos = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
@@ -65,7 +69,7 @@ class TrackRecorder:
                 and self._is_active()
             ):
                 return True
-            time.sleep(0.1)
+            time.sleep(_POLL_SECONDS)
         return False
 
     def wait_quiet(self, seconds: float, timeout: float) -> None:

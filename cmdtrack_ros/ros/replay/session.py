@@ -21,6 +21,7 @@ from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
 from cmdtrack_ros.ros.replay.player import PlayReport, play
 from cmdtrack_ros.ros.replay.recorder import TrackRecorder
+from cmdtrack_ros.ros.transport import use_profile
 from cmdtrack_ros.track import TargetState, Track
 
 _NODE_PROGRAM = "from cmdtrack_ros.ros.node import main; main()"
@@ -38,12 +39,23 @@ class Playback:
         tracks: the node's answers; stamps and gaps as recorded, whatever the rate of playing.
         diagnostics: the last values that the node reported.
         rate: of playing; 1 = as recorded.
+        startup_seconds: from the start of the node's process until another process saw it active.
+        cpu_seconds: of all cores, that the node's process used while the bag was played.
+        peak_memory_mb: the most that it had in memory (resident, 2**20 bytes) until the end of the playing.
     """
 
     tracks: list[Track]
     diagnostics: dict[str, str]
     report: PlayReport
     rate: float
+    startup_seconds: float = math.nan
+    cpu_seconds: float = math.nan
+    peak_memory_mb: float = math.nan
+
+    @property
+    def seconds(self) -> float:
+        """That the playing took."""
+        return self.report.seconds
 
 
 def isolate() -> None:
@@ -67,7 +79,9 @@ def play_into_node(
         CmdtrackError: the node does not become active; its last words are quoted.
     """
     isolate()
+    use_profile()
     data_timeout = _DATA_TIMEOUT / min(rate, 1.0)
+    began = time.monotonic()
     # A fresh interpreter each: rclpy does not survive a fork.
     with (
         _node({"data_timeout": data_timeout, **parameters}, log) as node,
@@ -78,9 +92,14 @@ def play_into_node(
             late = f"was not active after {_NODE_START_TIMEOUT:.0f} s"
             what = late if node.poll() is None else "ended while starting"
             raise CmdtrackError(f"the node {what}: {_last_line(log)} (all it said: {log})")
+        startup = time.monotonic() - began
+        before = _cpu_seconds(node)
         report = pool.submit(
             play, bag, rate=rate, topics=topics, restamp="now", wait=_PLAYER_DISCOVERY_TIMEOUT
         ).result()
+        if node.poll() is not None:
+            raise CmdtrackError(f"the node ended while the bag was played: {_last_line(log)} (all it said: {log})")
+        cpu, memory = _cpu_seconds(node) - before, _peak_memory_mb(node)
         recorder.wait_quiet(data_timeout + _END_SILENCE, timeout=60.0 + data_timeout)
         tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
     with Bag(bag) as opened:
@@ -90,7 +109,7 @@ def play_into_node(
         replace(track, stamp_ns=start + round((track.stamp_ns - moved) * rate), gap=track.gap * rate)
         for track in tracks
     ]
-    return Playback(recorded, diagnostics, report, rate)
+    return Playback(recorded, diagnostics, report, rate, startup, cpu, memory)
 
 
 def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: float = 1.0) -> Replay:
@@ -152,6 +171,19 @@ def _node(parameters: Mapping[str, Any], log: Path) -> Iterator[subprocess.Popen
                 process.wait(10.0)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _cpu_seconds(process: subprocess.Popen) -> float:
+    """Used so far, in the kernel too."""
+    # After the name in brackets, which may hold anything, user and system time are the 12th and 13th.
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _peak_memory_mb(process: subprocess.Popen) -> float:
+    """The most resident memory so far."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def _last_line(path: Path) -> str:

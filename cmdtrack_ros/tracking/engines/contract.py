@@ -76,6 +76,8 @@ class Engine(Protocol):
     config: StudentConfig
     name: str
     """Runtime, device and precision, for the log."""
+    device: str
+    """Where it runs: cpu or cuda."""
 
     def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
         """One template a crop."""

@@ -47,6 +47,7 @@ class OnnxEngine:
         used = _name(self._search.get_providers()[0])
         if used != (asked := "tensorrt" if isinstance(place, TensorRt) else place):
             log.warning("ONNX Runtime cannot use %s here and runs on %s (its own messages say why)", asked, used)
+        self.device = "cpu" if used == "cpu" else "cuda"
         half = isinstance(place, TensorRt) and place.half and used == "tensorrt"
         self.name = f"ONNX Runtime ({used}, {'fp16' if half else graphs.precision})"
 

@@ -26,6 +26,7 @@ class OpenVinoEngine:
 
     def __init__(self, config: StudentConfig, graphs: Graphs, threads: int = 0) -> None:
         self.config = config
+        self.device = "cpu"
         self.name = f"OpenVINO (cpu, {graphs.precision})"
         self._template, self._search = (_compiled(graphs, file, threads) for file in (graphs.template, graphs.search))
 
