@@ -134,16 +134,20 @@ class TrackerNode(LifecycleNode):
 
         service.callback = answer
 
-    def spin(self, executor: Executor) -> None:
-        """Serve callbacks until the context ends; what one of them raises is logged, and costs that call only."""
+    def run(self, executor: Executor) -> None:
+        """Start by itself where it shall, and serve callbacks until the context ends, whatever one of them raises."""
+        self._survive(self.autostart)
         while self.context.ok():
-            try:
-                executor.spin()
-            except ExternalShutdownException:
-                return
-            except Exception:
-                if self.context.ok():  # else it was about to publish when the node was interrupted
-                    self._fault_log("internal error", traceback.format_exc())
+            self._survive(executor.spin)
+
+    def _survive(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except ExternalShutdownException:
+            pass
+        except Exception:
+            if self.context.ok():  # else it was about to publish when the node was interrupted
+                self._fault_log("internal error", traceback.format_exc())
 
     # Lifecycle: rclpy swallows what these raise, hence `_attempt`.
 
@@ -168,10 +172,11 @@ class TrackerNode(LifecycleNode):
         try:
             action()
             return TransitionCallbackReturn.SUCCESS
-        except CmdtrackError as error:
+        except (CmdtrackError, OSError) as error:
             self.get_logger().error(f"cannot {what}: {error}")
         except Exception:
-            self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
+            if self.context.ok():  # else interrupted meanwhile
+                self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
         return TransitionCallbackReturn.FAILURE
 
     def _configure(self) -> None:
@@ -419,8 +424,7 @@ def main() -> None:
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        node.autostart()
-        node.spin(executor)
+        node.run(executor)
     except KeyboardInterrupt:
         pass
     finally:

@@ -95,13 +95,14 @@ def manager(request: pytest.FixtureRequest) -> Iterator[Manager]:
 
 @pytest.fixture
 def tracker(manager: Manager) -> Iterator[TrackerNode]:
-    """The node as `main` spins it, in a thread."""
-    namespace = manager.node.get_namespace()
-    rclpy.init(args=["--ros-args", "-r", f"__ns:={namespace}", "-p", "device:=cpu", "-p", "threads:=1"])
+    """The node as `main` runs it, in a thread; nothing is configured yet."""
+    parameters = ("device:=cpu", "threads:=1", "autostart:=false")
+    options = [part for parameter in parameters for part in ("-p", parameter)]
+    rclpy.init(args=["--ros-args", "-r", f"__ns:={manager.node.get_namespace()}", *options])
     node = TrackerNode()
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    spinning = threading.Thread(target=node.spin, args=(executor,))
+    spinning = threading.Thread(target=node.run, args=(executor,))
     spinning.start()
     yield node
     assert spinning.is_alive()
@@ -203,6 +204,24 @@ def test_node_that_refused_to_configure_answers_and_ends(
     process.child.send_signal(number)
     assert process.child.wait(PATIENCE) in (0, -number)
     assert "Traceback" not in process.text()
+
+
+INTERRUPTED = """
+import os, rclpy, signal, time
+load = node.load_tracker
+def interrupted(*args, **options):
+    os.kill(os.getpid(), signal.SIGTERM)
+    while rclpy.ok():
+        time.sleep(0.01)
+    return load(*args, **options)
+node.load_tracker = interrupted
+"""
+
+
+def test_node_interrupted_while_it_configures_ends_quietly(start: Callable[..., Process]) -> None:
+    process = start(patch=INTERRUPTED)
+    assert process.child.wait(PATIENCE) in (0, -signal.SIGTERM), process.text()
+    assert "Traceback" not in process.text(), process.text()
 
 
 def test_callback_that_raises_costs_its_own_call_only(start: Callable[..., Process], manager: Manager) -> None:
