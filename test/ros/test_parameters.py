@@ -59,6 +59,9 @@ def test_whole_numbers_pass_for_floating_point_ones(node_with: Callable) -> None
         ("initial_box", [1.0, 2.0, 3.0], "'initial_box': expected \\[\\] or x, y, width, height"),
         ("initial_box", [1.0, 2.0, 0.0, 3.0], "above 0"),
         ("initial_box", "centre", "'initial_box'"),
+        ("initial_box", [True] * 4, "'initial_box'"),
+        ("thermal_range", [0.0, 1e308], r"'thermal_range': .* from -1e\+06 to 1e\+06"),
+        ("rgb_topic", "{bad}", "'rgb_topic': .* unknown substitution"),
         ("thermal_range", [31315.0, 29315.0], "low below high"),
         ("depth_max", 0.0, "depth_max"),
     ],
@@ -134,6 +137,7 @@ def test_hostile_values(node_with: Callable, name: str) -> None:
         else:
             assert f"'{name}'" in result.reason or f" {name} " in result.reason, "the latter is rclpy's"
             assert "\n" not in result.reason and options.settings() == before
+            assert ("cannot be deleted" in result.reason) == (value is None)
         assert node.set_parameters([default])[0].successful
 
         late = Options(node_with(**{name: value}))
