@@ -31,7 +31,7 @@ def export(
         Precision, typer.Option(help="Of the search graph; int8 is calibrated with pairs of --config and --data.")
     ] = Precision.FP32,
     config: Annotated[
-        Path | None, typer.Option(help="Recipe that the student was trained by [default: config/train/distill.yaml].")
+        Path | None, typer.Option(help="Recipe that the student was trained by; default: config/train/distill.yaml.")
     ] = None,
     data: Data = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the pairs drawn for int8.")] = 7,

@@ -20,7 +20,7 @@ WeightsOption = Annotated[
     typer.Option(
         parser=weights_file,
         metavar="PATH|nano",
-        help="Weights of this package's tracker: a file, or nano (half the cost) [default: the shipped ones].",
+        help="Weights of this package's tracker: a file, or nano (half the cost); default: the shipped ones.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where this package's tracker runs: auto, cpu or cuda.")]
