@@ -140,12 +140,12 @@ def test_hostile_values(node_with: Callable, name: str) -> None:
             assert ("cannot be deleted" in result.reason) == (value is None)
         assert node.set_parameters([default])[0].successful
 
-        late = Options(node_with(**{name: value}))
+        late_node = node_with(**{name: value})
+        late = Options(late_node)
         refusal = why_refused(late)
         assert (name in refusal) if value is not None and not result.successful else not refusal
-        assert late._node.set_parameters([default])[0].successful
+        assert late_node.set_parameters([default])[0].successful
         assert late.settings() == options.settings()
-        late._node.destroy_node()
 
 
 def test_changes_are_taken_whole_or_not_at_all(node_with: Callable) -> None:
