@@ -23,6 +23,7 @@ setup(
         "onnxruntime>=1.17",
         "onnxscript>=0.5",
         "opencv-contrib-python-headless>=4.8,<5",
+        "pillow>=9",
         "psutil>=5.9",
         "pydantic>=2",
         "pyyaml>=5.4",

@@ -15,8 +15,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import DataError, ImageError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.images import decode
 
 DEFAULT_FPS = 30.0
 RowForm = Literal["xywh", "corners", "xywh+4", "polygon"]
@@ -221,10 +222,10 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    image = cv2.imdecode(data, flags) if data.size else None
-    if image is None:
-        raise DataError(f"{path}: does not decode as an image ({data.size} bytes)")
-    return image
+    try:
+        return decode(data, flags, str(path))
+    except ImageError as error:
+        raise DataError(str(error)) from error
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

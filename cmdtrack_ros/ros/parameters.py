@@ -15,6 +15,7 @@ from rclpy.validate_topic_name import validate_topic_name
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.streams.images import MAX_PIXELS
 from cmdtrack_ros.streams.pairing import PairOptions
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
 
@@ -39,6 +40,7 @@ class Settings:
     aux_offset: float
     queue_size: int
     registration: str
+    max_pixels: int
     thermal_range: tuple[float, ...]
     depth_max: float
     depth_unit: float
@@ -199,6 +201,14 @@ SPECS = (
         "none",
         "How auxiliary images are brought onto the RGB image: none expects equal sizes, resize stretches them over it.",
         choices=("none", "resize"),
+    ),
+    Spec(
+        "max_pixels",
+        MAX_PIXELS,
+        "Pixels of an image at most; a larger one is refused before it is decoded. More takes larger cameras, and "
+        "memory where a header is damaged.",
+        1,
+        1_000_000_000,
     ),
     Spec(
         "thermal_range",
