@@ -131,7 +131,7 @@ def _header_size(data: np.ndarray, what: str) -> tuple[int, int]:
     """Width and height that a picture's header names."""
     for header in _HEADERS.values():
         try:
-            return header(io.BytesIO(data)).size
+            return header(io.BytesIO(data.data)).size
         except Exception:  # another format, or damaged: Pillow raises whatever its parsers meet
             continue
     raise ImageError(f"{what}: {data.size} bytes do not decode, expected {', '.join(_HEADERS)}")
