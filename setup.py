@@ -21,7 +21,6 @@ setup(
         "numpy>=1.21",
         "onnx>=1.16",
         "onnxruntime>=1.17",
-        "onnxscript>=0.5",
         "opencv-contrib-python-headless>=4.8,<5",
         "pillow>=9",
         "psutil>=5.9",
@@ -35,6 +34,10 @@ setup(
         "tqdm>=4.57",
         "typer>=0.12",
     ],
-    extras_require={"test": ["pytest>=8"], "train": ["lightning-fabric>=2.6", "tensorboard>=2.14"]},
+    extras_require={
+        "openvino": ["openvino>=2024.0"],
+        "test": ["pytest>=8"],
+        "train": ["lightning-fabric>=2.6", "tensorboard>=2.14"],
+    },
     entry_points={"console_scripts": ["cmdtrack = cmdtrack_ros.cli.app:main"]},
 )

@@ -99,26 +99,30 @@ class Crop:
             image: HxWx3 uint8; with ``encode``, whatever that takes.
             encode: from values to colours, pixel by pixel. Only what the window shows is encoded.
         """
-        height, width = image.shape[:2]
-        low, high = self.origin, self.origin + self.side
-        inside = (low >= 0).all() and (high <= (width, height)).all()
+        shape = image.shape[1], image.shape[0]
         # Two pixels more than the window, for the sampling between pixels.
-        left, top = np.maximum(np.floor(low).astype(int) - 2, 0)
-        right, bottom = np.minimum(np.ceil(high).astype(int) + 2, (width, height))
+        low = np.floor(self.origin).astype(int) - 2
+        high = np.ceil(self.origin + self.side).astype(int) + 2
+        inside = (low >= 0).all() and (high <= shape).all()
+        (left, top), (right, bottom) = np.maximum(low, 0), np.minimum(high, shape)
         fill = (0, 0, 0) if inside else mean_colour(encode(image[::8, ::8]) if encode else image[::8, ::8])
         if right <= left or bottom <= top:
             return np.full((self.size, self.size, 3), fill, np.uint8)
-        part = image[top:bottom, left:right]
-        return self._sample(encode(part) if encode else part, left, top, fill)
+        shrink, row_step = self._reduction()
+        part = image[top + (row_step - 1) // 2 : bottom : row_step, left:right]
+        part = _averaged(encode(part) if encode else part, shrink // row_step, shrink)
+        return self._sample(part, shrink, left, top, fill)
 
-    def _sample(self, part: np.ndarray, left: int, top: int, fill: tuple[int, int, int]) -> np.ndarray:
-        # Bilinear sampling aliases below half size: whole pixels are averaged first, down to above half size.
+    def _reduction(self) -> tuple[int, int]:
+        """How many pixels are averaged into one before the sampling, and every how many rows are read for that.
+
+        Bilinear sampling aliases below half size. Of large blocks two rows are enough; a 4K image has many.
+        """
         shrink = int(1 / self.scale) if self.scale < 0.5 else 1
-        if shrink > 1:
-            height, width = part.shape[:2]
-            padded = cv2.copyMakeBorder(part, 0, -height % shrink, 0, -width % shrink, cv2.BORDER_REPLICATE)
-            size = padded.shape[1] // shrink, padded.shape[0] // shrink
-            part = cv2.resize(padded, size, interpolation=cv2.INTER_AREA)
+        row_step = max(shrink // 2, 1)
+        return (2 * row_step, row_step) if shrink > 3 else (shrink, 1)
+
+    def _sample(self, part: np.ndarray, shrink: int, left: int, top: int, fill: tuple[int, int, int]) -> np.ndarray:
         # A pixel's center lies at index + 0.5, hence the half-pixel terms.
         scale = self.scale * shrink
         offset = ((left, top) - self.origin) * self.scale + 0.5 * scale - 0.5
@@ -143,7 +147,19 @@ class Crop:
         return np.concatenate([box[..., :2] / self.scale + self.origin, box[..., 2:] / self.scale], -1)
 
 
+def _averaged(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """HxWx3 uint8 with blocks of ``rows`` x ``columns`` pixels averaged, the last ones filled up with the border."""
+    if rows == columns == 1:
+        return picture
+    below, beside = -picture.shape[0] % rows, -picture.shape[1] % columns
+    if below or beside:
+        picture = cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_REPLICATE)
+    size = picture.shape[1] // columns, picture.shape[0] // rows
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
 def mean_colour(picture: np.ndarray) -> tuple[int, int, int]:
-    """Of a picture HxWx3 uint8."""
-    red, green, blue = picture.reshape(-1, 3).mean(0)
-    return int(red), int(green), int(blue)
+    """Of a picture HxWx3 uint8, rounded down."""
+    red, green, blue, _ = cv2.sumElems(picture)
+    pixels = picture.shape[0] * picture.shape[1]
+    return int(red // pixels), int(green // pixels), int(blue // pixels)

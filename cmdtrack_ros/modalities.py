@@ -168,14 +168,18 @@ class AuxEncoder:
 
     def _depth(self, image: np.ndarray, low: float, high: float) -> np.ndarray:
         metres = self._metres(image)
-        level = np.clip((metres - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
+        level = _levels(metres, low, high).astype(np.uint8)
         picture = cv2.applyColorMap(level, _DEPTH_COLOURS)
         return cv2.bitwise_and(picture, picture, mask=(metres > 0).view(np.uint8))  # black without a reading
 
 
 def _grey(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    grey = np.clip((image.astype(np.float32) - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
-    return as_three_channels(np.nan_to_num(grey).astype(np.uint8))
+    return as_three_channels(np.nan_to_num(_levels(image.astype(np.float32), low, high)).astype(np.uint8))
+
+
+def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values float32 over a range -> 0..255, float32."""
+    return np.clip((values - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
 
 
 def as_three_channels(image: np.ndarray) -> np.ndarray:

@@ -52,6 +52,21 @@ def test_depth_without_reading_is_black_and_near_is_blue():
     assert picture[4, 4].argmax() == 2
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("low, high", [(0.0, 10.0), (0.73, 3.21), (2.0, 2.0)])
+def test_depth_colours_are_those_of_the_formula(dtype, low, high):
+    """What the networks were trained with: levels cut off below, JET, black without a reading."""
+    millimetres = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    image = millimetres if dtype is np.uint16 else millimetres.astype(np.float32) * np.float32(0.001)
+    encoder = AuxEncoder("depth")
+    encoder._range = low, high
+    metres = millimetres.astype(np.float32) * np.float32(0.001)
+    levels = np.clip((metres - low) * (255.0 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
+    expected = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[..., ::-1].copy()
+    expected[0, 0] = 0
+    np.testing.assert_array_equal(encoder.picture(image), expected)
+
+
 @pytest.mark.parametrize("value", [np.nan, 0.0])
 def test_depth_image_without_any_reading_is_black(value):
     assert (AuxEncoder("depth")(np.full((8, 8), value, np.float32)) == 0).all()

@@ -9,6 +9,7 @@ import typer
 
 from cmdtrack_ros.cli import benchmark, evaluate, track
 from cmdtrack_ros.cli.bag import bag_app
+from cmdtrack_ros.cli.export import export
 from cmdtrack_ros.cli.train import train_app
 from cmdtrack_ros.errors import CmdtrackError
 
@@ -31,6 +32,7 @@ for verb in (
 ):
     app.command()(verb)
 app.add_typer(train_app, name="train")
+app.command()(export)
 
 
 def main(arguments: list[str] | None = None) -> None:

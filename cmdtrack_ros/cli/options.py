@@ -11,11 +11,17 @@ import typer
 from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.models.header import weights_file
 from cmdtrack_ros.streams.pairing import PairOptions
 
 LayoutOption = Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")]
 WeightsOption = Annotated[
-    Path | None, typer.Option(help="Weights of this package's tracker; default: the shipped ones.")
+    Path | None,
+    typer.Option(
+        parser=weights_file,
+        metavar="PATH|nano",
+        help="Weights of this package's tracker: a file, or nano (half the cost); default: the shipped ones.",
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where this package's tracker runs: auto, cpu or cuda.")]
 ModalityOption = Annotated[

@@ -308,13 +308,8 @@ def _wrong_folder(path: Path, layout: str) -> str:
     if not path.is_dir():
         what = "this is a file" if path.exists() else "there is no such folder"
         return f"{path}: expected a sequence folder, {what}"
-    wanted = (
-        [VOT_DESCRIPTION]
-        if layout == VOT
-        else [LAYOUTS[layout].describe()]
-        if layout in LAYOUTS
-        else [known.describe() for known in LAYOUTS.values()] + [VOT_DESCRIPTION]
-    )
+    known = {name: row.describe() for name, row in LAYOUTS.items()} | {VOT: VOT_DESCRIPTION}
+    wanted = known.values() if layout == "auto" else [known[layout]]
     names = sorted(p.name + "/" * p.is_dir() for p in path.iterdir())
     found = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "nothing"
     return f"{path}: not a sequence. Expected " + "; ".join(wanted) + f". Found: {found}"

@@ -289,13 +289,10 @@ def score_folder(
         )
     ]
     if not folders:
-        expected = [
-            str(run_files(results, sequence.name, protocol, starts(sequence, protocol)[0])[0])
-            for sequence, protocol in sequences[:1]
-        ]
+        files = [run_files(results, one.name, protocol, starts(one, protocol)[0])[0] for one, protocol in sequences[:1]]
         raise DataError(
             f"{results}: no result file of these sequences, expected such as "
-            f"{', '.join(expected) or 'SEQUENCE.txt'}; --protocol chooses other file layouts"
+            f"{files[0] if files else 'SEQUENCE.txt'}; --protocol chooses other file layouts"
         )
     return [score_results(folder, folder.resolve().name, sequences, failures) for folder in folders]
 

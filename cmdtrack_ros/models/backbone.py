@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
+from typing import TypeVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
 _SCALES = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}  # width, depth
 _STEM = 32
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 PIXEL_MEAN = 127.0
@@ -124,12 +127,12 @@ class EfficientNetLite(nn.Module):
             target.copy_(value)
 
 
-def fold_batch_norm(module: nn.Module) -> nn.Module:
+def fold_batch_norm(module: Module) -> Module:
     """A copy in evaluation mode with batch norms folded into convolutions: same answers, faster."""
     folded = copy.deepcopy(module).eval()
     for part in folded.modules():
         if isinstance(part, nn.Sequential) and len(part) > 1 and isinstance(part[1], nn.BatchNorm2d):
-            part[0] = fuse_conv_bn_eval(part[0], part[1])
+            part[0] = fuse_conv_bn_eval(cast(nn.Conv2d, part[0]), part[1])
             part[1] = nn.Identity()
     return folded
 

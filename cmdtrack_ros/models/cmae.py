@@ -6,6 +6,7 @@ Our choice; the paper's is not public. How pictures are masked stands in ``train
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -50,12 +51,13 @@ class Cmae(nn.Module):
     def __init__(self, config: CmaeConfig = CmaeConfig()) -> None:
         super().__init__()
         self.config = config
-        self.backbones = nn.ModuleList(EfficientNetLite(config.backbone) for _ in range(config.streams))
-        self.decoders = nn.ModuleList(_decoder(2 * self.backbones[0].channels16, config.channels) for _ in range(2))
+        backbones = [EfficientNetLite(config.backbone) for _ in range(config.streams)]
+        self.backbones = nn.ModuleList(backbones)
+        self.decoders = nn.ModuleList(_decoder(2 * backbones[0].channels16, config.channels) for _ in range(2))
 
     def encoder(self, stream: int) -> EfficientNetLite:
         """The backbone of a stream (0 RGB, 1 aux)."""
-        return self.backbones[stream % len(self.backbones)]
+        return cast(EfficientNetLite, self.backbones[stream % len(self.backbones)])
 
     def decode(self, features: list[Tensor], pictures: Tensor) -> Tensor:
         """Restored pictures (B, 2, 3, H, W), scaled as by :func:`backbone.scaled`.
@@ -77,8 +79,8 @@ class Cmae(nn.Module):
 
 def _decoder(inputs: int, channels: int) -> nn.Sequential:
     last = nn.Conv2d(channels, 3 * STRIDE**2, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
     return nn.Sequential(
         _layer(inputs, channels, 1), _layer(channels, channels, 3), _layer(channels, channels, 3), last
     )

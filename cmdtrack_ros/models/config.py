@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 
 STRIDE = 16
 """Pixels of a crop per cell of the deepest feature map."""
+TEMPLATE_FIELDS = ("keys", "values", "pooled", "mask")
+"""Order of a template's parts outside of torch; see ``models.fusion.TemplateFeatures``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,12 @@ Graphs carry in their metadata what they were made from, and are checked against
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,51 +20,18 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+import cmdtrack_ros
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.models.backbone import fold_batch_norm
-from cmdtrack_ros.models.fusion import TemplateFeatures
-from cmdtrack_ros.models.graphs import graph_file
+from cmdtrack_ros.models.config import TEMPLATE_FIELDS
+from cmdtrack_ros.models.graphs import WEIGHTS_KEY, graph_file
 from cmdtrack_ros.models.header import Header
-from cmdtrack_ros.models.student import Student
+from cmdtrack_ros.models.student import SearchNet, Student, TemplateNet
 from cmdtrack_ros.models.weights import load_student
 
 TOLERANCE = 1e-3
 """Largest difference between torch's answers and an exported fp32 graph's."""
-_TEMPLATE_FIELDS = ("keys", "values", "pooled", "mask")
 _OPSET = 17
-
-
-class TemplateNet(nn.Module):
-    """Pictures (N, T, T, 3) uint8 and boxes (N, 4) xywh in fractions of T -> the parts of N templates."""
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(self, pictures: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
-        template = self.student.encode_template(_as_input(pictures, boxes), boxes)
-        return tuple(getattr(template, field) for field in _TEMPLATE_FIELDS)
-
-
-class SearchNet(nn.Module):
-    """Pictures (B * M, S, S, 3) uint8, B * M templates and ``present`` (B, M) -> score (B, S', S'), box
-    (B, 4, S', S') and weights (B, M, S', S').
-    """
-
-    def __init__(self, student: Student) -> None:
-        super().__init__()
-        self.student = student
-
-    def forward(
-        self, pictures: Tensor, keys: Tensor, values: Tensor, pooled: Tensor, mask: Tensor, present: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        template = TemplateFeatures(keys, values, pooled, mask)
-        output, weights = self.student(_as_input(pictures, keys), template, present)
-        return output.score.sigmoid()[:, 0], output.box, weights
-
-
-def _as_input(pictures: Tensor, like: Tensor) -> Tensor:
-    return pictures.permute(0, 3, 1, 2).to(like.dtype)
 
 
 def export_graphs(student: Student, about: dict[str, str]) -> tuple[onnx.ModelProto, onnx.ModelProto]:
@@ -74,39 +40,52 @@ def export_graphs(student: Student, about: dict[str, str]) -> tuple[onnx.ModelPr
     Raises:
         CmdtrackError: a graph does not answer as torch does.
     """
-    student = fold_batch_norm(student)
-    template, search = TemplateNet(student).eval(), SearchNet(student).eval()
+    folded = fold_batch_norm(student)
+    template, search = TemplateNet(folded).eval(), SearchNet(folded).eval()
     generator = torch.Generator().manual_seed(0)
     pictures = _random_pictures(2, student.config.template_size, generator)
     boxes = torch.tensor([[0.25, 0.25, 0.5, 0.5], [0.3, 0.2, 0.4, 0.6]])
     with torch.no_grad():
         parts = template(pictures, boxes)
     regions = _random_pictures(2, student.config.search_size, generator)
-    about = {**about, "config": json.dumps(student.config.to_dict())}
-    graphs = (
-        _export(template, {"pictures": pictures, "boxes": boxes}, _TEMPLATE_FIELDS, about),
+    return (
+        _export(template, {"pictures": pictures, "boxes": boxes}, TEMPLATE_FIELDS, about),
         _export(
             search,
-            {"pictures": regions, **dict(zip(_TEMPLATE_FIELDS, parts)), "present": torch.ones(1, 2)},
+            {"pictures": regions, **dict(zip(TEMPLATE_FIELDS, parts)), "present": torch.ones(1, 2)},
             ("score", "box", "weights"),
             about,
         ),
     )
-    return graphs
 
 
 def write_graphs(weights: Path, header: Header, folder: Path) -> list[Path]:
-    """Export both fp32 graphs of a weights file into ``folder``; each file appears whole or not at all."""
-    student, _ = load_student(weights)
-    graphs = export_graphs(student, {"weights_sha256": header.sha256})
+    """Export the template graph and the search graph of a weights file, fp32, into ``folder``.
+
+    Raises:
+        WeightsError: weights that cannot be read, or are no student's.
+        CmdtrackError: a graph does not answer as torch does.
+    """
+    student, _ = load_student(weights, header.sha256)
+    graphs = export_graphs(student, describe(header, "fp32"))
     files = [graph_file(folder, header, part, "fp32") for part in ("template", "search")]
     for file, graph in zip(files, graphs):
         save_graph(graph, file)
     return files
 
 
+def describe(header: Header, precision: str) -> dict[str, str]:
+    """A graph's metadata: the weights it is made from, their configuration, and what made it."""
+    return {
+        WEIGHTS_KEY: header.sha256,
+        "config": json.dumps(header.config),
+        "package_version": cmdtrack_ros.__version__,
+        "precision": precision,
+    }
+
+
 def save_graph(graph: onnx.ModelProto, file: Path) -> None:
-    """Write a graph in one step."""
+    """Write a graph; the file appears whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     onnx.save(graph, str(partial))
@@ -118,41 +97,46 @@ def _random_pictures(count: int, size: int, generator: torch.Generator) -> Tenso
 
 
 def _export(
-    network: nn.Module, example: dict[str, Tensor], outputs: Iterable[str], about: dict[str, str]
+    network: nn.Module, example: dict[str, Tensor], outputs: Sequence[str], about: dict[str, str]
 ) -> onnx.ModelProto:
-    written, outputs = io.BytesIO(), list(outputs)
-    batched = {name: {0: "batch" if name in ("present", *outputs) else "pictures"} for name in (*example, *outputs)}
-    batched["present"] = batched["weights"] = {0: "batch", 1: "streams"}
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter based on tracing is announced to go; the newer one takes ten times as long.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            network,
-            tuple(example.values()),
-            written,
-            dynamo=False,
-            opset_version=_OPSET,
-            input_names=list(example),
-            output_names=outputs,
-            dynamic_axes={name: axes for name, axes in batched.items() if name in (*example, *outputs)},
-        )
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        traced, simpler = Path(folder) / "traced.onnx", Path(folder) / "simpler.onnx"
+        _trace(network, example, outputs, traced)
+        _fold_constants(traced, simpler)
+        graph = fold_pads(onnx.load(str(simpler)))
         expected = network(*example.values())
-    graph = fold_pads(_with_constants_folded(written.getvalue()))
     onnx.helper.set_model_props(graph, about)
     onnx.checker.check_model(graph)
     _check(graph, example, outputs, expected)
     return graph
 
 
-def _with_constants_folded(graph: bytes) -> onnx.ModelProto:
-    """The graph after ONNX Runtime's standard-conforming simplifications."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath = str(Path(folder) / "graph.onnx")
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        return onnx.load(options.optimized_model_filepath)
+def _trace(network: nn.Module, example: dict[str, Tensor], outputs: Sequence[str], file: Path) -> None:
+    names = (*example, *outputs)
+    axes = {name: {0: "batch" if name in outputs else "pictures"} for name in names}
+    axes |= {name: {0: "batch", 1: "streams"} for name in ("present", "weights") if name in names}
+    with warnings.catch_warnings():
+        # The exporter based on tracing is announced to go; the newer one takes ten times as long.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            tuple(example.values()),
+            file,
+            dynamo=False,
+            opset_version=_OPSET,
+            input_names=list(example),
+            output_names=list(outputs),
+            dynamic_axes=axes,
+        )
+
+
+def _fold_constants(graph: Path, simpler: Path) -> None:
+    """Write a graph after ONNX Runtime's standard-conforming simplifications."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(simpler)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def fold_pads(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -182,10 +166,10 @@ def fold_pads(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _check(
-    model: onnx.ModelProto, example: dict[str, Tensor], outputs: list[str], expected: tuple[Tensor, ...]
+    model: onnx.ModelProto, example: dict[str, Tensor], outputs: Sequence[str], expected: tuple[Tensor, ...]
 ) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    got = session.run(outputs, {name: value.numpy() for name, value in example.items()})
+    got = session.run(list(outputs), {name: value.numpy() for name, value in example.items()})
     for name, ours, theirs in zip(outputs, got, expected):
         if (difference := float(np.abs(ours - theirs.numpy()).max())) > TOLERANCE:
             raise CmdtrackError(f"export: output {name} differs from torch's by {difference:.2g}, expected {TOLERANCE}")

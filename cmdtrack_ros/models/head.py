@@ -27,26 +27,31 @@ class CenterHead(nn.Module):
     """Fused features (B, C, S, S) -> :class:`HeadOutput`.
 
     The centre is predicted as an offset of -1 to 2 cells from the cell's corner, so that a cell beside the
-    true one can still give the right box; the size as a fraction of the search region's side.
+    true one can still give the right box; the size as a fraction of four sides of the target's last box. A target
+    thus has the same size in a wider or narrower search region, and weights serve regions of any width.
+
+    Args:
+        search_factor: of the network's crops.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, search_factor: float) -> None:
         super().__init__()
+        self.size_scale = 4.0 / search_factor
         self.trunk = nn.ModuleList([conv_bn(channels, channels, 3) for _ in range(2)])
         self.score = nn.Sequential(conv_bn(channels, channels // 2, 3), nn.Conv2d(channels // 2, 1, 1))
         self.geometry = nn.Sequential(conv_bn(channels, channels // 2, 3), nn.Conv2d(channels // 2, 4, 1))
         # A rare positive among 256 cells: start from a low score, or the first steps only unlearn it.
-        nn.init.constant_(self.score[-1].bias, -3.0)
-        # sigmoid(-1.1) = 0.25, the target's usual share of a search region four times its size.
-        nn.init.constant_(self.geometry[-1].bias[2:], -1.1)
+        nn.init.constant_(self.score[-1].get_parameter("bias"), -3.0)
+        # sigmoid(-1.1) = 0.25: a target as large as it was.
+        nn.init.constant_(self.geometry[-1].get_parameter("bias")[2:], -1.1)
 
     def forward(self, features: Tensor) -> HeadOutput:
         for layer in self.trunk:
             features = features + layer(features)
         geometry = self.geometry(features).sigmoid()
-        size = features.shape[-1]
-        cell = torch.arange(size, device=features.device, dtype=features.dtype)
-        center_x = (cell.view(1, 1, size) + geometry[:, 0] * 3 - 1) / size
-        center_y = (cell.view(1, size, 1) + geometry[:, 1] * 3 - 1) / size
-        box = torch.stack([center_x, center_y, geometry[:, 2], geometry[:, 3]], 1)
-        return HeadOutput(self.score(features), box)
+        cells = features.shape[-1]
+        cell = torch.arange(cells, device=features.device, dtype=features.dtype)
+        center_x = (cell.view(1, 1, cells) + geometry[:, 0] * 3 - 1) / cells
+        center_y = (cell.view(1, cells, 1) + geometry[:, 1] * 3 - 1) / cells
+        size = geometry[:, 2:] * self.size_scale
+        return HeadOutput(self.score(features), torch.cat([torch.stack([center_x, center_y], 1), size], 1))

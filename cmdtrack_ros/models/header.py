@@ -16,8 +16,11 @@ from cmdtrack_ros.errors import WeightsError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
 """The weights that come with the package: what a robot runs."""
+NANO = SHIPPED.with_name("nano.safetensors")
+"""A student at less than half the cost that comes with the package, too."""
 SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
 """The teacher that comes with the package: for training alone."""
+_NAMED = {"shipped": SHIPPED, "nano": NANO}
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,19 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Header:
-    """``model``: name of the network, None where the file names none; ``config``: its fields; ``sha256``: of the file."""
+    """``model``: name of the network, None where the file names none; ``config``: its fields; ``sha256``: of the
+    file.
+    """
 
     model: str | None
     config: dict[str, Any]
     provenance: Provenance
     sha256: str
+
+
+def weights_file(weights: str | Path | None) -> Path:
+    """The file of a student that a user names: by its path, or ``shipped`` (also None) or ``nano`` of this package."""
+    return _NAMED.get(str(weights or "shipped")) or Path(weights or "").expanduser()
 
 
 def sha256_of(path: str | Path) -> str:

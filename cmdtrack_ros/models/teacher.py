@@ -105,8 +105,9 @@ class Teacher(nn.Module):
         super().__init__()
         self.config = config
         channels, cells = config.channels, (config.search_size // STRIDE) ** 2
-        self.backbones = nn.ModuleList(EfficientNetLite(config.backbone) for _ in range(STREAMS))
-        widths = self.backbones[0].channels8, self.backbones[0].channels16
+        backbones = [EfficientNetLite(config.backbone) for _ in range(STREAMS)]
+        self.backbones = nn.ModuleList(backbones)
+        widths = backbones[0].channels8, backbones[0].channels16
         self.necks = nn.ModuleList(Neck(*widths, channels) for _ in range(STREAMS))
         self.template_encoders = nn.ModuleList(TemplateEncoder(channels) for _ in range(STREAMS))
         self.relations = nn.ModuleList(
@@ -116,7 +117,7 @@ class Teacher(nn.Module):
         self.at_relation = Exchange(channels, config.heads, cells)
         self.fusion = GatedFusion(channels)
         self.at_head = nn.ModuleList(CrossAttention(channels, config.heads, cells) for _ in range(STREAMS))
-        self.head = CenterHead(channels)
+        self.head = CenterHead(channels, config.search_factor)
 
     def start_from(self, student: Student) -> None:
         """Take a student's weights in both streams; with the silent exchanges, it then answers as the student

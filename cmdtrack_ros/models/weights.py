@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from cmdtrack_ros.errors import WeightsError
 from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
-from cmdtrack_ros.models.header import SHIPPED, Provenance, opened, read_header
+from cmdtrack_ros.models.header import Provenance, opened, read_header, weights_file
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 
@@ -67,5 +67,5 @@ def load_weights(path: str | Path, kind: type[Network], sha256: str | None = Non
 
 
 def load_student(path: str | Path | None = None, sha256: str | None = None) -> tuple[Student, Provenance]:
-    """:func:`load_weights` of a student; None = the shipped weights."""
-    return load_weights(SHIPPED if path is None else path, Student, sha256)
+    """:func:`load_weights` of a student, by a path or a name that :func:`weights_file` knows."""
+    return load_weights(weights_file(path), Student, sha256)

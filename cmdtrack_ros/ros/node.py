@@ -26,15 +26,18 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.exceptions import ParameterException
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
@@ -47,7 +50,7 @@ from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, 
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
-from cmdtrack_ros.ros.parameters import Parameters, Settings
+from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import Mailbox
@@ -97,10 +100,12 @@ class TrackerNode(LifecycleNode):
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         # A lifecycle node without any timer sometimes stops answering services.
         self._awake_timer = self.create_timer(1.0, lambda: None, clock=self._steady_clock)
+        self._refuse_impossible_transitions()
         # rclpy's logger raises when one line of code logs at two severities, hence a line each.
         self._fault_log = FaultLog(lambda text: self.get_logger().error(text))
         self._silence_log = FaultLog(lambda text: self.get_logger().warning(text), 30.0, count_repeats=False)
         self._inputs: dict[str, ImageInput] = {}
+        self._opened = ExitStack()  # what `_stop` closes, last first
 
     def autostart(self) -> None:
         """Configure and activate where the parameter says so; after a refusal the node stays for repair."""
@@ -108,6 +113,41 @@ class TrackerNode(LifecycleNode):
             return
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
             self.trigger_activate()
+
+    def _refuse_impossible_transitions(self) -> None:
+        """Answer a request that the present state does not allow; of rclpy's own handler it ends the process."""
+        service = self._service_change_state
+        change_state = service.callback
+
+        def answer(request: ChangeState.Request, response: ChangeState.Response) -> ChangeState.Response:
+            asked = request.transition
+            possible = {entry[0]: entry[1] for entry in self._state_machine.available_transitions}
+            if asked.label in possible.values() if asked.label else asked.id in possible:
+                return change_state(request, response)
+            choice = " or ".join(f"{label} ({number})" for number, label in possible.items())
+            self.get_logger().warning(
+                f"refused lifecycle transition {asked.label or asked.id}: the node is "
+                f"{self._state_machine.current_state[1]}, expected {choice or 'none any more'}"
+            )
+            response.success = False
+            return response
+
+        service.callback = answer
+
+    def run(self, executor: Executor) -> None:
+        """Start by itself where it shall, and serve callbacks until the context ends, whatever one of them raises."""
+        self._survive(self.autostart)
+        while self.context.ok():
+            self._survive(executor.spin)
+
+    def _survive(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except ExternalShutdownException:
+            pass
+        except Exception:
+            if self.context.ok():  # else it was about to publish when the node was interrupted
+                self._fault_log("internal error", traceback.format_exc())
 
     # Lifecycle: rclpy swallows what these raise, hence `_attempt`.
 
@@ -132,10 +172,11 @@ class TrackerNode(LifecycleNode):
         try:
             action()
             return TransitionCallbackReturn.SUCCESS
-        except CmdtrackError as error:
+        except (CmdtrackError, OSError) as error:
             self.get_logger().error(f"cannot {what}: {error}")
         except Exception:
-            self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
+            if self.context.ok():  # else interrupted meanwhile
+                self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
         return TransitionCallbackReturn.FAILURE
 
     def _configure(self) -> None:
@@ -179,25 +220,34 @@ class TrackerNode(LifecycleNode):
         self._request = self._first_request()
         self._request_lock = threading.Lock()
         self._restarted_at = -_SAME_RESTART_SECONDS
-        self._open_inputs(settings)
-        self._target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
-        self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
-        self._flush_timer.cancel()  # runs only while an image waits
-        self._health_timer = self.create_timer(1.0, self._report_health, clock=self._steady_clock)
-        threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
-        self._clock_jump_handle = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
-        self._worker = threading.Thread(target=self._track_pairs, args=(self._mailbox,), name="tracking", daemon=True)
-        self._worker.start()
+        with ExitStack() as opened:  # closed here if one of these fails
+            self._open_inputs(settings, opened)
+            target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
+            opened.callback(self.destroy_subscription, target_in)
+            self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
+            opened.callback(self.destroy_timer, self._flush_timer)
+            self._flush_timer.cancel()  # runs only while an image waits
+            health_timer = self.create_timer(1.0, self._report_health, clock=self._steady_clock)
+            opened.callback(self.destroy_timer, health_timer)
+            threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
+            jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
+            opened.callback(jumps.unregister)
+            worker = threading.Thread(target=self._track_pairs, args=(self._mailbox,), name="tracking", daemon=True)
+            worker.start()
+            opened.callback(worker.join)
+            opened.callback(self._mailbox.close)
+            self._opened = opened.pop_all()
         self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
-    def _open_inputs(self, settings: Settings) -> None:
+    def _open_inputs(self, settings: Settings, opened: ExitStack) -> None:
         topics = {"RGB": ("rgb_topic", settings.rgb_topic), "auxiliary": ("aux_topic", settings.aux_topic)}
         if settings.modality == "rgb":
             del topics["auxiliary"]
-        self._inputs = {
-            name: ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
-            for name, (parameter, topic) in topics.items()
-        }
+        opened.callback(self._inputs.clear)
+        for name, (parameter, topic) in topics.items():
+            stream = ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
+            opened.callback(stream.close)
+            self._inputs[name] = stream
         self._pairing_filter = NearestPairFilter(
             list(self._inputs.values()),
             _pairing(settings),
@@ -209,17 +259,7 @@ class TrackerNode(LifecycleNode):
 
     def _stop(self) -> None:
         """End the worker and close the inputs; safe to call when nothing runs."""
-        if not self._inputs:
-            return
-        self._mailbox.close()
-        self._worker.join()
-        self._clock_jump_handle.unregister()
-        for timer in (self._flush_timer, self._health_timer):
-            self.destroy_timer(timer)
-        self.destroy_subscription(self._target_in)
-        for stream in self._inputs.values():
-            stream.close()
-        self._inputs = {}
+        self._opened.close()
 
     def _clean_up(self) -> None:
         for publisher in (self._track_out, self._overlay_out, self._diagnostics_out, self._detections_out):
@@ -381,19 +421,18 @@ class TrackerNode(LifecycleNode):
 def main() -> None:
     """Run the node until it is interrupted."""
     cv2.setNumThreads(1)  # crops are too small to share, and a pool's idle threads spin
-    rclpy.init()
-    node = TrackerNode()
+    try:
+        rclpy.init()
+        node = TrackerNode()
+    except (ParameterException, RuntimeError) as error:  # rclpy's RCLError, a RuntimeError, has no public name
+        raise SystemExit(f"tracker_node: cannot start: {rcl_reason(error)}") from error
     forward_logging(node.get_logger())
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        node.autostart()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
+        node.run(executor)
+    except KeyboardInterrupt:
         pass
-    except Exception:
-        if rclpy.ok():  # else a callback was about to publish when the node was interrupted
-            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while this cleans up
         node._shut_down()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import InvalidParameterValueException, InvalidTopicNameException
+from rclpy.exceptions import InvalidParameterValueException, NameValidationException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.validate_topic_name import validate_topic_name
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
@@ -55,8 +55,8 @@ class Settings:
 class Spec:
     """One parameter. `live` ones take effect at once, the others when the node is configured.
 
-    A list is empty or has one number for each of `items`, which `valid` accepts (`condition` says what it
-    expects).
+    A list is empty or has one number, from `low` to `high`, for each of `items`, and `valid` accepts it
+    (`condition` says what it expects).
     """
 
     name: str
@@ -86,26 +86,24 @@ class Spec:
             raise ConfigError(f"parameter '{self.name}': expected {_TYPE_NAMES[kind]}, got {value!r}")
         if self.choices and value not in self.choices:
             raise ConfigError(f"parameter '{self.name}': expected one of {', '.join(self.choices)}, got {value!r}")
-        if self.topic:
-            self._check_topic(value)
         if kind in (int, float) and not self.low <= value <= self.high:
             raise ConfigError(f"parameter '{self.name}': expected {self.low:g} to {self.high:g}, got {value!r}")
         return value
 
-    def _check_topic(self, value: str) -> None:
-        try:
-            validate_topic_name(value)
-        except InvalidTopicNameException as error:
-            raise ConfigError(f"parameter '{self.name}': expected the name of a topic: {error}") from error
-
     def _read_list(self, value: Any) -> tuple[float, ...]:
-        numbers = tuple(value or ()) if not isinstance(value, (str, bytes, bool, int, float)) else (None,)
-        finite = all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers)
-        if not finite or len(numbers) not in (0, len(self.items)) or (numbers and not self.valid(numbers)):
+        numbers = list(value) if isinstance(value, (list, tuple, array)) else value
+        if numbers == []:
+            return ()
+        if not isinstance(numbers, list) or len(numbers) != len(self.items) or not self._are_numbers(numbers):
             raise ConfigError(
-                f"parameter '{self.name}': expected nothing or {', '.join(self.items)}{self.condition}, got {value!r}"
+                f"parameter '{self.name}': expected [] or {', '.join(self.items)}{self.condition}, "
+                f"each from {self.low:g} to {self.high:g}, got {numbers!r}"
             )
         return tuple(float(n) for n in numbers)
+
+    def _are_numbers(self, entries: list[Any]) -> bool:
+        numbers = all(type(n) in (int, float) and self.low <= n <= self.high for n in entries)
+        return numbers and self.valid(tuple(entries))
 
     def descriptor(self) -> ParameterDescriptor:
         when = "Takes effect at once." if self.live else "Takes effect when the node is configured."
@@ -130,7 +128,7 @@ SPECS = (
         "What the auxiliary stream carries; rgb tracks in RGB alone.",
         choices=("thermal", "depth", "event", "rgb"),
     ),
-    Spec("weights", "", "Path of a weights file (safetensors); empty for the shipped weights."),
+    Spec("weights", "", "Path of a weights file (safetensors), or nano: half the cost; empty for the shipped weights."),
     Spec("weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."),
     Spec(
         "engine", "auto", "What runs the network; auto takes torch on a GPU and ONNX Runtime on a CPU.", choices=ENGINES
@@ -139,8 +137,8 @@ SPECS = (
     Spec(
         "precision",
         "auto",
-        "Numbers that the network computes with on a CPU; auto takes int8 where the processor has "
-        "instructions for it, else fp32.",
+        "Numbers that the network computes with; auto takes half precision on a GPU, on a CPU int8 where the "
+        "processor has instructions for it, else fp32.",
         choices=PRECISIONS,
     ),
     Spec("threads", 0, "CPU threads of the network; 0 takes one per core.", 0, 256),
@@ -215,6 +213,8 @@ SPECS = (
         [],
         "Lowest and highest value of a 16-bit or float thermal image, in the sensor's unit (counts, "
         "centikelvin, degrees), shown as black and white; empty follows the image's 1st and 99th percentile.",
+        -1e6,
+        1e6,
         items=("low", "high"),
         condition=" with low below high",
         valid=lambda pair: pair[0] < pair[1],
@@ -247,6 +247,8 @@ SPECS = (
         [],
         "x, y, width, height in RGB pixels: a target that is started on the first frame, and again "
         "when a recording starts over; empty for none.",
+        -1e5,
+        1e5,
         items=("x", "y", "width", "height"),
         condition=" in pixels with width and height above 0",
         valid=lambda box: min(box[2:]) > 0,
@@ -271,11 +273,17 @@ SPECS = (
 )
 
 
+def rcl_reason(error: Exception) -> str:
+    """What an error of rcl says, in one line and without the places in its sources."""
+    return str(error).splitlines()[0].split(", at /")[0]
+
+
 class Parameters:
     """Declares `SPECS` on a node and accepts or refuses changes as a whole.
 
     A start-up value that cannot be used does not end the node: `settings` then raises ConfigError until the
-    parameter is set anew.
+    parameter is set anew. An empty list in a YAML file arrives as no value at all, which means the default;
+    once declared, a parameter cannot be deleted, because rclpy would not let it be set again.
 
     Args:
         configured: tells whether the node is past its configuration, when only `live` parameters may change.
@@ -293,14 +301,29 @@ class Parameters:
 
     def _declare(self, spec: Spec) -> None:
         try:
-            spec.read(self._node.declare_parameter(spec.name, spec.default, spec.descriptor()).value)
-            return
+            value = self._node.declare_parameter(spec.name, spec.default, spec.descriptor()).value
+            if value is not None:
+                self._read(spec, value)
+                return
+            self._node.undeclare_parameter(spec.name)
         except ConfigError as error:
             self._node.undeclare_parameter(spec.name)
             self._refused[spec.name] = str(error)
         except InvalidParameterValueException as error:  # rclpy's own check of the range
             self._refused[spec.name] = str(error)
         self._node.declare_parameter(spec.name, spec.default, spec.descriptor(), ignore_override=True)
+
+    def _read(self, spec: Spec, value: Any) -> Any:
+        """As `Spec.read`; a topic's name must be one that this node can resolve."""
+        value = spec.read(value)
+        if spec.topic:
+            try:
+                self._node.resolve_topic_name(value)
+            except (NameValidationException, RuntimeError) as error:  # rclpy's RCLError has no public name
+                raise ConfigError(
+                    f"parameter '{spec.name}': expected the name of a topic, got {value!r}: {rcl_reason(error)}"
+                ) from error
+        return value
 
     def settings(self) -> Settings:
         """All values, checked. Raises ConfigError for the first that cannot be used."""
@@ -312,7 +335,7 @@ class Parameters:
         values = {}
         for spec in SPECS:
             value = changes[spec.name] if spec.name in changes else self._node.get_parameter(spec.name).value
-            values[spec.name] = spec.read(value)
+            values[spec.name] = self._read(spec, value)
         return Settings(**values)
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
@@ -320,7 +343,9 @@ class Parameters:
         changes = {p.name: p.value for p in parameters if p.name in ours}
         try:
             for name, value in changes.items():
-                ours[name].read(value)
+                if value is None:
+                    raise ConfigError(f"parameter '{name}': cannot be deleted; its default is {ours[name].default!r}")
+                self._read(ours[name], value)
                 if self._configured() and not ours[name].live:
                     raise ConfigError(
                         f"parameter '{name}': takes effect when the node is configured; bring it back "

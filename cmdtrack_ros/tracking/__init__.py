@@ -1,1 +1,1 @@
-"""A network and a box -> boxes over time. `tracker`, `engine` and `pipeline` need torch, the others do not."""
+"""A network and a box -> boxes over time. Torch is imported only where it runs the network."""

@@ -20,7 +20,9 @@ from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Temp
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
-AUX = 1  # lists over streams are in the order RGB, aux
+RGB, AUX = 0, 1
+Images = dict[int, np.ndarray]
+"""The streams that a frame has, RGB first."""
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 
@@ -85,8 +87,8 @@ class Tracker:
         """Forget the target; the state becomes IDLE."""
         self._machine.reset()
         self.encoder.reset()
-        self._first: list[Template | None] = [None, None]
-        self._templates: list[Template | None] = [None, None]
+        self._first: dict[int, Template] = {}  # by stream, as all that follows
+        self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
         self._scan = self._tracked = 0
 
@@ -117,13 +119,11 @@ class Tracker:
         with clock.step("encode"):
             images = self._observe(rgb, aux)
         self._box = clip_box(box, width, height)
-        streams = _present(images)
         with clock.step("network"):
-            for template in self._encode(images, streams):
+            for template in self._encode(images):
                 self._first[template.stream] = self._templates[template.stream] = template
         self._machine.start()
-        weights = [float(image is not None) / len(streams) for image in images]
-        return self._track(1.0, weights, images, clock)
+        return self._track(1.0, dict.fromkeys(images, 1 / len(images)), images, clock)
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -143,34 +143,41 @@ class Tracker:
         with clock.step("encode"):
             images = self._observe(rgb, aux)
         # A stream that never had a template has nothing to be compared with.
-        streams = [stream for stream in _present(images) if self._templates[stream] is not None]
+        templates = [self._templates[stream] for stream in images if stream in self._templates]
         crop = self._search_crop(*_size(images))
         with clock.step("crop"):
-            cuts = [self._cut(crop, images, stream) for stream in streams]
-        query = Query(cuts, [self._templates[stream] for stream in streams])
-        return _Look(images, streams, crop, query, clock)
+            cuts = [self._cut(crop, images, template.stream) for template in templates]
+        return _Look(images, crop, Query(cuts, templates), clock)
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
         """The target after the frame; None where there was nothing to ask."""
         if response is None:
             self._machine.update(0.0)
-            return self._track(0.0, [0.0, 0.0], look.images, look.clock)
+            return self._track(0.0, {}, look.images, look.clock)
         with look.clock.step("decode"):
-            score, weights = self._decode(response, look.crop, *_size(look.images))
-        shares = [0.0, 0.0]  # an absent stream has no say
-        for stream, weight in zip(look.streams, weights):
-            shares[stream] = float(weight)
+            score, shares = self._decode(response, look.crop, *_size(look.images))
+        weights = dict(zip((template.stream for template in look.query.templates), shares.tolist()))
         with look.clock.step("template"):
-            self._renew_templates(look.images, score, shares)
-        return self._track(score, shares, look.images, look.clock)
+            self._renew_templates(look.images, score, weights)
+        return self._track(score, weights, look.images, look.clock)
 
-    def _track(self, score: float, weights: list[float], images: list[np.ndarray | None], clock: Stopwatch) -> Track:
-        there = [image is not None for image in images]
-        return Track(self._box.copy(), score, self.state, *weights, *there, times_ms=clock.stop())
+    def _track(self, score: float, weights: dict[int, float], images: Images, clock: Stopwatch) -> Track:
+        """The answer; a stream without a weight has no say."""
+        return Track(
+            self._box.copy(),
+            score,
+            self.state,
+            weights.get(RGB, 0.0),
+            weights.get(AUX, 0.0),
+            RGB in images,
+            AUX in images,
+            times_ms=clock.stop(),
+        )
 
     def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
         """Height and width of the images; ImageError where they cannot be used."""
-        if rgb is None and aux is None:
+        given = aux if rgb is None else rgb
+        if given is None:
             raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
         if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
             raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
@@ -181,40 +188,38 @@ class Tracker:
                 f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
                 f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)"
             )
-        return (aux if rgb is None else rgb).shape[:2]
+        return given.shape[0], given.shape[1]
 
-    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> list[np.ndarray | None]:
+    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
         """The checked images; the encoder has seen the auxiliary one."""
         self._check_images(rgb, aux)
         if aux is not None:
             self.encoder.observe(aux)
-        return [rgb, aux]
+        return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
 
-    def _cut(self, crop: Crop, images: list[np.ndarray | None], stream: int) -> np.ndarray:
+    def _cut(self, crop: Crop, images: Images, stream: int) -> np.ndarray:
         return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
 
-    def _encode(self, images: list[np.ndarray | None], streams: list[int]) -> list[Template]:
-        """Templates of the present box."""
+    def _encode(self, images: Images, streams: Sequence[int] | None = None) -> list[Template]:
+        """Templates of the present box, None = of all streams."""
+        streams = list(images) if streams is None else streams
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
         return self.engine.encode([TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams])
 
-    def _renew_templates(self, images: list[np.ndarray | None], score: float, weights: list[float]) -> None:
+    def _renew_templates(self, images: Images, score: float, weights: dict[int, float]) -> None:
         """Take templates from the frame just tracked, where it can be trusted."""
         if self.state != TargetState.TRACKING:
             return
         self._tracked += 1
         due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
-        new = [s for s in _present(images) if self._first[s] is None and score >= self.config.late_template]
-        known = [s for s in _present(images) if self._first[s] is not None]
-        seen = [s for s in known if due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
+        new = [s for s in images if s not in self._first and score >= self.config.late_template]
+        seen = [s for s in images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
         for template in self._encode(images, new + seen) if new or seen else ():
             stream = template.stream
-            if stream in new:
-                self._first[stream] = self._templates[stream] = template
-            else:
-                self._templates[stream] = self._first[stream].blended(template, self.config.renewal)
+            first = self._first.setdefault(stream, template)
+            self._templates[stream] = template if stream in new else first.blended(template, self.config.renewal)
 
     def _search_crop(self, height: int, width: int) -> Crop:
         config = self.engine.config
@@ -260,12 +265,9 @@ def _box_around(response: Response, row: int, column: int) -> np.ndarray:
     return (response.box[:, rows, columns] * (near / near.sum())).sum((1, 2))
 
 
-def _present(pictures: list[np.ndarray | None]) -> list[int]:
-    return [stream for stream, picture in enumerate(pictures) if picture is not None]
-
-
-def _size(pictures: list[np.ndarray | None]) -> tuple[int, int]:
-    return pictures[_present(pictures)[0]].shape[:2]
+def _size(images: Images) -> tuple[int, int]:
+    height, width = next(iter(images.values())).shape[:2]
+    return height, width
 
 
 def _check_box(box: np.ndarray, width: int, height: int) -> None:
@@ -282,10 +284,9 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
 
 @dataclass
 class _Look:
-    """A frame on its way through one tracker: its images, the streams to ask about, and where."""
+    """A frame on its way through one tracker: its images, and what is asked about which part of them."""
 
-    images: list[np.ndarray | None]
-    streams: list[int]
+    images: Images
     crop: Crop
     query: Query
     clock: Stopwatch
@@ -300,8 +301,8 @@ def update_together(trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np
     responses: list[Response | None] = [None] * len(looks)
     groups: dict[tuple[int, int], list[int]] = {}
     for i, (tracker, look) in enumerate(zip(trackers, looks)):
-        if look.streams:
-            groups.setdefault((id(tracker.engine), len(look.streams)), []).append(i)
+        if streams := len(look.query.templates):
+            groups.setdefault((id(tracker.engine), streams), []).append(i)
     for members in groups.values():
         began = time.perf_counter()
         answers = trackers[members[0]].engine.search([looks[i].query for i in members])

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from cmdtrack_ros.boxes import iou, visible
 from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.models.config import TEMPLATE_FIELDS
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import STREAMS, Teacher
 from cmdtrack_ros.tracking.drive import BoxTracker, drive
-from cmdtrack_ros.tracking.engines.contract import TEMPLATE_FIELDS, Engine, Query, Response, Template, TemplateCrop
+from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop
 from cmdtrack_ros.tracking.engines.torch import TorchEngine
 from cmdtrack_ros.tracking.tracker import Tracker
 
@@ -58,12 +59,9 @@ class TeacherEngine:
         return torch.as_tensor(picture, device=self.device).permute(2, 0, 1)[None].float()
 
 
-def student_overlap(student: Student, sequences: list[ImageSequence], threads: int = 1) -> dict[str, float]:
+def student_overlap(student: Student, sequences: list[ImageSequence]) -> dict[str, float]:
     """:func:`mean_overlap` of a student, on the CPU."""
-    if not sequences:
-        return {}
-    torch.set_num_threads(threads)
-    return mean_overlap(TorchEngine(copy.deepcopy(student), torch.device("cpu")), sequences)
+    return mean_overlap(TorchEngine(student, torch.device("cpu")), sequences)
 
 
 def teacher_overlap(teacher: Teacher, sequences: list[ImageSequence]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from cmdtrack_ros.models.header import NANO, sha256_of
 from synthetic import make_folder, run_cli
 
 
@@ -51,3 +52,11 @@ def test_our_tracker_is_evaluated_on_each_stream(dataset, tmp_path):
     assert answered == {"ours": 1, "ours@aux": 1}
     settings = json.loads((tmp_path / "out" / "run.json").read_text())
     assert all(settings["trackers"].values()), "the weights' hash is part of the settings"
+
+
+def test_nano_weights_are_evaluated_by_their_name(dataset, tmp_path):
+    arguments = ("--tracker", "ours", "--weights", "nano", "--output", tmp_path / "out")
+    done = run_cli("evaluate", dataset / "square0", *arguments)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert settings["trackers"]["ours"] == {"nano.safetensors": sha256_of(NANO)}

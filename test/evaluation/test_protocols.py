@@ -49,8 +49,7 @@ def test_evaluation_validation_and_track_give_the_same_boxes(tmp_path):
     """One loop behind three doors: a depth recording whose first frames have no box, with the shipped weights."""
     pytest.importorskip("torch")
     from cmdtrack_ros.boxes import iou
-    from cmdtrack_ros.models.weights import load_student
-    from cmdtrack_ros.tracking.engine import make_engine
+    from cmdtrack_ros.tracking.engines.choose import make_engine
     from cmdtrack_ros.tracking.tracker import Tracker
     from cmdtrack_ros.training import validation
 
@@ -64,6 +63,6 @@ def test_evaluation_validation_and_track_give_the_same_boxes(tmp_path):
     tracked = np.array([[float(row[k]) for k in ("x", "y", "width", "height")] for row in rows])
     np.testing.assert_allclose(tracked, evaluated.boxes[2:], atol=0.00051)  # the file has three decimals
     assert np.abs(tracked - sequence.boxes[2:]).max() > 0.01, "boxes of a tracker, not the truth"
-    tracker = Tracker(make_engine(load_student()[0], "cpu", 1), sequence.modality)
+    tracker = Tracker(make_engine(device="cpu", threads=1), sequence.modality)
     expected = iou(evaluated.boxes[3:], sequence.boxes[3:])
     np.testing.assert_array_equal(validation.overlaps(tracker, sequence), expected)

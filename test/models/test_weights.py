@@ -1,6 +1,7 @@
 """Weights files: what travels in them, and what is refused."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import save_file
 from cmdtrack_ros.errors import WeightsError
 from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
-from cmdtrack_ros.models.header import SHIPPED, SHIPPED_TEACHER, Provenance, sha256_of
+from cmdtrack_ros.models.header import NANO, SHIPPED, SHIPPED_TEACHER, Provenance, sha256_of, weights_file
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import load_student, load_weights, save_weights
@@ -38,13 +39,25 @@ def test_weights_round_trip(student, tmp_path):
         torch.testing.assert_close(again.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("file, kind", [(SHIPPED, Student), (SHIPPED_TEACHER, Teacher)])
+@pytest.mark.parametrize("file, kind", [(SHIPPED, Student), (NANO, Student), (SHIPPED_TEACHER, Teacher)])
 def test_shipped_weights_say_where_they_come_from(file, kind):
     network, history = load_weights(file, kind)
     assert history.recipe["name"]
     assert history.data
     assert history.scores
     assert sum(p.numel() for p in network.parameters()) < 6.5e6
+
+
+@pytest.mark.parametrize(
+    "given, file", [(None, SHIPPED), ("shipped", SHIPPED), ("nano", NANO), ("nano/", Path("nano"))]
+)
+def test_weights_that_come_with_the_package_have_names(given, file):
+    assert weights_file(given) == file
+
+
+def test_home_folder_in_a_path_of_weights(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/robot")
+    assert weights_file("~/own.safetensors") == Path("/home/robot/own.safetensors")
 
 
 def test_missing_weights(tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import cmdtrack_ros
+
 ROOT = Path(__file__).resolve().parents[2]
 NO_CATKIN_PKG = "catkin_pkg comes with ROS 2 or with `make setup`"
 
@@ -32,6 +34,7 @@ def test_torch_is_a_system_dependency_only_where_apt_has_it(distribution: str, e
 def test_versions_agree() -> None:
     manifest = re.search(r"<version>(.*)</version>", (ROOT / "package.xml").read_text()).group(1)
     assert re.search(r'version="(.*)"', (ROOT / "setup.py").read_text()).group(1) == manifest
+    assert cmdtrack_ros.__version__ == manifest
     versions = re.findall(r"^(\d+\.\d+\.\d+) \(", (ROOT / "CHANGELOG.rst").read_text(), re.MULTILINE)
     assert versions[0] == manifest
 

@@ -20,10 +20,14 @@ def node_with() -> Iterator[Callable[..., Node]]:
 
     context = rclpy.context.Context()
     rclpy.init(context=context)
+    made: list[Node] = []
 
     def make(**overrides: object) -> Node:
         given = [Parameter(name, value=value) for name, value in overrides.items()]
-        return Node("parts", context=context, parameter_overrides=given)
+        made.append(Node("parts", context=context, parameter_overrides=given))
+        return made[-1]
 
     yield make
+    for node in made:  # one that lingers keeps its logger from the next of its name
+        node.destroy_node()
     rclpy.shutdown(context=context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -55,9 +56,12 @@ def test_whole_numbers_pass_for_floating_point_ones(node_with: Callable) -> None
         ("autostart", 1, "'autostart': expected true or false, got 1"),
         ("modality", "sonar", "'modality': expected one of thermal, depth, event, rgb, got 'sonar'"),
         ("rgb_topic", "not a topic", "'rgb_topic': expected the name of a topic"),
-        ("initial_box", [1.0, 2.0, 3.0], "'initial_box': expected nothing or x, y, width, height"),
+        ("initial_box", [1.0, 2.0, 3.0], "'initial_box': expected \\[\\] or x, y, width, height"),
         ("initial_box", [1.0, 2.0, 0.0, 3.0], "above 0"),
         ("initial_box", "centre", "'initial_box'"),
+        ("initial_box", [True] * 4, "'initial_box'"),
+        ("thermal_range", [0.0, 1e308], r"'thermal_range': .* from -1e\+06 to 1e\+06"),
+        ("rgb_topic", "{bad}", "'rgb_topic': .* unknown substitution"),
         ("thermal_range", [31315.0, 29315.0], "low below high"),
         ("depth_max", 0.0, "depth_max"),
     ],
@@ -68,12 +72,80 @@ def test_unusable_values(node_with: Callable, name: str, value: object, says: st
     with pytest.raises(ConfigError, match=says):
         options.settings()
     default = {spec.name: spec.default for spec in SPECS}[name]
-    if default != []:  # rclpy refuses an empty list
-        assert node.set_parameters([Parameter(name, value=default)])[0].successful
-        assert getattr(options.settings(), name) == default, "a good value mends it"
+    read = tuple(default) if isinstance(default, list) else default
+    assert node.set_parameters([Parameter(name, value=default)])[0].successful
+    assert getattr(options.settings(), name) == read, "a good value mends it"
+    result = node.set_parameters([Parameter(name, value=value)])[0]
+    assert not result.successful and name in result.reason
+    assert getattr(options.settings(), name) == read
+
+
+HOSTILE = [
+    None,  # deletes; at start-up it is what an empty list in a YAML file comes as
+    True,
+    0,
+    -1,
+    2**63 - 1,
+    -(2**63),
+    0.5,
+    math.nan,
+    math.inf,
+    -math.inf,
+    1e308,
+    5e-324,
+    "",
+    "~",
+    "{bad}",
+    "a//b",
+    "two\nlines",
+    "\u732b",
+    "x" * 10_000,
+    [],
+    [b"\x00"],
+    [True] * 4,
+    [0] * 2,
+    [2**62] * 4,
+    [1.0] * 3,
+    [1.0, math.nan],
+    [0.0, math.inf],
+    [0.0, 1e308],
+    [1.0, 2.0, 1e308, 1e308],
+    [1.0] * 1000,
+    ["a", "b"],
+]
+
+
+def why_refused(options: Options) -> str:
+    try:
+        options.settings()
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", Settings.__dataclass_fields__)
+def test_hostile_values(node_with: Callable, name: str) -> None:
+    """Each is taken, or refused in a line that names the parameter; at start-up as at run time."""
+    node = node_with()
+    options = Options(node)
+    default = Parameter(name, value={spec.name: spec.default for spec in SPECS}[name])
+    for value in HOSTILE:
+        before = options.settings()
         result = node.set_parameters([Parameter(name, value=value)])[0]
-        assert not result.successful and name in result.reason
-        assert getattr(options.settings(), name) == default
+        if result.successful:
+            assert getattr(options.settings(), name) in (value, tuple(value) if isinstance(value, list) else value)
+        else:
+            assert f"'{name}'" in result.reason or f" {name} " in result.reason, "the latter is rclpy's"
+            assert "\n" not in result.reason and options.settings() == before
+            assert ("cannot be deleted" in result.reason) == (value is None)
+        assert node.set_parameters([default])[0].successful
+
+        late_node = node_with(**{name: value})
+        late = Options(late_node)
+        refusal = why_refused(late)
+        assert (name in refusal) if value is not None and not result.successful else not refusal
+        assert late_node.set_parameters([default])[0].successful
+        assert late.settings() == options.settings()
 
 
 def test_changes_are_taken_whole_or_not_at_all(node_with: Callable) -> None:

@@ -10,7 +10,8 @@ from cmdtrack_ros.data import load_dataset
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.tracking.drive import drive
-from cmdtrack_ros.tracking.engine import TorchEngine
+from cmdtrack_ros.tracking.engines.contract import Query, TemplateCrop
+from cmdtrack_ros.tracking.engines.torch import TorchEngine
 from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.training.validation import TeacherEngine, teacher_overlap
 from synthetic import Drawn, make_folder
@@ -26,10 +27,10 @@ def test_teacher_engine_gives_the_networks_answer(teacher):
     engine = TeacherEngine(teacher)
     crops, search = pictures(1, 32, 1).byte(), pictures(1).byte()
     as_image = lambda picture: picture.permute(1, 2, 0).numpy()  # noqa: E731
-    kept = [engine.encode_template(as_image(crops[0, i]), BOX[0].numpy(), i) for i in range(2)]
+    kept = engine.encode([TemplateCrop(as_image(crops[0, i]), BOX[0].numpy(), i) for i in range(2)])
     templates = [teacher.encode_template(i, crops[:, i].float(), BOX) for i in range(2)]
     for streams in ((0, 1), (1,)):
-        response = engine.search([as_image(search[0, i]) for i in streams], [kept[i] for i in streams])
+        [response] = engine.search([Query([as_image(search[0, i]) for i in streams], [kept[i] for i in streams])])
         present = torch.tensor([[float(i in streams) for i in range(2)]])
         with torch.no_grad():
             output, _ = teacher(search.float(), templates, present)

@@ -14,9 +14,6 @@ import numpy as np
 
 from cmdtrack_ros.models.config import STRIDE, StudentConfig
 
-TEMPLATE_FIELDS = ("keys", "values", "pooled", "mask")
-"""Order of a template's parts; see ``models.fusion.TemplateFeatures``."""
-
 
 @dataclass(frozen=True)
 class TemplateCrop:
@@ -39,7 +36,7 @@ class Template:
 
     Attributes:
         stream: 0 RGB, 1 aux.
-        parts: arrays of the engine that made them, as :data:`TEMPLATE_FIELDS`.
+        parts: arrays of the engine that made them, as ``models.config.TEMPLATE_FIELDS``.
     """
 
     stream: int

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import openvino
 
-from cmdtrack_ros.models.config import StudentConfig
-from cmdtrack_ros.models.graphs import Graphs
-from cmdtrack_ros.tracking.engines.contract import TEMPLATE_FIELDS, Query, Response, Template, TemplateCrop
+from cmdtrack_ros.models.config import TEMPLATE_FIELDS, StudentConfig
+from cmdtrack_ros.models.graphs import WEIGHTS_KEY, Graphs
+from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
 from cmdtrack_ros.tracking.engines.onnx import batch, split
 
 
@@ -18,21 +19,16 @@ class OpenVinoEngine:
 
     Args:
         threads: of the CPU, 0 = one per core.
-        bf16: compute in bfloat16 where the processor can; answers differ by some 1e-2.
+
+    Raises:
+        WeightsError: a graph of other weights than it is named for.
     """
 
-    def __init__(self, config: StudentConfig, graphs: Graphs, threads: int = 0, bf16: bool = False) -> None:
+    def __init__(self, config: StudentConfig, graphs: Graphs, threads: int = 0) -> None:
         self.config = config
         self.device = "cpu"
-        self.name = f"OpenVINO (cpu, {'bf16' if bf16 else graphs.precision})"
-        options = {
-            "INFERENCE_NUM_THREADS": threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
-        }
-        core = openvino.Core()
-        self._template = core.compile_model(str(graphs.template), "CPU", options)
-        self._search = core.compile_model(str(graphs.search), "CPU", options)
+        self.name = f"OpenVINO (cpu, {graphs.precision})"
+        self._template, self._search = (_compiled(graphs, file, threads) for file in (graphs.template, graphs.search))
 
     def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
         pictures = np.stack([crop.picture for crop in crops])
@@ -44,3 +40,17 @@ class OpenVinoEngine:
     def search(self, queries: Sequence[Query]) -> list[Response]:
         found = self._search(batch(queries))
         return split([found[name].copy() for name in ("score", "box", "weights")])
+
+
+def _compiled(graphs: Graphs, file: Path, threads: int) -> openvino.CompiledModel:
+    core = openvino.Core()
+    model = core.read_model(file)
+    origin = ["framework", WEIGHTS_KEY]
+    graphs.check(file, model.get_rt_info(origin).astype(str) if model.has_rt_info(origin) else "")
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        # Otherwise bfloat16 where the processor has it: other answers on other machines.
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    return core.compile_model(model, "CPU", options)

@@ -9,28 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from cmdtrack_ros.models.backbone import fold_batch_norm
-from cmdtrack_ros.models.export import SearchNet, TemplateNet
-from cmdtrack_ros.models.student import Student
+from cmdtrack_ros.models.student import SearchNet, Student, TemplateNet
 from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
 
 
 class TorchEngine:
-    """A student on ``device``. Template parts stay there; pictures go there through pinned memory."""
+    """A copy of a student on ``device``. Template parts stay there; pictures go there through pinned memory.
 
-    def __init__(self, student: Student, device: torch.device) -> None:
+    half: compute in half precision.
+    """
+
+    def __init__(self, student: Student, device: torch.device, half: bool = False) -> None:
         self.config = student.config
-        half = device.type == "cuda"
         self.device = device.type
         self.name = f"torch ({device}, {'fp16' if half else 'fp32'})"
         dtype = torch.float16 if half else torch.float32
-        student = fold_batch_norm(student).to(device, dtype, memory_format=torch.channels_last)
-        self._template = _Recorded(TemplateNet(student).eval(), device, dtype)
-        self._search = _Recorded(SearchNet(student).eval(), device, dtype)
+        folded = fold_batch_norm(student).to(device, dtype)
+        folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types lack it
+        self._template = _Recorded(TemplateNet(folded).eval(), device, dtype)
+        self._search = _Recorded(SearchNet(folded).eval(), device, dtype)
 
     def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
         pictures = torch.from_numpy(np.stack([crop.picture for crop in crops]))
         boxes = torch.from_numpy(np.stack([crop.box for crop in crops])).float()
-        parts = [part.clone() for part in self._template(pictures, boxes)]
+        parts = self._template(pictures, boxes)
         return [Template(crop.stream, tuple(part[i : i + 1] for part in parts)) for i, crop in enumerate(crops)]
 
     def search(self, queries: Sequence[Query]) -> list[Response]:
@@ -46,7 +48,7 @@ class _Recorded:
     """A network whose kernels are recorded once for each shape of its inputs (a CUDA graph), then replayed.
 
     Launching some two hundred small kernels one by one takes a GPU longer than running them. On a CPU the
-    network is called as usual; buffers and copies are the same, so that tests there cover them.
+    network is called as usual, but answers into the same memory again, as a replay does: tests there cover it.
     """
 
     def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
@@ -56,20 +58,27 @@ class _Recorded:
         self._graphs: dict[tuple, torch.cuda.CUDAGraph] = {}
 
     @torch.inference_mode()
-    def __call__(self, *inputs: Tensor) -> Sequence[Tensor]:
-        """The network's outputs, which the next call with the same shapes overwrites."""
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
+        """The network's outputs."""
         shapes = tuple(value.shape for value in inputs)
         if shapes not in self._inputs:
             self._inputs[shapes] = [self._buffer(value) for value in inputs]
         for buffer, value in zip(self._inputs[shapes], inputs):
             pinned = self._device.type == "cuda" and value.device.type == "cpu"
             buffer.copy_(value.pin_memory() if pinned else value, non_blocking=True)
-        if self._device.type != "cuda":
-            return self._network(*self._inputs[shapes])
-        if shapes not in self._graphs:
-            self._record(shapes)
-        self._graphs[shapes].replay()
-        return self._outputs[shapes]
+        if self._device.type == "cuda":
+            if shapes not in self._graphs:
+                self._record(shapes)
+            self._graphs[shapes].replay()
+        else:
+            self._call(shapes)
+        # The next call overwrites them.
+        return [output.clone() for output in self._outputs[shapes]]
+
+    def _call(self, shapes: tuple) -> None:
+        answer = self._network(*self._inputs[shapes])
+        for kept, new in zip(self._outputs.setdefault(shapes, answer), answer):
+            kept.copy_(new)
 
     def _buffer(self, value: Tensor) -> Tensor:
         dtype = self._dtype if value.is_floating_point() else value.dtype

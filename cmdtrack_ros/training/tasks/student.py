@@ -76,4 +76,4 @@ class StudentTask(Task):
         return tracking_picture(batch, self.run(batch).output)
 
     def validate(self, network: Student, sequences: list[ImageSequence]) -> dict[str, float]:
-        return student_overlap(network, sequences, self.config.threads)
+        return student_overlap(network, sequences)

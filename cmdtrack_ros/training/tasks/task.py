@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,16 @@ from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import EfficientNetLite, fold_batch_norm
 from cmdtrack_ros.models.cmae import Cmae
+from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.head import HeadOutput
-from cmdtrack_ros.models.header import SHIPPED
+from cmdtrack_ros.models.header import weights_file
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import Network, load_weights, model_of
 from cmdtrack_ros.training.config import Training
 from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
+from cmdtrack_ros.training.slimming import slim
 
 STREAMS = 2
 Batch = dict[str, Tensor]
@@ -115,7 +118,7 @@ def load_start(network: Network, backbones: list[EfficientNetLite], config: Trai
     if init is not None and config.init_backbone is not None:
         raise ConfigError(f"init ({init}) and init_backbone ({config.init_backbone}): expected one of them")
     if init is not None:
-        _load_network(network, SHIPPED if str(init) == "shipped" else init)
+        _load_network(network, weights_file(init))
     elif config.init_backbone is not None:
         _load_backbones(backbones, config.init_backbone, config.network.backbone)
     else:
@@ -129,9 +132,19 @@ def _load_network(network: Network, file: Path) -> None:
         network.start_from(load_weights(file, Student)[0])
         return
     loaded, _ = load_weights(file, type(network))
+    if isinstance(network, Student):
+        loaded = _reshaped(loaded, network.config)
     if loaded.config != network.config:
         raise ConfigError(f"init {file}: its network is {loaded.config}, expected {network.config}")
     network.load_state_dict(loaded.state_dict())
+
+
+def _reshaped(student: Student, config: StudentConfig) -> Student:
+    """A student to start from, with the search region asked for (its weights serve any), and no wider than asked."""
+    if student.config.channels > config.channels:
+        student = slim(student, config.channels)
+    student.config = replace(student.config, search_size=config.search_size, search_factor=config.search_factor)
+    return student
 
 
 def _load_backbones(backbones: list[EfficientNetLite], file: Path, variant: str) -> None:
