@@ -15,7 +15,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cmdtrack_ros.errors import DataError, ImageError
+from cmdtrack_ros.errors import DataError, ImageError, writing
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.images import decode
 
@@ -205,6 +205,13 @@ def read_rgb(path: Path) -> np.ndarray:
     """Image file as HxWx3 uint8 RGB."""
     image = _decode(path, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def write_rgb(path: Path, picture: np.ndarray) -> None:
+    """HxWx3 uint8 RGB as an image file; DataError where it cannot be written, of which `cv2.imwrite` says nothing."""
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    with writing(path):
+        path.write_bytes(data.tobytes())
 
 
 def read_aux(path: Path, modality: Modality) -> np.ndarray:

@@ -17,7 +17,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
@@ -25,7 +24,8 @@ from lightning_fabric.strategies import DDPStrategy
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cmdtrack_ros.errors import CmdtrackError, ConfigError
+from cmdtrack_ros.data.sequences import write_rgb
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, writing
 from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.weights import save_weights
 from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
@@ -88,12 +88,19 @@ class Trainer:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
     def _resume(self) -> None:
-        """Go on from the last checkpoint, if there is one; ConfigError when it is of other settings."""
+        """Go on from the last checkpoint, if there is one; ConfigError: other settings, DataError: damaged."""
         file = self.output / CHECKPOINT
         if not file.is_file():
             return
-        stored = self.fabric.load(file, weights_only=True)
-        if differing := differences(stored["settings"], self._settings()):
+        try:
+            stored = self.fabric.load(file, weights_only=True)
+            settings = stored["settings"]
+        except Exception as error:  # torch raises whatever its parsers meet
+            raise DataError(
+                f"{file}: no whole checkpoint ({type(error).__name__}: {error}); remove it to start anew, or take "
+                "another output folder"
+            ) from error
+        if differing := differences(settings, self._settings()):
             raise ConfigError(
                 f"{file} was trained with other settings; take another output folder, or restore {'; '.join(differing)}"
             )
@@ -120,10 +127,13 @@ class Trainer:
             "scores": self.scores,
             "before": self.start_scores,
         }
-        partial = self.output / (CHECKPOINT + ".partial")
-        self.fabric.save(partial, state)
+        file = self.output / CHECKPOINT
+        partial = file.with_name(file.name + ".partial")
+        with writing(file):
+            self.fabric.save(partial, state)
+            if self.fabric.is_global_zero:
+                partial.replace(file)
         if self.fabric.is_global_zero:
-            partial.replace(self.output / CHECKPOINT)
             save_weights(self.average, self.weights, self.provenance())
         self.fabric.barrier()
 
@@ -260,7 +270,7 @@ class Trainer:
         self._writer.add_image("pictures", picture, self.step, dataformats="HWC")
         folder = self.output / "pictures"
         folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{self.step:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_rgb(folder / f"{self.step:06d}.png", picture)
 
     def _validate(self) -> None:
         """Scores of the averaged network, by the first process; the others wait."""

@@ -346,7 +346,7 @@ def test_callbacks_run_without_a_lock_and_may_call_back() -> None:
 
 
 def test_two_threads_get_pairs_in_order() -> None:
-    pairing, got = NearestPairFilter(options=PairOptions(slop=0.0, aux_timeout=100.0, queue_size=1000)), []
+    pairing, got = NearestPairFilter(options=PairOptions(slop=0.0, aux_timeout=10.0, queue_size=1000)), []
     pairing.registerCallback(lambda pair: got.append((pair.rgb.name, pair.aux and pair.aux.name)))
     feeds = [
         threading.Thread(target=lambda add=add: [add(message(START + i * MS, str(i))) for i in range(500)])
