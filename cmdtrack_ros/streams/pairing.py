@@ -67,7 +67,7 @@ class PairOptions:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             if not low <= (value := getattr(self, name)) <= high:
-                raise ConfigError(f"{name}: expected {low:g} to {high:g}, got {value}")
+                raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
 
     def for_streams(self, count: int) -> PairOptions:
         """The options for ``count`` streams: an RGB image alone in the world waits for nobody."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -58,10 +57,15 @@ def train(tmp_path: Path, values: dict | bytes, disk: int | None = None) -> str:
     return refused("train", "student", *where, disk=disk)
 
 
-@pytest.mark.parametrize("disk", [None, 0], ids=["no folder", "full disk"])
-@pytest.mark.parametrize("verb", ["track", "evaluate", "score", "report", "blackout", "evaluate-bag", "bag write"])
+@pytest.mark.parametrize(
+    "disk, verb",
+    [
+        *((None, verb) for verb in ("track", "evaluate-bag", "bag write")),  # below what is no folder
+        *((0, verb) for verb in ("track", "evaluate", "score", "report", "blackout", "evaluate-bag", "bag write")),
+    ],
+)
 def test_output_that_cannot_be_written(
-    verb: str, disk: int | None, recording: Path, untrained: Path, tmp_path: Path
+    disk: int | None, verb: str, recording: Path, untrained: Path, tmp_path: Path
 ) -> None:
     results = tmp_path / "results"
     if verb in ("score", "report"):
@@ -83,7 +87,7 @@ def test_output_that_cannot_be_written(
     assert str(output) in refused(*inputs[verb], *option, output, disk=disk)
 
 
-@pytest.mark.parametrize("disk", [0, 10_000], ids=["nothing fits", "events fit"])
+@pytest.mark.parametrize("disk", [60, 10_000], ids=["no curve fits", "curves fit"])
 def test_training_on_a_full_disk(disk: int, recipe: dict, tmp_path: Path) -> None:
     assert str(tmp_path / "run") in train(tmp_path, recipe, disk)
 
@@ -97,51 +101,37 @@ def test_recipe_that_is_no_yaml(tmp_path: Path) -> None:
     assert "recipe.yaml: expected YAML" in train(tmp_path, b"steps: [1\nname: x\n")
 
 
-@pytest.mark.parametrize(
-    "change, says",
-    [
-        ({"batch": 1_000_000_000}, "batch: Input should be less than or equal to 1024, got 1000000000"),
-        ({"learning_rate": float("nan")}, "learning_rate: Input should be a finite number, got nan"),
-        ({"network": {"search_size": 1 << 20}}, "search_size: expected 16 to 1024, got 1048576"),
-        ({"network": {"channels": "wide"}}, "channels: expected int, got 'wide'"),
-        ({"network": {"backbone": "lite9"}}, "backbone: expected one of lite0, lite2, got 'lite9'"),
-        ({"sources": 3}, "sources: Input should be a valid list, got 3"),
-    ],
-)
-def test_recipe_with_an_impossible_value(change: dict, says: str, recipe: dict, tmp_path: Path) -> None:
-    said = train(tmp_path, recipe | change)
-    assert f"{tmp_path / 'recipe.yaml'}: " in said and says in said
+def test_recipe_with_impossible_values(recipe: dict, tmp_path: Path) -> None:
+    network = {"search_size": 1 << 20}
+    said = train(tmp_path, recipe | {"batch": 1_000_000_000, "learning_rate": float("nan"), "network": network})
+    for says in (
+        f"{tmp_path / 'recipe.yaml'}: ",
+        "batch: Input should be less than or equal to 1024, got 1000000000",
+        "learning_rate: Input should be a finite number, got nan",
+        "search_size: expected 16 to 1024, got 1048576",
+    ):
+        assert says in said
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x80\x02."], ids=["empty", "cut", "pickle"])
-def test_damaged_checkpoint(content: bytes, recipe: dict, tmp_path: Path) -> None:
+def test_damaged_checkpoint(recipe: dict, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "last.ckpt").write_bytes(content)
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"PK\x03\x04 no archive")
     said = train(tmp_path, recipe)
     assert "run/last.ckpt: no whole checkpoint" in said and "remove it to start anew" in said
-
-
-def changed_weights(untrained: Path, file: Path, **changes: str) -> Path:
-    """The weights with other metadata."""
-    metadata = {"model": read_header(untrained).model, "config": json.dumps(read_header(untrained).config)}
-    save_file(load_file(untrained), file, metadata | changes)
-    return file
 
 
 @pytest.mark.parametrize(
     "config, says",
     [
         ("{broken", "its metadata is not JSON"),
-        ("[1, 2]", "its metadata is not made of JSON objects"),
         ('{"search_size": 250}', "search_size: expected a multiple of 16, got 250"),
-        ('{"search_size": "256"}', "search_size: expected int, got '256'"),
-        ('{"depth": 3}', "unexpected keyword argument 'depth'"),
     ],
 )
 def test_weights_with_damaged_metadata(
     config: str, says: str, recording: Path, untrained: Path, tmp_path: Path
 ) -> None:
-    weights = changed_weights(untrained, tmp_path / "damaged.safetensors", config=config)
+    weights = tmp_path / "damaged.safetensors"
+    save_file(load_file(untrained), weights, {"model": read_header(untrained).model, "config": config})
     said = refused("track", recording, "--output", tmp_path / "out", "--weights", weights)
     assert "damaged.safetensors: " in said and says in said
 
@@ -166,24 +156,14 @@ def test_bag_with_one_bad_stamp(tmp_path: Path) -> None:
     stamps = [START + i * STEP for i in range(6)]
     ahead = stamps[3] + 3_600 * 10**9
     bag = write_free_running_bag(tmp_path / "bag", stamps, stamps, wrong={3: ahead})
-    said = refused("evaluate-bag", bag, "--output", tmp_path / "out")
+    said = refused("track", bag, "--output", tmp_path / "out")
     assert f"{bag}: stamps jump back from {ahead / 1e9:.3f} s ({RGB_TOPIC}, message 3)" in said
     assert f"to {stamps[4] / 1e9:.3f} s ({RGB_TOPIC}, message 4)" in said and "cut the recording there" in said
 
 
-@pytest.mark.parametrize(
-    "option, value, says",
-    [
-        ("--seed", "-1", "seed: expected 0 to "),
-        ("--aux-drop", "2", "aux_drop: expected 0 to 1, got 2"),
-        ("--aux-jitter", "nan", "aux_jitter: expected 0 to 10, got nan"),
-        ("--aux-offset", "1e12", "aux_offset: expected -10 to 10, got 1"),
-    ],
-)
-def test_numbers_out_of_range(option: str, value: str, says: str, recording: Path, tmp_path: Path) -> None:
-    assert says in refused("bag", "write", recording, tmp_path / "bag", option, value)
+def test_numbers_out_of_range(recording: Path, tmp_path: Path) -> None:
+    assert "seed: expected 0 to 4294967295, got -1" in refused(
+        "bag", "write", recording, tmp_path / "bag", "--seed", -1
+    )
     assert not (tmp_path / "bag").exists()
-
-
-def test_slop_out_of_range(recording: Path) -> None:
-    assert "slop: expected 0 to 10, got -1" in refused("track", recording, "--slop", "-1")
+    assert "slop: expected 0.0 to 10.0, got -1" in refused("track", recording, "--slop", "-1")

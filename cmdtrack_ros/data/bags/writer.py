@@ -81,7 +81,7 @@ class WriterOptions:
     def __post_init__(self) -> None:
         for name, (low, high) in WRITER_RANGES.items():
             if not low <= (value := getattr(self, name)) <= high:
-                raise ConfigError(f"{name}: expected {low:g} to {high:g}, got {value}")
+                raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
 
 
 def write_bag(
