@@ -22,6 +22,7 @@ setup(
         "onnx>=1.16",
         "onnxruntime>=1.17",
         "opencv-contrib-python-headless>=4.8,<5",
+        "pillow>=9",
         "psutil>=5.9",
         "pydantic>=2",
         "pyyaml>=5.4",

@@ -25,6 +25,7 @@ from cmdtrack_ros.data.video import VideoSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation.metrics import mean_overlap
 from cmdtrack_ros.evaluation.pictures import write_pictures, write_tracks
+from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
 from cmdtrack_ros.models.weights import load_student
@@ -69,7 +70,7 @@ def run_demo(
         runs.append(_play(sequence, output, weights, slower))
     tracks = per_frame(stamps_in_bag(sequence, BAG_OPTIONS), runs[-1].tracks)
     summary = {**_accuracy(sequence, tracks), **_speed(sequence, tracks, runs), **_circumstances(runs[-1], weights)}
-    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_text(output / "summary.json", json.dumps(summary, indent=2) + "\n")
     times = ("pair_gap_ms", "latency_ms", "processing_ms")
     write_tracks(output / "track.csv", sequence, tracks, times=times)
     write_pictures(sequence, tracks, output, _title(summary))

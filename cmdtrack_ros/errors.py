@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class CmdtrackError(Exception):
     """Base of all errors a caller may want to catch and show without a traceback."""
@@ -21,3 +25,12 @@ class ImageError(CmdtrackError, ValueError):
 
 class WeightsError(CmdtrackError):
     """A weights file that is missing, damaged, or belongs to another model."""
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns an OSError into a DataError that names the file: of a full disk, Python says no name."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -95,17 +95,19 @@ def draw_stills(folder: Path, count: int = 6) -> Path:
     return folder
 
 
-def run_cli(*arguments: object) -> subprocess.CompletedProcess:
-    """`cmdtrack ARGUMENTS` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+def run_cli(*arguments: object, file_size: int | None = None) -> subprocess.CompletedProcess:
+    """`cmdtrack ARGUMENTS` in a process of its own; file_size: of what it writes, bytes at most."""
+    command = [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)]
+    if file_size is not None:
+        command = ["prlimit", f"--fsize={file_size}", *command]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def write_free_running_bag(path: Path, rgb: list[int], aux: list[int]) -> Path:
+def write_free_running_bag(path: Path, rgb: list[int], aux: list[int], wrong: dict[int, int] | None = None) -> Path:
     """A bag of two cameras with clocks of their own: stamps in ns, each image 48x64 and grey by its number.
 
-    The true box is that of the first RGB image.
+    The true box is that of the first RGB image. wrong: other stamps, of single RGB images by their number, than
+    the times when they are recorded.
     """
     store = message_types()
     types = store.types
@@ -113,11 +115,12 @@ def write_free_running_bag(path: Path, rgb: list[int], aux: list[int]) -> Path:
     def header(stamp: int) -> object:
         return types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](*divmod(stamp, 10**9)), "")
 
-    def camera(topic: str, stamps: list[int], encoding: str, channels: int) -> list[tuple[int, str, object]]:
-        pixels = [np.full(48 * 64 * channels, number, np.uint8) for number in range(len(stamps))]
+    def camera(topic: str, times: list[int], encoding: str, channels: int) -> list[tuple[int, str, object]]:
+        stamps = {**dict(enumerate(times)), **(wrong or {} if topic == RGB_TOPIC else {})}
+        pixels = [np.full(48 * 64 * channels, number, np.uint8) for number in range(len(times))]
         return [
-            (stamp, topic, types[IMAGE](header(stamp), 48, 64, encoding, 0, 64 * channels, data))
-            for stamp, data in zip(stamps, pixels)
+            (time, topic, types[IMAGE](header(stamps[number]), 48, 64, encoding, 0, 64 * channels, pixels[number]))
+            for number, time in enumerate(times)
         ]
 
     messages = [(rgb[0], TRUTH_TOPIC, types[TARGET_BOX](header(rgb[0]), "target", 20.0, 15.0, 16.0, 12.0))]

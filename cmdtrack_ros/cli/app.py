@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import NoReturn
 
 import typer
 
@@ -41,5 +42,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments)
     except CmdtrackError as error:
-        print(f"cmdtrack: {error}", file=sys.stderr)
-        sys.exit(1)
+        _end(str(error))
+    except OSError as error:  # a folder that is read-only, a disk that is full
+        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _end(text: str) -> NoReturn:
+    """Some libraries' messages, which ours quote, have several lines."""
+    print("cmdtrack:", " ".join(text.split()), file=sys.stderr)
+    sys.exit(1)

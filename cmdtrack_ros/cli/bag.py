@@ -33,8 +33,8 @@ def bag_write(
     aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = AUX_TOPIC,
     truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = TRUTH_TOPIC,
     aux_offset: Annotated[float, typer.Option(help="Seconds added to every aux stamp.")] = 0.0,
-    aux_jitter: Annotated[float, typer.Option(min=0, help="Standard deviation of aux stamps, seconds.")] = 0.0,
-    aux_drop: Annotated[float, typer.Option(min=0, max=1, help="Share of aux images left out.")] = 0.0,
+    aux_jitter: Annotated[float, typer.Option(help="Standard deviation of aux stamps, seconds.")] = 0.0,
+    aux_drop: Annotated[float, typer.Option(help="Share of aux images left out.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of jitter, drops and simulated events.")] = 0,
     overwrite: Annotated[bool, typer.Option(help="Replace a bag of that name.")] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cmdtrack_ros.cli.options import DeviceOption, WeightsOption
-from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.errors import ConfigError, writing
 
 if TYPE_CHECKING:
     from cmdtrack_ros.evaluation.benchmark.node import Play
@@ -46,6 +46,7 @@ def benchmark(
     from cmdtrack_ros.evaluation.benchmark import report
     from cmdtrack_ros.evaluation.benchmark.run import Plan, run_benchmark
     from cmdtrack_ros.evaluation.benchmark.run import quick as quick_plan
+    from cmdtrack_ros.evaluation.results import write_text
 
     _check_plot(plot)
     sequence = demo_sequence() if recording is None else open_recording(recording)
@@ -58,11 +59,11 @@ def benchmark(
     for part in report.tables(result):
         console.print(part, markup=False, highlight=False)
     if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        json.write_text(json_module.dumps(report.as_json(result, shlex.join(sys.argv)), indent=2) + "\n")
+        write_text(json, json_module.dumps(report.as_json(result, shlex.join(sys.argv)), indent=2) + "\n")
     if plot is not None:
-        plot.parent.mkdir(parents=True, exist_ok=True)
-        report.plot(result).savefig(plot)
+        with writing(plot):
+            plot.parent.mkdir(parents=True, exist_ok=True)
+            report.plot(result).savefig(plot)
 
 
 def _check_plot(file: Path | None) -> None:

@@ -35,7 +35,7 @@ TruthTopicOption = Annotated[str | None, typer.Option(help=f"TargetBox or Detect
 InitBoxOption = Annotated[
     str | None, typer.Option(help="x,y,w,h in the first frame, pixels; default: the recording's true box.")
 ]
-SlopOption = Annotated[float, typer.Option(min=0, help="Largest stamp gap of a pair, seconds.")]
+SlopOption = Annotated[float, typer.Option(help="Largest stamp gap of a pair, seconds.")]
 AuxOffsetOption = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
 
 PAIRING = PairOptions()

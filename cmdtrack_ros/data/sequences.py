@@ -15,8 +15,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import DataError, ImageError, writing
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.images import decode
 
 DEFAULT_FPS = 30.0
 RowForm = Literal["xywh", "corners", "xywh+4", "polygon"]
@@ -206,6 +207,13 @@ def read_rgb(path: Path) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def write_rgb(path: Path, picture: np.ndarray) -> None:
+    """HxWx3 uint8 RGB as an image file; DataError where it cannot be written, of which `cv2.imwrite` says nothing."""
+    _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    with writing(path):
+        path.write_bytes(data.tobytes())
+
+
 def read_aux(path: Path, modality: Modality) -> np.ndarray:
     """Image file as stored: HxW or HxWx3 (RGB order), of its own type; depth must be one channel."""
     image = _decode(path, cv2.IMREAD_UNCHANGED)
@@ -221,10 +229,10 @@ def _decode(path: Path, flags: int) -> np.ndarray:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    image = cv2.imdecode(data, flags) if data.size else None
-    if image is None:
-        raise DataError(f"{path}: does not decode as an image ({data.size} bytes)")
-    return image
+    try:
+        return decode(data, flags, str(path))
+    except ImageError as error:
+        raise DataError(str(error)) from error
 
 
 def natural_key(path: Path) -> list[tuple[int, int, str]]:

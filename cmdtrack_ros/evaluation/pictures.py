@@ -7,15 +7,15 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from cmdtrack_ros.boxes import iou, visible
 from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.data.sequences import write_rgb
 from cmdtrack_ros.data.video import VideoWriter
 from cmdtrack_ros.drawing import NO_RESULT, contact_sheet, frame_picture
-from cmdtrack_ros.errors import ConfigError, DataError
+from cmdtrack_ros.errors import ConfigError, DataError, writing
 from cmdtrack_ros.evaluation.metrics import mean_overlap
 from cmdtrack_ros.modalities import AuxEncoder
 from cmdtrack_ros.track import Track
@@ -84,7 +84,7 @@ def write_tracks(
     if not tracks:
         raise DataError(f"{path}: there is no result to write")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with writing(path), path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow((*COLUMNS, *times))
         for index, track in enumerate(tracks, start):
@@ -149,11 +149,12 @@ def write_pictures(
     given = {index for index, track in zip(frames, tracks) if track is not None and track.has_aux}
     chosen = set(np.linspace(start, frames[-1], SHEET_FRAMES).round().astype(int).tolist())
     tiles = []
-    with VideoWriter(output / "overlay.mp4", fps) as video:
+    film = output / "overlay.mp4"
+    with writing(film), VideoWriter(film, fps) as video:
         for index, rgb, aux in pictures_as_seen(sequence, frames, given=given):
             picture = frame_picture(rgb, aux, tracks[index - start], sequence.boxes[index], index)
             video.write(picture)
             if index in chosen:
                 tiles.append(picture)
     sheet = contact_sheet(tiles, title)
-    cv2.imwrite(str(output / "contact_sheet.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_rgb(output / "contact_sheet.png", sheet)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from cmdtrack_ros.data import ImageSequence
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import DataError, writing
 from cmdtrack_ros.evaluation.protocols import Protocol, Run, anchors
 
 CONFIDENCES, TIMES = "confidence", "time"
@@ -120,8 +120,16 @@ def read_numbers(file: Path, count: int) -> np.ndarray:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write in one step: a killed run leaves the whole file or none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write in one step: a killed run leaves the whole file or none.
+
+    Raises:
+        DataError: a folder or disk that cannot be written.
+    """
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, file)
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.write_text(text)
+            os.replace(partial, file)
+        finally:
+            partial.unlink(missing_ok=True)

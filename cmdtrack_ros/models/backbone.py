@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cmdtrack_ros.models.config import BACKBONES
+
 # (repeats, kernel, stride, expansion, output channels) of EfficientNet-B0, stem excluded, up to stride 16.
 _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
-_SCALES = {"lite0": (1.0, 1.0), "lite2": (1.1, 1.2)}  # width, depth
 _STEM = 32
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -86,7 +87,7 @@ class EfficientNetLite(nn.Module):
 
     def __init__(self, variant: str = "lite0") -> None:
         super().__init__()
-        width, depth = _SCALES[variant]
+        width, depth = BACKBONES[variant]
         self.stem = conv_bn(3, _STEM, 3, 2)
         channels, stages = _STEM, []
         for index, (repeats, kernel, stride, expansion, outputs) in enumerate(_STAGES):

@@ -35,8 +35,7 @@ class CmaeConfig(CropConfig):
     patch: int = 32
 
     def __post_init__(self) -> None:
-        if self.streams not in (1, 2):
-            raise ValueError(f"streams: expected 1 or 2, got {self.streams}")
+        super().__post_init__()
         if self.channels % _GROUPS:
             raise ValueError(f"channels: expected a multiple of {_GROUPS}, got {self.channels}")
         if self.patch % STRIDE or self.search_size % self.patch:

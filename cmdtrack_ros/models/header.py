@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from cmdtrack_ros.errors import WeightsError
+from cmdtrack_ros.models.config import StudentConfig
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetensors"
 """The weights that come with the package: what a robot runs."""
@@ -86,4 +87,14 @@ def read_header(path: str | Path, sha256: str | None = None) -> Header:
         config, *history = (json.loads(metadata.get(name, "{}")) for name in ("config", "recipe", "data", "scores"))
     except ValueError as error:
         raise WeightsError(f"weights {path}: its metadata is not JSON ({error})") from error
+    if not all(isinstance(part, dict) for part in (config, *history)):
+        raise WeightsError(f"weights {path}: its metadata is not made of JSON objects")
     return Header(metadata.get("model"), config, Provenance(*history), found)
+
+
+def student_config(path: str | Path, header: Header) -> StudentConfig:
+    """The configuration of the student in a weights file; WeightsError when it cannot be one."""
+    try:
+        return StudentConfig(**header.config)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"weights {path}: its configuration is no student's of this version ({error})") from error

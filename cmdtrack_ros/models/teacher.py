@@ -39,6 +39,11 @@ class TeacherConfig(CropConfig):
     channels: int = 192
     heads: int = 6
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.channels % self.heads:
+            raise ValueError(f"heads: expected a divisor of channels ({self.channels}), got {self.heads}")
+
 
 @dataclass(frozen=True)
 class TeacherPaths:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from cmdtrack_ros.errors import WeightsError
@@ -22,16 +23,23 @@ Network = TypeVar("Network", Student, Teacher, Cmae)
 
 
 def save_weights(network: Network, path: str | Path, provenance: Provenance) -> None:
-    """Write a network's weights and metadata; the file appears whole or not at all."""
+    """Write a network's weights and metadata; the file appears whole or not at all.
+
+    Raises:
+        WeightsError: a folder or disk that cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"model": _NAMES[type(network)], "config": json.dumps(network.config.to_dict())}
     metadata |= {name: json.dumps(getattr(provenance, name)) for name in ("recipe", "data", "scores")}
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata)
-    partial.chmod(0o644)  # safetensors writes for the owner alone; an installed package has other readers
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata)
+        partial.chmod(0o644)  # safetensors writes for the owner alone; an installed package has other readers
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights {path}: cannot be written ({error})") from error
 
 
 def model_of(path: str | Path) -> type[Network] | None:

@@ -192,7 +192,13 @@ class TrackerNode(LifecycleNode):
             encoding=_encoding(settings),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
-        self._pipeline = Pipeline(tracker, registration=settings.registration, topics=topics, report=self._fault_log)
+        self._pipeline = Pipeline(
+            tracker,
+            registration=settings.registration,
+            max_pixels=settings.max_pixels,
+            topics=topics,
+            report=self._fault_log,
+        )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
         self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
         self._diagnostics_out = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", _RESULT_QUEUE_DEPTH)

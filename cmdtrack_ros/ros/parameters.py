@@ -15,7 +15,8 @@ from rclpy.parameter import Parameter
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
-from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.images import MAX_PIXELS
+from cmdtrack_ros.streams.pairing import RANGES, PairOptions
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
 
 
@@ -39,6 +40,7 @@ class Settings:
     aux_offset: float
     queue_size: int
     registration: str
+    max_pixels: int
     thermal_range: tuple[float, ...]
     depth_max: float
     depth_unit: float
@@ -163,8 +165,7 @@ SPECS = (
         _PAIRING_DEFAULTS.slop,
         "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
         "free-running cameras, and lets the two images show different moments.",
-        0.0,
-        10.0,
+        *RANGES["slop"],
         live=True,
     ),
     Spec(
@@ -172,16 +173,14 @@ SPECS = (
         _PAIRING_DEFAULTS.aux_timeout,
         "Longest wait in s of an RGB image for its partner before it is tracked alone. More "
         "tolerates a slow auxiliary driver, at the price of latency whenever an image is lost.",
-        0.0,
-        10.0,
+        *RANGES["aux_timeout"],
         live=True,
     ),
     Spec(
         "aux_offset",
         _PAIRING_DEFAULTS.aux_offset,
         "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
-        -10.0,
-        10.0,
+        *RANGES["aux_offset"],
         live=True,
     ),
     Spec(
@@ -189,14 +188,21 @@ SPECS = (
         _PAIRING_DEFAULTS.queue_size,
         "Images kept per stream while they wait for a partner. More bridges a larger difference "
         "in delay between the two drivers, and takes memory.",
-        1,
-        1000,
+        *RANGES["queue_size"],
     ),
     Spec(
         "registration",
         "none",
         "How auxiliary images are brought onto the RGB image: none expects equal sizes, resize stretches them over it.",
         choices=("none", "resize"),
+    ),
+    Spec(
+        "max_pixels",
+        MAX_PIXELS,
+        "Pixels of an image at most; a larger one is refused before it is decoded. More takes larger cameras, and "
+        "memory where a header is damaged.",
+        1,
+        1_000_000_000,
     ),
     Spec(
         "thermal_range",

@@ -7,10 +7,12 @@ it works, else by rosbags-image. The formats of `compressedDepth` are those of i
 from __future__ import annotations
 
 import array
+import io
 import logging
 import re
 import struct
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache
 from types import SimpleNamespace
@@ -18,6 +20,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cmdtrack_ros.errors import ImageError
 
@@ -57,27 +63,33 @@ _COLOUR_ENCODINGS |= {
 _GREY_ENCODINGS = {"mono8": (np.uint8, 1), "mono16": (np.uint16, 1)}
 # Generic names say nothing of the meaning; as an RGB stream they are read the way OpenCV would.
 _AS_COLOUR = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
-_MAX_PIXELS = 1 << 28  # a damaged header must not make us ask for the machine's whole memory
+MAX_PIXELS = 40_000_000
+"""Of an image, at most, unless told otherwise: 4.8 times 4K. A few kilobytes can ask for the machine's whole memory."""
+# These readers of Pillow's decode nothing when they are opened; those of WebP and AVIF do, and are left out.
+_HEADERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile, "BMP": BmpImageFile}
+# A damaged one is our error to report, with the topic's name.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
 
 
-def to_rgb(message: Any) -> np.ndarray:
+def to_rgb(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An RGB camera's Image or CompressedImage -> HxWx3 uint8 RGB (grey becomes three equal channels).
 
     Raises:
-        ImageError: unknown encoding, impossible sizes, too little data, or data that does not decode.
+        ImageError: unknown encoding, impossible sizes or more than `max_pixels`, too little data, or data that
+            does not decode.
     """
     if hasattr(message, "format"):
-        return _decode_picture(message, cv2.IMREAD_COLOR)
+        return _decode_picture(message, cv2.IMREAD_COLOR, max_pixels)
     encoding = _AS_COLOUR.get(message.encoding, message.encoding)
     known = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS)
     if encoding not in known:
         raise ImageError(f"RGB image: expected one of {', '.join(known)}, got {encoding!r}")
-    return _convert(_pixels(message), encoding)
+    return _convert(_pixels(message, max_pixels), encoding)
 
 
-def to_sensor(message: Any) -> np.ndarray:
+def to_sensor(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """An auxiliary camera's Image or CompressedImage -> the sensor's own array.
 
     Returns:
@@ -89,14 +101,47 @@ def to_sensor(message: Any) -> np.ndarray:
     """
     if hasattr(message, "format"):
         if "compressedDepth" in message.format:
-            return _decode_depth(message)
-        return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+            return _decode_depth(message, max_pixels)
+        return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, max_pixels)
     if message.encoding in _COLOUR_ENCODINGS or message.encoding in ("8UC3", "8UC4"):
-        return to_rgb(message)
-    pixels = _pixels(message)
+        return to_rgb(message, max_pixels)
+    pixels = _pixels(message, max_pixels)
     if pixels.ndim == 3 or pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(f"auxiliary image: expected one of {', '.join(ENCODINGS)}, got {message.encoding!r}")
     return pixels
+
+
+def decode(data: np.ndarray, flags: int, what: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """JPEG, PNG, TIFF or BMP as (n,) uint8 -> HxW or HxWxC, BGR, as `cv2.imdecode` does with these flags.
+
+    Raises:
+        ImageError: begins with `what`: data that does not decode, or more pixels than `max_pixels` by its header.
+    """
+    _check_size(*_header_size(data, what), what, max_pixels)
+    try:
+        picture = cv2.imdecode(data, flags)
+    except cv2.error as error:
+        raise ImageError(f"{what}: {data.size} bytes do not decode: {error}") from error
+    if picture is None:
+        raise ImageError(f"{what}: {data.size} bytes do not decode")
+    return picture
+
+
+def _header_size(data: np.ndarray, what: str) -> tuple[int, int]:
+    """Width and height that a picture's header names."""
+    for header in _HEADERS.values():
+        try:
+            return header(io.BytesIO(data.data)).size
+        except Exception:  # another format, or damaged: Pillow raises whatever its parsers meet
+            continue
+    raise ImageError(f"{what}: {data.size} bytes do not decode, expected {', '.join(_HEADERS)}")
+
+
+def _check_size(width: int, height: int, what: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{what}: {width}x{height} pixels are more than the limit of {max_pixels:,} (max_pixels); damaged header?"
+        )
 
 
 def fill_image(message: Any, pixels: np.ndarray, encoding: str) -> Any:
@@ -123,14 +168,13 @@ def _layout(encoding: str) -> tuple[np.dtype, int]:
     return np.dtype(_SAMPLE_TYPES[match[1]]), int(match[2] or 1)
 
 
-def _pixels(message: Any) -> np.ndarray:
+def _pixels(message: Any, max_pixels: int) -> np.ndarray:
     """HxW or HxWxC in the machine's byte order, from a message with any `step`; a view where possible."""
     height, width, step, encoding = message.height, message.width, message.step, message.encoding
     dtype, channels = _layout(encoding)
     if height == 0 or width == 0:
         raise ImageError(f"{encoding} image: expected at least one pixel, got {width}x{height}")
-    if height * width > _MAX_PIXELS:
-        raise ImageError(f"{encoding} image: {width}x{height} pixels is beyond any camera; damaged header?")
+    _check_size(width, height, f"{encoding} image", max_pixels)
     rows = height * 3 // 2 if encoding in ("nv12", "nv21") else height  # the colour plane follows the grey one
     row_bytes = width * channels * dtype.itemsize
     if step < row_bytes:
@@ -200,24 +244,14 @@ def _converter() -> Callable[[Any], np.ndarray]:
     return lambda message: image_to_cvimage(message, "rgb8")
 
 
-def _decode_picture(message: Any, flags: int) -> np.ndarray:
-    """JPEG or PNG (any that OpenCV reads) -> HxW or HxWx3 RGB."""
+def _decode_picture(message: Any, flags: int, max_pixels: int) -> np.ndarray:
+    """A CompressedImage -> HxW or HxWx3 RGB."""
     data = np.frombuffer(message.data, np.uint8)
-    picture = _decode(data, flags, f"compressed image ({message.format!r})")
+    picture = decode(data, flags, f"compressed image ({message.format!r})", max_pixels)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
 
 
-def _decode(data: np.ndarray, flags: int, what: str) -> np.ndarray:
-    try:
-        picture = cv2.imdecode(data, flags) if data.size else None
-    except cv2.error as error:
-        raise ImageError(f"{what}: {data.size} bytes do not decode: {error}") from error
-    if picture is None:
-        raise ImageError(f"{what}: {data.size} bytes do not decode as JPEG or PNG")
-    return picture
-
-
-def _decode_depth(message: Any) -> np.ndarray:
+def _decode_depth(message: Any, max_pixels: int) -> np.ndarray:
     """compressedDepth: 12 bytes of header (int32, 2 float32), then PNG or RVL -> HxW uint16 mm or float32 m.
 
     Depth in metres is stored as its inverse: Z = A / (stored - B), 0 = no reading (NaN).
@@ -231,9 +265,9 @@ def _decode_depth(message: Any) -> np.ndarray:
         raise ImageError(f"{what}: expected a 12-byte header and an image, got {data.size} bytes")
     _, quant_a, quant_b = struct.unpack("<iff", data[:12].tobytes())
     if message.format.rstrip().endswith("rvl"):
-        stored = _decode_rvl(data[12:], what)
+        stored = _decode_rvl(data[12:], what, max_pixels)
     else:
-        stored = _decode(data[12:], cv2.IMREAD_UNCHANGED, what)
+        stored = decode(data[12:], cv2.IMREAD_UNCHANGED, what, max_pixels)
     if stored.dtype != np.uint16 or stored.ndim != 2:
         raise ImageError(f"{what}: expected one 16-bit channel, got {stored.dtype} of shape {stored.shape}")
     if encoding != "32FC1":
@@ -243,14 +277,15 @@ def _decode_depth(message: Any) -> np.ndarray:
     return np.where(stored == 0, np.nan, metres).astype(np.float32)
 
 
-def _decode_rvl(data: np.ndarray, what: str) -> np.ndarray:
+def _decode_rvl(data: np.ndarray, what: str, max_pixels: int) -> np.ndarray:
     """RVL (Wilson, "Fast Lossless Depth Image Compression", ISS 2017): runs of zeros and of differences,
     each number in 4-bit pieces of which the top bit says that more follow."""
     if data.size < 8:
         raise ImageError(f"{what}: expected 8 bytes of RVL sizes, got {data.size}")
     width, height = struct.unpack("<ii", data[:8].tobytes())
-    if width <= 0 or height <= 0 or width * height > _MAX_PIXELS:
+    if width <= 0 or height <= 0:
         raise ImageError(f"{what}: RVL sizes {width}x{height} are impossible")
+    _check_size(width, height, what, max_pixels)
     numbers = _rvl_numbers(data[8:])
     out = np.zeros(width * height, np.uint16)
     filled, at, previous = 0, 0, 0

@@ -37,6 +37,14 @@ _INTERVALS_NEEDED = 8
 _INTERVALS_KEPT = 16
 _INTERVAL_MARGIN = 0.8  # the next interval may be this much shorter than the shortest one lately seen
 
+RANGES: dict[str, tuple[float, float]] = {
+    "slop": (0.0, 10.0),
+    "aux_timeout": (0.0, 10.0),
+    "aux_offset": (-10.0, 10.0),
+    "queue_size": (1, 1000),
+}
+"""Lowest and highest of the numbers of `PairOptions`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,13 +65,9 @@ class PairOptions:
     queue_size: int = 10
 
     def __post_init__(self) -> None:
-        if self.queue_size < 1:
-            raise ConfigError(f"queue_size: expected at least 1, got {self.queue_size}")
-        for name in ("slop", "aux_timeout"):
-            if not 0.0 <= (value := getattr(self, name)) < float("inf"):
-                raise ConfigError(f"{name}: expected seconds >= 0, got {value}")
-        if not abs(self.aux_offset) < float("inf"):
-            raise ConfigError(f"aux_offset: expected a finite number of seconds, got {self.aux_offset}")
+        for name, (low, high) in RANGES.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
 
     def for_streams(self, count: int) -> PairOptions:
         """The options for ``count`` streams: an RGB image alone in the world waits for nobody."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
-from cmdtrack_ros.streams.images import to_rgb, to_sensor
+from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
@@ -39,6 +39,7 @@ class Pipeline:
     Args:
         tracker: the tracker; owned from here on.
         registration: "none" (aux must have RGB's size) or "resize".
+        max_pixels: of an image; a larger one is bad.
         topics: of the RGB and the auxiliary images, as faults name them.
         report: called with a kind of fault and a text that names its cause.
     """
@@ -48,6 +49,7 @@ class Pipeline:
         tracker: Tracker,
         *,
         registration: str = "none",
+        max_pixels: int = MAX_PIXELS,
         topics: tuple[str, str] = ("rgb", "aux"),
         report: Callable[[str, str], None] = lambda kind, text: None,
     ) -> None:
@@ -55,6 +57,7 @@ class Pipeline:
             raise ConfigError(f"registration: expected none or resize, got {registration!r}")
         self._tracker = tracker
         self._registration = registration
+        self._max_pixels = max_pixels
         self._topics = topics
         self._report = report
         self._name = ""
@@ -129,14 +132,17 @@ class Pipeline:
 
     def _convert(self, pair: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
         rgb_topic, aux_topic = self._topics
-        rgb = self._read("rgb image", rgb_topic, to_rgb, pair.rgb)
+        rgb = self._read("rgb image", rgb_topic, self._to_rgb, pair.rgb)
         if rgb is not None:
             self._size = rgb.shape[:2]
         aux = self._read("aux image", aux_topic, self._to_aux, pair.aux)
         return rgb, aux if aux is None else self._register(aux)
 
+    def _to_rgb(self, message: Any) -> np.ndarray:
+        return to_rgb(message, self._max_pixels)
+
     def _to_aux(self, message: Any) -> np.ndarray:
-        return self._tracker.encoder.checked(to_sensor(message))
+        return self._tracker.encoder.checked(to_sensor(message, self._max_pixels))
 
     def _read(
         self, kind: str, topic: str, convert: Callable[[Any], np.ndarray], message: Any | None

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cmdtrack_ros.data import ImageSequence, load_dataset
-from cmdtrack_ros.errors import CmdtrackError
+from cmdtrack_ros.errors import CmdtrackError, writing
 from cmdtrack_ros.models.header import sha256_of
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
@@ -54,9 +54,15 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
         row: {name: _spread([score[name] for score in results]) for name in results[0]}
         for row, results in scores.items()
     }
-    (output / "ablation.json").write_text(json.dumps({"seeds": config.seeds, "rows": table}, indent=1))
-    (output / "ablation.md").write_text(markdown(table, config.seeds))
+    _write(output / "ablation.json", json.dumps({"seeds": config.seeds, "rows": table}, indent=1))
+    _write(output / "ablation.md", markdown(table, config.seeds))
     return output / "ablation.md"
+
+
+def _write(file: Path, text: str) -> None:
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
 
 
 def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str, list[Path]]:
@@ -113,8 +119,7 @@ def _score(weights: Path, row: str, groups: dict[str, list[ImageSequence]], file
     scores = {name: measure(network, sequences)["mean"] for name, sequences in groups.items()}
     counts = [len(sequences) for sequences in groups.values()]
     scores["all sequences"] = float(np.average(list(scores.values()), weights=counts))
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"sha256": digest, "scores": scores}, indent=1))
+    _write(file, json.dumps({"sha256": digest, "scores": scores}, indent=1))
     return scores
 
 

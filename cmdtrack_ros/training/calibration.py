@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 from torch import Tensor
 
-from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.export import describe, save_graph, write_graphs
 from cmdtrack_ros.models.graphs import Graphs, graph_file
-from cmdtrack_ros.models.header import Header
+from cmdtrack_ros.models.header import Header, student_config
 from cmdtrack_ros.models.quantize import quantize_search
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, TemplateCrop
 from cmdtrack_ros.tracking.engines.onnx import OnnxEngine, batch
@@ -39,7 +38,7 @@ def write_int8_graphs(weights: Path, header: Header, folder: Path, recipe: Path,
         WeightsError: weights that cannot be read, or are no student's.
         CmdtrackError: a graph does not answer as it must.
     """
-    settings, config = load_config(recipe, DistillTraining), StudentConfig(**header.config)
+    settings, config = load_config(recipe, DistillTraining), student_config(weights, header)
     sources, _ = open_sources(settings.sources, data)
     pairs = PairDataset(sources, settings.pairs, config, seed)
     with tempfile.TemporaryDirectory() as temporary:

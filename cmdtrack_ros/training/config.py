@@ -23,13 +23,22 @@ from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.cmae import CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
-from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.pairing import RANGES, PairOptions
 
 
 class Strict(BaseModel):
-    """Unknown fields are errors."""
+    """Unknown fields are errors, and so is what is no number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# Every number has both bounds: a typing error must not take the whole memory, or years.
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Steps = Annotated[int, Field(gt=0, le=10_000_000)]
+StepsOrNever = Annotated[int, Field(ge=0, le=10_000_000)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
 
 
 def _shape(kind: type) -> BeforeValidator:
@@ -42,6 +51,11 @@ def _shape(kind: type) -> BeforeValidator:
             raise ValueError(str(error)) from error
 
     return BeforeValidator(build)
+
+
+def _pairing(name: str) -> Any:
+    low, high = RANGES[name]
+    return Field(default=getattr(PairOptions(), name), ge=low, le=high)
 
 
 class Source(Strict):
@@ -61,20 +75,20 @@ class Source(Strict):
 
     kind: str = Field(pattern="^(sequences|bags|stills)$")
     path: Path
-    share: float = Field(default=1.0, gt=0)
-    max_gap: int = Field(default=100, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1000)
+    max_gap: int = Field(default=100, gt=0, le=100_000)
     layout: str = "auto"
     names: Path | None = None
     held_out: list[str] = []
     held_out_part: float = Field(default=0.0, ge=0, lt=1)
-    cache: int = Field(default=6000, gt=0)
-    cutouts: float = Field(default=0.0, ge=0, le=1)
+    cache: int = Field(default=6000, gt=0, le=1_000_000)
+    cutouts: Share = 0.0
     rgb_topic: str | None = None
     aux_topic: str | None = None
     truth_topic: str | None = None
     modality: Modality | None = None
-    slop: float = Field(default=PairOptions().slop, ge=0)
-    aux_offset: float = PairOptions().aux_offset
+    slop: float = _pairing("slop")
+    aux_offset: float = _pairing("aux_offset")
     terms: str = ""
 
 
@@ -101,19 +115,19 @@ class PairConfig(Strict):
             away.
     """
 
-    shift: float = Field(default=1.4, ge=0)
-    zoom: float = Field(default=0.18, ge=0)
-    jitter: float = Field(default=0.04, ge=0)
-    margin: float = Field(default=0.0, ge=0)
-    misalignment: float = Field(default=4.0, ge=0)
-    negatives: float = Field(default=0.1, ge=0, le=1)
-    hard_negatives: float = Field(default=0.0, ge=0, le=1)
-    distractors: float = Field(default=0.0, ge=0, le=1)
-    degraded: float = Field(default=0.2, ge=0, le=1)
-    dropped: float = Field(default=0.0, ge=0, le=1)
-    occluded: float = Field(default=0.15, ge=0, le=1)
-    misleading: float = Field(default=0.0, ge=0, le=1)
-    edges: float = Field(default=0.0, ge=0, le=1)
+    shift: float = Field(default=1.4, ge=0, le=10)
+    zoom: float = Field(default=0.18, ge=0, le=2)
+    jitter: float = Field(default=0.04, ge=0, le=1)
+    margin: float = Field(default=0.0, ge=0, le=2)
+    misalignment: float = Field(default=4.0, ge=0, le=100)
+    negatives: Share = 0.1
+    hard_negatives: Share = 0.0
+    distractors: Share = 0.0
+    degraded: Share = 0.2
+    dropped: Share = 0.0
+    occluded: Share = 0.15
+    misleading: Share = 0.0
+    edges: Share = 0.0
 
 
 class Training(Strict):
@@ -132,24 +146,24 @@ class Training(Strict):
     """
 
     name: str
-    steps: int = Field(gt=0)
-    batch: int = Field(default=16, gt=0)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    backbone_learning_rate: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warmup: int = Field(default=100, ge=0)
-    clip_norm: float = Field(default=5.0, gt=0)
+    steps: Steps
+    batch: int = Field(default=16, gt=0, le=1024)
+    learning_rate: Rate = 1e-3
+    backbone_learning_rate: Rate = 1e-4
+    weight_decay: Share = 1e-4
+    warmup: StepsOrNever = 100
+    clip_norm: float = Field(default=5.0, gt=0, le=1000)
     ema: float = Field(default=0.998, gt=0, lt=1)
-    seed: int = Field(default=1, ge=0)
+    seed: Seed = 1
     train_early: bool = False
     init_backbone: Path | None = None
     precision: str = Field(default="auto", pattern="^(auto|32-true|bf16-mixed|16-mixed)$")
-    threads: int = Field(default=2, gt=0)
-    workers: int = Field(default=0, ge=0)
-    log_every: int = Field(default=1, gt=0)
-    checkpoint_every: int = Field(default=250, gt=0)
-    validate_every: int = Field(default=500, ge=0)
-    pictures_every: int = Field(default=500, ge=0)
+    threads: int = Field(default=2, gt=0, le=256)
+    workers: int = Field(default=0, ge=0, le=256)
+    log_every: Steps = 1
+    checkpoint_every: Steps = 250
+    validate_every: StepsOrNever = 500
+    pictures_every: StepsOrNever = 500
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
 
@@ -162,11 +176,19 @@ class Training(Strict):
             return value
         if not {"file"} <= set(value) <= {"file", "changes"}:
             raise ValueError(f"expected a list, a file, or file and changes, got {', '.join(value)}")
-        listed = _read_yaml((info.context or {}).get("folder", Path()) / value["file"], list)
-        changes = value.get("changes") or {}
-        if unknown := set(changes) - {source["path"] for source in listed}:
-            raise ValueError(f"changes: no source {', '.join(sorted(unknown))} in {value['file']}")
-        return [{**source, **change} for source in listed if (change := changes.get(source["path"], {})) is not None]
+        listed = _read_yaml((info.context or {}).get("folder", Path()) / str(value["file"]), list)
+        return _changed(listed, value.get("changes") or {}, value["file"])
+
+
+def _changed(listed: list, changes: Any, file: str) -> list[dict]:
+    """The sources of a file with other values for those that ``changes`` names; ValueError: not made of such."""
+    if not all(isinstance(source, dict) and isinstance(source.get("path"), str) for source in listed):
+        raise ValueError(f"{file}: expected sources, each with its path")
+    if not isinstance(changes, dict) or not all(isinstance(change, dict | None) for change in changes.values()):
+        raise ValueError("changes: expected paths of sources, each with fields and values, or null")
+    if unknown := set(changes) - {source["path"] for source in listed}:
+        raise ValueError(f"changes: no source {', '.join(sorted(map(str, unknown)))} in {file}")
+    return [{**source, **change} for source in listed if (change := changes.get(source["path"], {})) is not None]
 
 
 class CmaeTraining(Training):
@@ -185,8 +207,8 @@ class TeacherTraining(Training):
     both have the same backbone, channels and crops."""
 
     network: Annotated[TeacherConfig, _shape(TeacherConfig)] = TeacherConfig()
-    single_weight: float = Field(default=0.3, ge=0)
-    path_weight: float = Field(default=0.3, ge=0)
+    single_weight: Weight = 0.3
+    path_weight: Weight = 0.3
     init: Path | None = None
 
 
@@ -195,7 +217,7 @@ class StudentTraining(Training):
     ``init``: weights to start from, ``shipped`` for those of this package."""
 
     network: Annotated[StudentConfig, _shape(StudentConfig)] = StudentConfig()
-    single_weight: float = Field(default=0.3, ge=0)
+    single_weight: Weight = 0.3
     init: Path | None = None
 
 
@@ -211,13 +233,13 @@ class DistillTraining(StudentTraining):
     """
 
     teacher: Path | None = None
-    scfd_weight: float = Field(default=1.0, ge=0)
-    mpsd_weight: float = Field(default=1.0, ge=0)
-    response_weight: float = Field(default=0.5, ge=0)
-    feature_channels: int = Field(default=96, gt=0)
-    selection_temperature: float = Field(default=1.0, gt=0)
-    selection_floor: float = Field(default=0.1, ge=0, le=1)
-    entropy_warning: float = Field(default=0.3, ge=0, le=1)
+    scfd_weight: Weight = 1.0
+    mpsd_weight: Weight = 1.0
+    response_weight: Weight = 0.5
+    feature_channels: int = Field(default=96, gt=0, le=1024)
+    selection_temperature: float = Field(default=1.0, gt=0, le=1000)
+    selection_floor: Share = 0.1
+    entropy_warning: Share = 0.3
 
 
 RECIPES: dict[str, type[Training]] = {
@@ -234,7 +256,7 @@ class AblationTraining(Strict):
     that no run sees. Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
     """
 
-    seeds: list[int] = Field(min_length=1)
+    seeds: list[Seed] = Field(min_length=1)
     test: list[Path] = []
     cmae: CmaeTraining
     teacher: TeacherTraining | None = None
@@ -263,7 +285,15 @@ def load_config(path: str | Path, kind: type[Settings], **changes: Any) -> Setti
     try:
         return kind.model_validate(values, context={"folder": path.parent})
     except ValidationError as error:
-        raise ConfigError(f"training configuration {path}: {error}") from error
+        raise ConfigError(f"training configuration {path}: {_in_one_line(error)}") from error
+
+
+def _in_one_line(error: ValidationError) -> str:
+    """Each wrong field, with what was expected and what came."""
+    return "; ".join(
+        f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}, got {repr(wrong['input'])[:60]}"
+        for wrong in error.errors(include_url=False)
+    )
 
 
 def _read_yaml(path: Path, kind: type) -> Any:
@@ -272,8 +302,8 @@ def _read_yaml(path: Path, kind: type) -> Any:
         raise ConfigError(f"training configuration {path}: no such file")
     try:
         values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"training configuration {path}: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"training configuration {path}: expected YAML ({error})") from error
     if not isinstance(values, kind):
         expected = "fields and values" if kind is dict else "a list"
         raise ConfigError(f"training configuration {path}: expected {expected}, got {type(values).__name__}")

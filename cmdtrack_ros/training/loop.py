@@ -12,23 +12,23 @@ import logging
 import math
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from cmdtrack_ros.errors import CmdtrackError, ConfigError
+from cmdtrack_ros.data.sequences import write_rgb
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, writing
 from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.weights import save_weights
 from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
+from cmdtrack_ros.training.curves import Curves
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
@@ -78,7 +78,7 @@ class Trainer:
         self.scores: dict[str, float] = {}
         self.start_scores: dict[str, float] = {}
         self._scored_at = -1
-        self._writer: SummaryWriter | None = None
+        self._curves: Curves | None = None
         self._resume()
 
     def _rate(self, step: int) -> float:
@@ -88,12 +88,19 @@ class Trainer:
         return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
     def _resume(self) -> None:
-        """Go on from the last checkpoint, if there is one; ConfigError when it is of other settings."""
+        """Go on from the last checkpoint, if there is one; ConfigError: other settings, DataError: damaged."""
         file = self.output / CHECKPOINT
         if not file.is_file():
             return
-        stored = self.fabric.load(file, weights_only=True)
-        if differing := differences(stored["settings"], self._settings()):
+        try:
+            stored = self.fabric.load(file, weights_only=True)
+            settings = stored["settings"]
+        except Exception as error:  # torch raises whatever its parsers meet
+            raise DataError(
+                f"{file}: no whole checkpoint ({type(error).__name__}: {error}); remove it to start anew, or take "
+                "another output folder"
+            ) from error
+        if differing := differences(settings, self._settings()):
             raise ConfigError(
                 f"{file} was trained with other settings; take another output folder, or restore {'; '.join(differing)}"
             )
@@ -120,10 +127,13 @@ class Trainer:
             "scores": self.scores,
             "before": self.start_scores,
         }
-        partial = self.output / (CHECKPOINT + ".partial")
-        self.fabric.save(partial, state)
+        file = self.output / CHECKPOINT
+        partial = file.with_name(file.name + ".partial")
+        with writing(file):
+            self.fabric.save(partial, state)
+            if self.fabric.is_global_zero:
+                partial.replace(file)
         if self.fabric.is_global_zero:
-            partial.replace(self.output / CHECKPOINT)
             save_weights(self.average, self.weights, self.provenance())
         self.fabric.barrier()
 
@@ -146,14 +156,12 @@ class Trainer:
             return
         main = self.fabric.is_global_zero
         progress = tqdm(self._batches(), initial=self.step, total=self.config.steps, unit="step", disable=not main)
-        if main:
-            self._writer = SummaryWriter(str(self.output / "tensorboard"), purge_step=self.step)
-        try:
-            with _stop_requested() as stop:
-                self._steps(progress, stop)
-        finally:
-            if self._writer is not None:
-                self._writer.close()
+        with ExitStack() as stack:
+            stack.enter_context(progress)  # closed in any case: an error begins a line of its own
+            if main:
+                self._curves = stack.enter_context(Curves(self.output / "tensorboard", self.step))
+            stop = stack.enter_context(_stop_requested())
+            self._steps(progress, stop)
 
     def _batches(self) -> Iterable[Batch]:
         """The batches of the steps that are left."""
@@ -238,11 +246,9 @@ class Trainer:
                 f"{self.output}: the loss is {scalars['loss']} at step {self.step}, expected a number. "
                 "Lower the learning rate; the last checkpoint is from before"
             )
-        if self._writer is None:
+        if self._curves is None:
             return
-        learning_rate = self.schedule.get_last_lr()[0]
-        for name, value in {**scalars, "learning_rate": learning_rate}.items():
-            self._writer.add_scalar(f"train/{name}", value, self.step)
+        self._curves.add("train", {**scalars, "learning_rate": self.schedule.get_last_lr()[0]}, self.step)
         shown = {name: value for name, value in scalars.items() if "/" not in name}
         if self.scores:
             shown["validation"] = next(iter(self.scores.values()))
@@ -251,23 +257,22 @@ class Trainer:
             log.warning("step %d: %s", self.step, message)
 
     def _draw(self, batch: Batch) -> None:
-        if self._writer is None:
+        if self._curves is None:
             return
         self.task.eval()
         picture = self.task.pictures(batch)
         if picture is None:
             return
-        self._writer.add_image("pictures", picture, self.step, dataformats="HWC")
+        self._curves.show(picture, self.step)
         folder = self.output / "pictures"
         folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{self.step:06d}.png"), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        write_rgb(folder / f"{self.step:06d}.png", picture)
 
     def _validate(self) -> None:
         """Scores of the averaged network, by the first process; the others wait."""
-        if self._writer is not None:
+        if self._curves is not None:
             self.scores, self._scored_at = self.task.validate(self.average, self.held_out), self.step
-            for name, value in self.scores.items():
-                self._writer.add_scalar(f"validation/{name}", value, self.step)
+            self._curves.add("validation", self.scores, self.step)
             if self.scores:
                 log.info(
                     "step %d, held-out%s: %s",

@@ -1,6 +1,8 @@
 """Weights files: what travels in them, and what is refused."""
 
 import json
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,16 @@ from safetensors.torch import save_file
 from cmdtrack_ros.errors import WeightsError
 from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
-from cmdtrack_ros.models.header import NANO, SHIPPED, SHIPPED_TEACHER, Provenance, sha256_of, weights_file
+from cmdtrack_ros.models.header import (
+    NANO,
+    SHIPPED,
+    SHIPPED_TEACHER,
+    Provenance,
+    read_header,
+    sha256_of,
+    student_config,
+    weights_file,
+)
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import load_student, load_weights, save_weights
@@ -101,3 +112,30 @@ def test_weights_of_another_shape(student, tmp_path):
 def test_weights_with_another_hash():
     with pytest.raises(WeightsError, match="expected sha256 00ff"):
         load_student(SHIPPED, "00ff")
+
+
+@pytest.mark.parametrize(
+    "config, says",
+    [
+        ("[1, 2]", "its metadata is not made of JSON objects"),
+        ('{"search_size": "256"}', "search_size: expected int, got '256'"),
+        ('{"backbone": "lite9"}', "backbone: expected one of lite0, lite2, got 'lite9'"),
+        ('{"depth": 3}', "unexpected keyword argument 'depth'"),
+    ],
+)
+def test_damaged_configuration_is_named(tmp_path, config, says):
+    file = tmp_path / "damaged.safetensors"
+    save_file({"a": torch.zeros(2)}, file, {"model": "cmdtrack_student", "config": config})
+    with pytest.raises(WeightsError, match=f"damaged.*{re.escape(says)}"):
+        student_config(file, read_header(file))
+
+
+def test_weights_on_a_full_disk(student, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(WeightsError, match=r"new\.safetensors: cannot be written"):
+            save_weights(student, tmp_path / "new.safetensors", Provenance({}, {}, {}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not (tmp_path / "new.safetensors").exists()

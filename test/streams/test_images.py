@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
+import zlib
 from contextlib import suppress
 from types import ModuleType, SimpleNamespace
 
@@ -225,13 +226,68 @@ GOOD = image(RGB, "rgb8")
         ({"step": 23}, "step >= 24, got 23"),
         ({"data": GOOD.data[:-1]}, "144 bytes of data, got 143"),
         ({"data": b""}, "got 0"),
-        ({"height": 70000, "width": 70000}, "70000x70000"),
+        ({"height": 70000, "width": 70000}, "70000x70000 pixels are more than the limit of 40,000,000"),
     ],
 )
 def test_bad_images_name_what_was_expected_and_what_came(change: dict, says: str) -> None:
     for convert in (to_rgb, to_sensor):
         with pytest.raises(ImageError, match=says):
             convert(SimpleNamespace(**{**vars(GOOD), **change}))
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A PNG whose header is true to the standard and whose pixels are few."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+def jpeg_bomb(width: int, height: int) -> bytes:
+    data = cv2.imencode(".jpg", np.zeros((16, 16), np.uint8))[1].tobytes()
+    at = data.index(b"\xff\xc0\x00\x0b\x08") + 5  # start of frame: length, bits, then height and width
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        compressed(png_bomb(30000, 30000), "rgb8; png compressed bgr8"),
+        compressed(jpeg_bomb(30000, 30000), "rgb8; jpeg compressed bgr8"),
+        compressed(bytes(12) + png_bomb(30000, 30000), "16UC1; compressedDepth png"),
+        compressed(bytes(12) + struct.pack("<ii", 30000, 30000) + bytes(99), "16UC1; compressedDepth rvl"),
+    ],
+)
+def test_a_bomb_is_refused_by_its_header(message: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(ImageError, match="30000x30000 pixels are more than the limit of 40,000,000"):
+        to_sensor(message)
+
+
+def test_the_limit_is_inclusive_and_can_be_set() -> None:
+    depth = [pack_depth(DEPTH, "16UC1", codec) for codec in ("png", "rvl")]
+    packed = [compressed(cv2.imencode(end, RGB)[1].tobytes(), "") for end in (".png", ".jpg", ".tiff", ".bmp")]
+    for message in (*packed, *depth, GOOD, image(DEPTH, "mono16")):
+        assert to_sensor(message, HEIGHT * WIDTH).shape[:2] == (HEIGHT, WIDTH)
+        with pytest.raises(ImageError, match="8x6 pixels are more than the limit of 47"):
+            to_sensor(message, HEIGHT * WIDTH - 1)
+    with pytest.raises(ImageError, match="8x6 pixels"):
+        to_rgb(packed[0], HEIGHT * WIDTH - 1)
+
+
+@pytest.mark.filterwarnings("ignore:::PIL.TiffImagePlugin")  # pytest puts its own filters over the module's
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tiff", ".bmp"])
+def test_damaged_pictures_never_break_out(suffix: str) -> None:
+    rng = np.random.default_rng(0)
+    good = cv2.imencode(suffix, RGB)[1].tobytes()
+    for length in rng.integers(0, len(good), 200):
+        data = bytearray(good[: max(length, 60)])
+        for at in rng.integers(0, min(len(data), 60), 3):
+            data[at] = rng.integers(0, 256)
+        with suppress(ImageError):
+            to_sensor(compressed(bytes(data), "8UC3"))
 
 
 @pytest.mark.parametrize("encoding", ["uyvy", "nv12"])

@@ -14,7 +14,7 @@ import yaml
 from tiny_runs import STUDENT, curve, stage, tiny, tiny_values
 
 from cmdtrack_ros.data.bags import write_bag
-from cmdtrack_ros.errors import CmdtrackError, ConfigError
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.student import Student
@@ -131,6 +131,21 @@ def test_other_settings_are_not_resumed(stills, tmp_path):
     with pytest.raises(ConfigError, match=r"learning_rate: 0\.001 then, 0\.002 now") as error:
         Trainer(tiny(steps=1, learning_rate=0.002, checkpoint_every=7), stills.parent, tmp_path)
     assert "checkpoint_every" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"\x80\x02."], ids=["empty", "cut", "pickle"])
+def test_damaged_checkpoints_are_named(stills, tmp_path, content):
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    with pytest.raises(DataError, match=f"{CHECKPOINT}: no whole checkpoint"):
+        Trainer(tiny(steps=1), stills.parent, tmp_path)
+
+
+def test_truncated_checkpoint_is_named(stills, tmp_path):
+    Trainer(tiny(steps=1), stills.parent, tmp_path).train()
+    file = tmp_path / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(DataError, match=f"{CHECKPOINT}: no whole checkpoint"):
+        Trainer(tiny(steps=1), stills.parent, tmp_path)
 
 
 def test_differences_name_nested_fields():

@@ -7,6 +7,8 @@ import struct
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from cmdtrack_ros.errors import DataError
+
 RGB_TOPIC = "/rgb/image"
 AUX_TOPIC = "/aux/image"
 TRUTH_TOPIC = "/ground_truth"
@@ -33,18 +35,20 @@ def message_types() -> Typestore:
 
 
 def header_stamp(data: bytes) -> int:
-    """Stamp in ns of a serialised message whose first field is a std_msgs/Header."""
+    """Stamp in ns of a serialised message whose first field is a std_msgs/Header; DataError where it ends before."""
     seconds, nanoseconds = struct.unpack_from(_stamp_format(data), data, 4)
     return seconds * 10**9 + nanoseconds
 
 
 def with_stamp(data: bytes, time_ns: int) -> bytes:
-    """The same serialised message (first field a std_msgs/Header) with another stamp."""
+    """The same serialised message (first field a std_msgs/Header) with another stamp; errors as `header_stamp`."""
     out = bytearray(data)
     struct.pack_into(_stamp_format(data), out, 4, time_ns // 10**9, time_ns % 10**9)
     return bytes(out)
 
 
 def _stamp_format(data: bytes) -> str:
+    if len(data) < 12:
+        raise DataError(f"expected 12 bytes up to the stamp, got {len(data)}")
     # CDR: four bytes of encapsulation, the lowest bit of the second one tells little endian.
     return "<iI" if data[1] & 1 else ">iI"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -28,6 +30,8 @@ from cmdtrack_ros.errors import DataError, ImageError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.images import to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import NearestPairer, Pair, PairOptions
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,8 +189,9 @@ def _index_and_pair(bag: Bag, topics: BagTopics, options: PairOptions) -> tuple[
     pairer = NearestPairer(options.for_streams(len(index)))
     pairs: list[Pair] = []
     for message in bag.messages(topics.images):
-        entry, stamp = index[message.topic], header_stamp(message.data)
+        entry = index[message.topic]
         number = len(entry.stamps)
+        stamp = _stamp(bag, message, number)
         entry.stamps.append(stamp)
         entry.recorded.append(message.time_ns)
         if topics.rgb is None:
@@ -197,7 +202,31 @@ def _index_and_pair(bag: Bag, topics: BagTopics, options: PairOptions) -> tuple[
     for topic, entry in index.items():
         if not entry.stamps:
             raise DataError(f"{bag.path}: {topic} holds no message")
+    if late := pairer.counters.late:
+        logger.warning("%s: %d images repeat a stamp or come after a later one; they are left out", bag.path, late)
     return index, pairs + pairer.flush()
+
+
+def _stamp(bag: Bag, message: RawMessage, number: int) -> int:
+    try:
+        return header_stamp(message.data)
+    except DataError as error:
+        raise DataError(f"{bag.path}, {message.topic}, message {number}: {error}") from error
+
+
+def _check_order(path: str | Path, topics: BagTopics, pairs: list[Pair]) -> None:
+    """DataError for the first pair whose stamp is not later than that of the one before."""
+    for before, after in pairwise(pairs):
+        if after.stamp <= before.stamp:
+            raise DataError(
+                f"{path}: stamps jump back from {_place(topics, before)} to {_place(topics, after)}; one of the two is "
+                "wrong. Leave that message out, or cut the recording there: offline, stamps must increase"
+            )
+
+
+def _place(topics: BagTopics, pair: Pair) -> str:
+    topic, number = (topics.aux, pair.aux) if pair.rgb is None else (topics.rgb, pair.rgb)
+    return f"{pair.stamp / 1e9:.3f} s ({topic}, message {number})"
 
 
 class _ImageTopic:
@@ -269,9 +298,7 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
     with Bag(path) as bag:
         topics = choose_topics(bag, options)
         index, pairs = _index_and_pair(bag, topics, options.pairing)
-        stamps = np.array([pair.stamp for pair in pairs], np.int64)
-        if not (np.diff(stamps) > 0).all():
-            raise DataError(f"{path}: stamps of {topics.images[0]} jump back")
+        _check_order(path, topics, pairs)
         modality = _aux_modality(bag, topics.aux, options.modality)
         boxes = _truth(bag, topics, index, pairs, options.truth_file)
         name = bag.custom.get("name") or Path(path).stem
@@ -304,8 +331,8 @@ def _truth(
         if kind not in (TARGET_BOX, DETECTIONS):
             raise DataError(f"{bag.path}: {topics.truth} is {kind}; expected {TARGET_BOX} or {DETECTIONS}")
         rows = {stamp: row for row, stamp in enumerate(driving.stamps)}
-        for raw in bag.messages([topics.truth]):
-            if (row := rows.get(header_stamp(raw.data))) is not None:
+        for number, raw in enumerate(bag.messages([topics.truth])):
+            if (row := rows.get(_stamp(bag, raw, number))) is not None:
                 known[row] = _box(bag.decode(raw))
     numbers = [pair.aux if topics.rgb is None else pair.rgb for pair in pairs]
     nothing = np.full(4, np.nan)

@@ -25,11 +25,20 @@ from cmdtrack_ros.data.bags.messages import (
     message_types,
 )
 from cmdtrack_ros.data.sequences import ImageSequence
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.pairing import RANGES
 
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
 METADATA_VERSION: Final = 8
+WRITER_RANGES = {
+    "aux_offset": RANGES["aux_offset"],
+    "aux_jitter": (0.0, 10.0),
+    "aux_drop": (0.0, 1.0),
+    "seed": (0, 2**32 - 1),
+    "start": (0.0, 4e9),  # a message's seconds end in 2106 at the latest
+}
+"""Lowest and highest of the numbers of `WriterOptions`."""
 _INFINITE_DURATION = QosTime(9223372036, 854775807)
 _RELIABLE_QOS = Qos(
     QosHistory.KEEP_LAST,
@@ -55,6 +64,8 @@ class WriterOptions:
     aux_drop: probability that an aux image is missing.
     seed: of jitter and drops.
     start: ROS time in seconds of the first frame (0 would mean "no stamp" to most nodes).
+
+    ConfigError: a number outside `WRITER_RANGES`.
     """
 
     rgb_topic: str = RGB_TOPIC
@@ -66,6 +77,11 @@ class WriterOptions:
     aux_drop: float = 0.0
     seed: int = 0
     start: float = 1_600_000_000.0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in WRITER_RANGES.items():
+            if not low <= (value := getattr(self, name)) <= high:
+                raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
 
 
 def write_bag(

@@ -8,9 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.graphs import cache_folder, find, get_graphs
-from cmdtrack_ros.models.header import Header, read_header, weights_file
+from cmdtrack_ros.models.header import Header, read_header, student_config, weights_file
 from cmdtrack_ros.tracking.engines.contract import Engine
 
 log = logging.getLogger(__name__)
@@ -131,7 +130,7 @@ def _load(runtime: str, place: str, precision: str, threads: int, path: Path, he
             torch.set_num_threads(threads)
         student, _ = load_student(path, header.sha256)
         return TorchEngine(student, torch.device(place), half=precision == "fp16")
-    config = StudentConfig(**header.config)
+    config = student_config(path, header)
     graphs = get_graphs(path, header, "int8" if precision == "int8" else "fp32")
     if runtime == "openvino":
         from cmdtrack_ros.tracking.engines.openvino import OpenVinoEngine

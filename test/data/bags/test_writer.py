@@ -9,7 +9,7 @@ import pytest
 
 from cmdtrack_ros.data.bags import Bag, BagOptions, WriterOptions, header_stamp, load_bag, write_bag
 from cmdtrack_ros.data.bags.messages import COMPRESSED_IMAGE, IMAGE, TARGET_BOX
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.pairing import PairOptions
 from synthetic import RandomSequence
@@ -79,3 +79,11 @@ def test_frames_that_lack_an_image_leave_no_message(tmp_path: Path) -> None:
     assert 0 < len(alone) < 10
     again = load_bag(write_bag(paired, tmp_path / "again"))
     assert len(again) == 10 and [i for i in range(10) if again.aux(i) is None] == alone
+
+
+@pytest.mark.parametrize(
+    "name, value", [("seed", -1), ("aux_drop", 1.5), ("aux_jitter", float("nan")), ("aux_offset", 1e12), ("start", 5e9)]
+)
+def test_numbers_out_of_range_are_named(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected .*, got"):
+        WriterOptions(**{name: value})
