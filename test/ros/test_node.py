@@ -362,7 +362,7 @@ def test_target_outside_the_image_is_refused_and_the_old_one_kept(thermal: tuple
 
 
 def test_target_on_an_earlier_frame(thermal: tuple[Tracker, Robot]) -> None:
-    tracker, robot = thermal
+    _, robot = thermal
     results = robot.play(6)
     robot.send_target(scene(robot.frame - len(results))[1], results[0].header.stamp, "earlier")
     results = robot.play(5)
