@@ -1,4 +1,4 @@
-"""`cmdtrack evaluate`, `evaluate-bag`, `score`, `report`, `blackout` and `evaluate-confidence`: how good a tracker is."""
+"""`cmdtrack evaluate`, `evaluate-bag`, `evaluate-confidence`, `score`, `report` and `blackout`: how good it is."""
 
 from __future__ import annotations
 

@@ -92,6 +92,10 @@ class Tracker:
         self._box = np.zeros(4)
         self._scan = self._tracked = 0
 
+    def configure(self, states: StateConfig) -> None:
+        """Other thresholds from the next frame on; from any thread."""
+        self._machine.config = states
+
     @property
     def state(self) -> TargetState:
         """The state after the last frame."""
@@ -244,7 +248,7 @@ class Tracker:
         center_x, center_y, w, h = _box_around(response, int(row), int(column)) * crop.size
         found = crop.to_image(np.array([center_x - w / 2, center_y - h / 2, w, h]))
         state = self._machine.update(score)
-        needed = self.config.state.found if lost else self.config.state.doubtful
+        needed = self._machine.config.score_found if lost else self._machine.config.score_doubtful
         if score >= needed:
             self._move(found, keep=0.0 if lost else self.config.size_smoothing, width=width, height=height)
             if lost and state == TargetState.LOST:

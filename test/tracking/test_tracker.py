@@ -111,7 +111,7 @@ def test_update_needs_a_target(tracker):
 
 
 def test_states_have_hysteresis():
-    machine = StateMachine(StateConfig(confident=0.5, doubtful=0.3, patience=3, found=0.6, found_frames=2))
+    machine = StateMachine(StateConfig(0.5, 0.3, 0.6, lost_after=3, found_after=2))
     machine.start()
     scores = [0.9, 0.4, 0.2, 0.2, 0.4, 0.2, 0.2, 0.2, 0.55, 0.7, 0.1, 0.7, 0.7]
     states = "".join(machine.update(score).name[0] for score in scores)
@@ -119,7 +119,7 @@ def test_states_have_hysteresis():
     assert states == "TUUUUUULLLLLT"
 
 
-@pytest.mark.parametrize("values", [{"doubtful": 0.6}, {"found": 0.1}, {"patience": 0}])
+@pytest.mark.parametrize("values", [{"score_doubtful": 0.6}, {"score_found": 0.1}, {"lost_after": 0}])
 def test_unusable_thresholds_are_refused(values):
     with pytest.raises(ConfigError):
         StateConfig(**values)
