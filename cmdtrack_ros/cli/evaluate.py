@@ -166,6 +166,10 @@ def blackout(
 def evaluate_confidence(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(help="Folder for confidence.json and reliability.png.")],
+    only: Annotated[Path | None, typer.Option(help="File with the names of the sequences to take, one a line.")] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Calibrate the score on these sequences, into a file beside the weights.")
+    ] = False,
     weights: o.WeightsOption = None,
     device: o.DeviceOption = "cpu",
     layout: o.LayoutOption = "auto",
@@ -178,8 +182,12 @@ def evaluate_confidence(
     for name, reason in broken.items():
         typer.echo(f"FAILED {name}: {reason}", err=True)
     spec = TrackerSpec("ours", weights=() if weights is None else (weights,), device=device)
-    sequences = [entry.sequence for entry in entries]
-    confidence.evaluate_confidence(sequences, lambda modality: make_tracker(spec, modality), output, typer.echo)
+    sequences = confidence.chosen([entry.sequence for entry in entries], only)
+    outcomes = confidence.evaluate_confidence(
+        sequences, lambda modality: make_tracker(spec, modality), output, typer.echo
+    )
+    if fit:
+        typer.echo(f"calibration: {confidence.write_fit(outcomes, weights)}")
     if broken:
         raise typer.Exit(1)
 

@@ -21,16 +21,21 @@ from tqdm import tqdm
 from cmdtrack_ros.boxes import iou, visible, visible_fraction
 from cmdtrack_ros.data import ImageSequence
 from cmdtrack_ros.data.derived import Bounced, Covered, DerivedSequence, Leaving
-from cmdtrack_ros.errors import DataError, writing
+from cmdtrack_ros.errors import ConfigError, DataError, writing
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.track import TargetState
+from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, to_json
+from cmdtrack_ros.models.header import read_header, weights_file
+from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.drive import BoxTracker, drive, first_visible
 
 SHORTEST = 90
 """Frames of the made situations, at least: shorter sequences are played to and fro."""
 _AWAY = 60  # frames for which a target is gone, at most: 2 s at 30 Hz
 _CORNER = 20.0  # px
+_NOTHING_WEIGHT = 0.25  # of a frame without a target in the fit: users seldom name nothing
+_RIDGE = 3.0  # frames
+_NO_EVIDENCE = np.zeros(len(EVIDENCE))
 WRONG_STARTS = ("on background", "on the whole image", "in a corner")
 """Situations in which there is no target: no state but LOST or UNCERTAIN is right."""
 SITUATIONS = ("as recorded", "RGB alone", "aux alone", "covered", "out of sight", *WRONG_STARTS)
@@ -45,6 +50,7 @@ class Outcome:
         overlaps: (n,) IoU with the true box, 0 where the target is out of sight.
         present: (n,) bool, the target is in sight.
         scores: (n,) 0..1.
+        evidence: (n, len(EVIDENCE)) what they were computed from; rows of zeros for trackers other than this package's.
     """
 
     sequence: str
@@ -53,6 +59,7 @@ class Outcome:
     overlaps: np.ndarray
     present: np.ndarray
     scores: np.ndarray
+    evidence: np.ndarray
 
 
 class OneStream(DerivedSequence):
@@ -120,12 +127,23 @@ def _touches(box: np.ndarray, others: np.ndarray) -> bool:
     return bool((high > low).all(1).any())
 
 
-def follow(tracker: BoxTracker, name: str, situation: str, sequence: ImageSequence, box: np.ndarray | None) -> Outcome:
-    """Drive a tracker through a situation."""
+def follow(
+    tracker: BoxTracker, name: str, situation: str, sequence: ImageSequence, box: np.ndarray | None
+) -> Outcome | None:
+    """Drive a tracker through a situation; None where it refused the start box."""
     start = first_visible(sequence)
-    tracks = list(drive(tracker, sequence, range(start, len(sequence)), box))[1:]
-    truth = sequence.boxes[start + 1 :] if box is None else np.full((len(tracks), 4), np.nan)
-    told = sequence.labelled[start + 1 :]
+    tracks: list[Track] = []
+    evidence: list[np.ndarray] = []
+    try:
+        for track in drive(tracker, sequence, range(start, len(sequence)), box):
+            tracks.append(track)
+            evidence.append(getattr(tracker, "evidence", _NO_EVIDENCE))
+    except ConfigError:
+        if tracks:
+            raise
+        return None
+    truth = sequence.boxes[start:] if box is None else np.full((len(tracks), 4), np.nan)
+    told = np.flatnonzero(sequence.labelled[start:])[1:]  # the first frame's box is given
     return Outcome(
         name,
         situation,
@@ -133,6 +151,7 @@ def follow(tracker: BoxTracker, name: str, situation: str, sequence: ImageSequen
         iou(np.array([track.box for track in tracks]), truth)[told],
         visible(truth)[told],
         np.array([track.score for track in tracks])[told],
+        np.array(evidence)[told],
     )
 
 
@@ -242,44 +261,113 @@ def evaluate_confidence(
     make: Callable[[Modality], BoxTracker],
     output: Path,
     show: Callable[[str], None],
-) -> dict[str, Any]:
+) -> list[Outcome]:
     """Every situation of every sequence; ``confidence.json`` and ``reliability.png`` in ``output``, the table shown.
+
+    ``confidence.json`` has the :func:`summary` of each situation, of those "with a target" and "on nothing", and of
+    "all"; the same of each sequence below "sequences"; and the :class:`Reliability` of the first two groups.
 
     Args:
         make: a tracker for a modality of the aux stream.
-
-    Returns:
-        The :func:`summary` of each situation, of those with a target ("with a target") and without ("on nothing"),
-        of "all", and below "sequences" of each sequence; "ece", the expected calibration error.
     """
     outcomes: list[Outcome] = []
     for sequence in tqdm(sequences, "confidence", unit="sequence", disable=None):
         tracker = make(sequence.modality)
-        outcomes += [follow(tracker, sequence.name, *situation) for situation in situations(sequence)]
+        found = (follow(tracker, sequence.name, *situation) for situation in situations(sequence))
+        outcomes += [outcome for outcome in found if outcome]
     report = table(outcomes)
     for line in lines(report):
         show(line)
-    curve = reliability_of(outcomes)
-    report |= {
-        "ece": curve.error,
-        "reliability": {name: getattr(curve, name).tolist() for name in ("scores", "right", "counts")},
-        "sequences": {
-            sequence.name: table([outcome for outcome in outcomes if outcome.sequence == sequence.name])
-            for sequence in sequences
-        },
+    curves = {name: reliability_of(members) for name, members in _groups(outcomes).items()}
+    for name, curve in curves.items():
+        show(f"expected calibration error, {name}: {curve.error:.3f}")
+    report["reliability"] = {
+        name: {
+            "scores": curve.scores.tolist(),
+            "right": curve.right.tolist(),
+            "counts": curve.counts.tolist(),
+            "ece": curve.error,
+        }
+        for name, curve in curves.items()
     }
-    show(f"expected calibration error: {curve.error:.3f}")
+    report["sequences"] = {
+        sequence.name: table([outcome for outcome in outcomes if outcome.sequence == sequence.name])
+        for sequence in sequences
+    }
     write_text(output / "confidence.json", json.dumps(report, indent=1) + "\n")
-    write_reliability(output / "reliability.png", {"score": curve})
-    return report
+    write_reliability(output / "reliability.png", curves)
+    return outcomes
+
+
+def chosen(sequences: Sequence[ImageSequence], file: Path | None) -> list[ImageSequence]:
+    """The sequences that a file names, one a line, # for a remark; None = all.
+
+    Raises:
+        DataError: a file that cannot be read, or names none of them.
+    """
+    if file is None:
+        return list(sequences)
+    try:
+        names = {line.partition("#")[0].strip() for line in file.read_text().splitlines()}
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    kept = [sequence for sequence in sequences if sequence.name in names]
+    if not kept:
+        raise DataError(f"{file}: names none of the {len(sequences)} sequences")
+    return kept
+
+
+def write_fit(outcomes: Sequence[Outcome], weights: Path | None) -> Path:
+    """:func:`fit` in a file beside the weights, None = the shipped ones."""
+    path = weights_file(weights)
+    header = read_header(path)
+    file = confidence_file(path.parent, header)
+    write_text(file, to_json(fit(outcomes), header))
+    return file
+
+
+def fit(outcomes: Sequence[Outcome]) -> Confidence:
+    """The logistic regression of "IoU above 0.5" on the evidence, frames without a target with a quarter's weight.
+
+    Newton's method on standardised evidence, with a ridge of 3 frames.
+
+    Raises:
+        DataError: no evidence, or nothing but right or wrong boxes.
+    """
+    evidence, overlaps = (np.concatenate([getattr(o, name) for o in outcomes]) for name in ("evidence", "overlaps"))
+    shares = np.concatenate(
+        [np.full(len(o.states), _NOTHING_WEIGHT if o.situation in WRONG_STARTS else 1.0) for o in outcomes]
+    )
+    right = overlaps > 0.5
+    if not evidence.any() or right.all() or not right.any():
+        raise DataError("calibration: expected frames with right and with wrong boxes of this package's tracker")
+    mean, deviation = evidence.mean(0), np.maximum(evidence.std(0), 1e-6)
+    inputs = np.column_stack([(evidence - mean) / deviation, np.ones(len(evidence))])
+    ridge = np.diag([_RIDGE] * len(mean) + [1e-6])
+    factors = np.zeros(len(mean) + 1)
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-inputs @ factors))
+        slope = inputs.T @ (shares * (chance - right)) + ridge @ factors
+        curvature = (inputs.T * (shares * chance * (1 - chance))) @ inputs + ridge
+        step = np.linalg.solve(curvature, slope)
+        factors -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    raw = factors[:-1] / deviation
+    about = {"sequences": sorted({o.sequence for o in outcomes}), "frames": len(right)}
+    return Confidence(float(factors[-1] - raw @ mean), tuple(raw.tolist()), about)
+
+
+def _groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Those with a target, and all."""
+    return {"with a target": [o for o in outcomes if o.situation not in WRONG_STARTS], "all": list(outcomes)}
 
 
 def table(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """The :func:`summary` of each situation and of their groups."""
     groups = {name: [outcome for outcome in outcomes if outcome.situation == name] for name in SITUATIONS}
-    groups["with a target"] = [outcome for outcome in outcomes if outcome.situation not in WRONG_STARTS]
     groups["on nothing"] = [outcome for outcome in outcomes if outcome.situation in WRONG_STARTS]
-    groups["all"] = list(outcomes)
+    groups |= _groups(outcomes)
     return {name: summary(members) for name, members in groups.items() if members}
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.track import TargetState
 
-
 RANGES = {
     "score_confident": (0.0, 1.0),
     "score_doubtful": (0.0, 1.0),

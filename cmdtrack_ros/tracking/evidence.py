@@ -1,0 +1,66 @@
+"""What speaks for and against a box, from the network's response around it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cmdtrack_ros.tracking.engines.contract import Response
+
+_RECENT = 0.8  # share of the past in what is averaged over some frames
+_FLOOR = 0.02  # added to scores before their ratio is taken: below it they are noise
+
+
+class Evidence:
+    """Collects, frame by frame, the numbers that :class:`cmdtrack_ros.models.confidence.Confidence` weighs.
+
+    response: logit of the score of the chosen cell. rival: log of the highest score beyond the box over that one's.
+    mass: logit of the chosen cell's and its neighbours' share of all scores. spread, size_spread: deviation of centre
+    and of size, in sizes of the box, among the boxes of all cells with at least half that score. cells: log of their
+    number. recent_response, recent_mass: averages of response and mass over the last frames. agreement: IoU of the last
+    look back.
+
+    Attributes:
+        agreement: how well the present target leads back to the first one, 0 to 1; until that was looked at, 1.
+    """
+
+    def __init__(self) -> None:
+        self.agreement = 1.0
+        self._recent: np.ndarray | None = None
+
+    def of(self, response: Response, row: int, column: int) -> np.ndarray:
+        """The numbers, in the order of ``EVIDENCE``, for the box of a cell."""
+        score = response.score
+        best = float(score[row, column])
+        now = np.array([_logit(best), _logit(_share_near(score, row, column))])
+        self._recent = now if self._recent is None else _RECENT * self._recent + (1 - _RECENT) * now
+        rival = np.log((_beyond(response, row, column) + _FLOOR) / (best + _FLOOR))
+        spread, size_spread, cells = _spreads(response, best)
+        return np.array([now[0], rival, now[1], spread, size_spread, cells, *self._recent, self.agreement])
+
+
+def _logit(share: float) -> float:
+    share = min(max(share, 0.005), 0.995)
+    return float(np.log(share / (1 - share)))
+
+
+def _share_near(score: np.ndarray, row: int, column: int) -> float:
+    near = score[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+    return float(near.sum() / max(float(score.sum()), 1e-6))
+
+
+def _beyond(response: Response, row: int, column: int) -> float:
+    """The highest score of cells that the cell's box does not cover; within 1.5 cells all count as covered."""
+    cells = response.score.shape[0]
+    width, height = response.box[2:, row, column] * cells / 2
+    away = np.arange(cells)
+    near = np.outer(np.abs(away - row) <= max(height, 1.5), np.abs(away - column) <= max(width, 1.5))
+    return float(np.where(near, 0.0, response.score).max())
+
+
+def _spreads(response: Response, best: float) -> tuple[float, float, float]:
+    strong = response.score >= best / 2
+    boxes, shares = response.box[:, strong], response.score[strong] / response.score[strong].sum()
+    mean = (boxes * shares).sum(1)
+    deviation = np.sqrt(((boxes - mean[:, None]) ** 2 * shares).sum(1)) / np.tile(np.maximum(mean[2:], 1e-3), 2)
+    center, size = np.hypot(*deviation[:2]), np.hypot(*deviation[2:])
+    return min(float(center), 1.0), min(float(size), 1.0), float(np.log(strong.sum()))
