@@ -59,7 +59,8 @@ def _beyond(response: Response, row: int, column: int) -> float:
 
 def _spreads(response: Response, best: float) -> tuple[float, float, float]:
     strong = response.score >= best / 2
-    boxes, shares = response.box[:, strong], response.score[strong] / response.score[strong].sum()
+    shares = np.maximum(response.score[strong], 1e-6)
+    boxes, shares = response.box[:, strong], shares / shares.sum()
     mean = (boxes * shares).sum(1)
     deviation = np.sqrt(((boxes - mean[:, None]) ** 2 * shares).sum(1)) / np.tile(np.maximum(mean[2:], 1e-3), 2)
     center, size = np.hypot(*deviation[:2]), np.hypot(*deviation[2:])

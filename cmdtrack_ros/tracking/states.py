@@ -30,7 +30,7 @@ class StateConfig:
     """
 
     score_confident: float = 0.4
-    score_doubtful: float = 0.2
+    score_doubtful: float = 0.1
     score_found: float = 0.4
     lost_after: int = 8
     found_after: int = 2

@@ -44,7 +44,7 @@ class TrackerConfig:
         check_interval: frames between two looks back (see :meth:`Tracker.update`); each costs three quarters of a
             frame.
         follow: network's own score from which the box goes with it.
-        follow_lost: the same while LOST: a place that is worth a second look.
+        follow_lost: the same while LOST: a place that is worth a look back.
         late_template: score from which a stream that was absent at the start gets its template from the
             current box.
         state: thresholds of TRACKING, UNCERTAIN and LOST.
@@ -56,7 +56,7 @@ class TrackerConfig:
     renewal_interval: int = 5
     check_interval: int = 10
     follow: float = 0.2
-    follow_lost: float = 0.4
+    follow_lost: float = 0.25
     late_template: float = 0.5
     state: StateConfig = StateConfig()
 
@@ -183,17 +183,24 @@ class Tracker:
             self._machine.update(0.0)
             return self._track(0.0, {}, look.images, look.clock)
         with look.clock.step("decode"):
-            lost = self.state == TargetState.LOST
+            lost, before = self.state == TargetState.LOST, self._box
             row, column = self._best_cell(response, lost)
             followed = self._follow(response, row, column, look, lost)
         with look.clock.step("template"):
             fresh = self._look_back(look) if followed and (lost or self._check_is_due()) else {}
             score = self._judge(response, row, column)
-            if lost and followed and self.state == TargetState.LOST:
-                self._scan = 0  # look at the same place again before believing it
+            if lost and followed:
+                self._believe(score, before)
             weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
             self._renew_templates(look.images, score, weights, fresh)
         return self._track(score, weights, look.images, look.clock)
+
+    def _believe(self, score: float, before: np.ndarray) -> None:
+        """A place found while LOST is looked at again, or the box goes back to where it was."""
+        if score < self._machine.config.score_found:
+            self._box = before
+        elif self.state == TargetState.LOST:
+            self._scan = 0
 
     def _check_is_due(self) -> bool:
         """Half way between others, so that it falls on a renewal, which needs the same templates."""

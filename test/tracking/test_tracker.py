@@ -5,10 +5,14 @@ import pytest
 
 from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.data.derived import Covered
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.evaluation.confidence import plain_background
+from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
+from cmdtrack_ros.tracking.tracker import Tracker
 
 SIZE = (240, 320)
 
@@ -131,3 +135,54 @@ def test_men_in_smoke_are_kept_by_thermal(tracker, shared_data, name):
     sequence = load_sequence(shared_data / "test" / "rgbt" / name)
     boxes = [track.box for track in drive(tracker, sequence)]
     assert np.mean(iou(np.array(boxes), sequence.boxes)[1:]) > 0.6
+
+
+def test_box_over_the_whole_image_is_refused_and_the_old_target_kept(tracker):
+    tracker.init(*scene(PATH[0]), PATH[0])
+    with pytest.raises(ConfigError, match="covers 100% of the 320x240 image"):
+        tracker.init(*scene(PATH[0]), np.array([0.0, 0, 320, 240]))
+    assert iou(tracker.update(*scene(PATH[1])).box, PATH[1]) > 0.5
+
+
+def test_looking_back_costs_one_search_in_ten_frames(counting):
+    tracker = Tracker(counting, "thermal")
+    tracker.init(*scene(PATH[0]), PATH[0])
+    for box in PATH[1:21]:
+        tracker.update(*scene(box))
+    assert len(counting.searched) == 20 + 2
+    assert counting.encoded == [2] + [2] * 4, "the templates of a look back are those of a renewal"
+
+
+def test_look_back_tells_the_first_target_from_another(tracker):
+    """The block is swapped for a plain one of its size: it is followed for a while, but leads back to nothing."""
+    tracker.init(*scene(PATH[0]), PATH[0])
+    for box in PATH[1:8]:
+        same = tracker.update(*scene(box))
+    agreement = EVIDENCE.index("agreement")
+    assert tracker.evidence[agreement] > 0.6 and same.state == TargetState.TRACKING
+
+
+def test_score_without_calibration_is_the_networks_own(counting):
+    counting.confidence = None
+    tracker = Tracker(counting, "thermal")
+    tracker.init(*scene(PATH[0]), PATH[0])
+    score = tracker.update(*scene(PATH[1])).score
+    response = tracker.evidence[EVIDENCE.index("response")]
+    assert score == pytest.approx(1 / (1 + np.exp(-response)), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rgb/otb_Crossing", "rgb/otb_Man", "rgbd/mug_flower_437"])
+def test_start_on_plain_background_is_not_tracked_for_long(tracker, shared_data, name):
+    sequence = load_sequence(shared_data / "test" / name)
+    tracker = Tracker(tracker.engine, sequence.modality)
+    box = plain_background(sequence)
+    states = [track.state for track in drive(tracker, sequence, range(50), box)]
+    assert np.mean([state == TargetState.TRACKING for state in states]) < 0.4
+
+
+def test_target_that_is_covered_is_lost_and_found_again(tracker, shared_data):
+    sequence = load_sequence(shared_data / "test" / "rgb" / "otb_Man")
+    covered = Covered(sequence, 40, 80)
+    states = [track.state for track in drive(tracker, covered)]
+    assert TargetState.TRACKING not in states[48:80] and TargetState.LOST in states[40:80]
+    assert states[95:] == [TargetState.TRACKING] * len(states[95:])
