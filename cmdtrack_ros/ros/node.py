@@ -63,6 +63,10 @@ from cmdtrack_ros.tracking.tracker import TrackerConfig, load_tracker
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_QUEUE_DEPTH = 10
 _CATCH_UP_FRAMES = 5  # tracked between a target's and the newest; to track all takes a slow machine too long
+_SUSPICION = (
+    "what is followed does not lead back to the target's first image: look at ~/overlay, and name the target again on "
+    "~/target; a higher 'score_confident' says TRACKING less readily"
+)
 _SAME_RESTART_SECONDS = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
 
 
@@ -387,6 +391,7 @@ class TrackerNode(LifecycleNode):
         if track.started:
             box = np.round(target.box, 1).tolist()
             self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
+        self._health.condition("wrong target suspected", _SUSPICION if track.suspect else None)
         self._publish(pair, track, began)
 
     def _due_target(self, now: int) -> tuple[Target | None, list[Pair]]:

@@ -28,6 +28,7 @@ Images = dict[int, np.ndarray]
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _LARGEST_TARGET = 0.8  # of the image
+_SUSPECT = 0.4  # IoU of a look back; no right box of the sequences that the score was calibrated with came below it
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,7 @@ class Tracker:
             RGB in images,
             AUX in images,
             times_ms=clock.stop(),
+            suspect=self.state != TargetState.LOST and self._evidence.agreement < _SUSPECT,
         )
 
     def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
