@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cmdtrack_ros.tracking.engines.contract import Response
@@ -33,14 +35,14 @@ class Evidence:
         best = float(score[row, column])
         now = np.array([_logit(best), _logit(_share_near(score, row, column))])
         self._recent = now if self._recent is None else _RECENT * self._recent + (1 - _RECENT) * now
-        rival = np.log((_beyond(response, row, column) + _FLOOR) / (best + _FLOOR))
+        rival = math.log((_beyond(response, row, column) + _FLOOR) / (best + _FLOOR))
         spread, size_spread, cells = _spreads(response, best)
         return np.array([now[0], rival, now[1], spread, size_spread, cells, *self._recent, self.agreement])
 
 
 def _logit(share: float) -> float:
     share = min(max(share, 0.005), 0.995)
-    return float(np.log(share / (1 - share)))
+    return math.log(share / (1 - share))
 
 
 def _share_near(score: np.ndarray, row: int, column: int) -> float:
@@ -51,17 +53,24 @@ def _share_near(score: np.ndarray, row: int, column: int) -> float:
 def _beyond(response: Response, row: int, column: int) -> float:
     """The highest score of cells that the cell's box does not cover; within 1.5 cells all count as covered."""
     cells = response.score.shape[0]
-    width, height = response.box[2:, row, column] * cells / 2
-    away = np.arange(cells)
-    near = np.outer(np.abs(away - row) <= max(height, 1.5), np.abs(away - column) <= max(width, 1.5))
-    return float(np.where(near, 0.0, response.score).max())
+    width, height = (max(float(side) * cells / 2, 1.5) for side in response.box[2:, row, column])
+    others = response.score.copy()
+    others[_reach(row, height), _reach(column, width)] = 0.0
+    return float(others.max())
+
+
+def _reach(place: int, half: float) -> slice:
+    """Cells up to ``half`` a box away."""
+    return slice(max(place - int(half), 0), place + int(half) + 1)
 
 
 def _spreads(response: Response, best: float) -> tuple[float, float, float]:
     strong = response.score >= best / 2
     shares = np.maximum(response.score[strong], 1e-6)
-    boxes, shares = response.box[:, strong], shares / shares.sum()
-    mean = (boxes * shares).sum(1)
-    deviation = np.sqrt(((boxes - mean[:, None]) ** 2 * shares).sum(1)) / np.tile(np.maximum(mean[2:], 1e-3), 2)
-    center, size = np.hypot(*deviation[:2]), np.hypot(*deviation[2:])
-    return min(float(center), 1.0), min(float(size), 1.0), float(np.log(strong.sum()))
+    boxes = response.box[:, strong].astype(np.float64)
+    shares = shares / shares.sum()
+    mean = boxes @ shares
+    x, y, w, h = np.sqrt(((boxes - mean[:, None]) ** 2) @ shares).tolist()
+    width, height = max(float(mean[2]), 1e-3), max(float(mean[3]), 1e-3)
+    center, size = math.hypot(x / width, y / height), math.hypot(w / width, h / height)
+    return min(center, 1.0), min(size, 1.0), math.log(len(shares))

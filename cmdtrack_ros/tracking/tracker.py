@@ -55,7 +55,7 @@ class TrackerConfig:
     size_smoothing: float = 0.5
     renewal: float = 0.4
     renewal_interval: int = 5
-    check_interval: int = 10
+    check_interval: int = 15
     follow: float = 0.2
     follow_lost: float = 0.25
     late_template: float = 0.5
@@ -204,8 +204,8 @@ class Tracker:
             self._scan = 0
 
     def _check_is_due(self) -> bool:
-        """Half way between others, so that it falls on a renewal, which needs the same templates."""
-        return self._age % self.config.check_interval == self.config.check_interval // 2
+        """On a renewal, which needs the same templates, where one interval is a multiple of the other."""
+        return self._age % self.config.check_interval == self.config.renewal_interval % self.config.check_interval
 
     def _judge(self, response: Response, row: int, column: int) -> float:
         """The score of a frame, which moves the state."""

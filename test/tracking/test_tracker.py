@@ -144,7 +144,7 @@ def test_box_over_the_whole_image_is_refused_and_the_old_target_kept(tracker):
     assert iou(tracker.update(*scene(PATH[1])).box, PATH[1]) > 0.5
 
 
-def test_looking_back_costs_one_search_in_ten_frames(counting):
+def test_looking_back_costs_one_search_in_fifteen_frames(counting):
     tracker = Tracker(counting, "thermal")
     tracker.init(*scene(PATH[0]), PATH[0])
     for box in PATH[1:21]:
