@@ -29,6 +29,10 @@ class Evidence:
         self.agreement = 1.0
         self._recent: np.ndarray | None = None
 
+    def forget(self) -> None:
+        """Average anew: the next frame looks elsewhere."""
+        self._recent = None
+
     def of(self, response: Response, row: int, column: int) -> np.ndarray:
         """The numbers, in the order of ``EVIDENCE``, for the box of a cell."""
         score = response.score

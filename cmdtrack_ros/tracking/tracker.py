@@ -27,6 +27,7 @@ Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
+_LOOKS = 3  # at a place found while LOST, before the search goes on
 _LARGEST_TARGET = 0.8  # of the image
 _SUSPECT = 0.4  # IoU of a look back; no right box of the sequences that the score was calibrated with came below it
 
@@ -104,7 +105,8 @@ class Tracker:
         self._first: dict[int, Template] = {}  # by stream, as all that follows
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
-        self._scan = self._age = 0
+        self._scan = self._age = self._looks = 0
+        self._home: np.ndarray | None = None  # the last known box, while another place is looked at
         self._evidence = Evidence()
         self._origin: dict[int, np.ndarray] = {}  # search regions of the first frame
         self.evidence = np.zeros(len(EVIDENCE))
@@ -189,19 +191,30 @@ class Tracker:
             followed = self._follow(response, row, column, look, lost)
         with look.clock.step("template"):
             fresh = self._look_back(look) if followed and (lost or self._check_is_due()) else {}
+            if lost and self._home is None:
+                self._evidence.forget()
             score = self._judge(response, row, column)
-            if lost and followed:
-                self._believe(score, before)
+            if lost:
+                self._consider(followed, score, before)
             weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
             self._renew_templates(look.images, score, weights, fresh)
         return self._track(score, weights, look.images, look.clock)
 
-    def _believe(self, score: float, before: np.ndarray) -> None:
-        """A place found while LOST is looked at again, or the box goes back to where it was."""
-        if score < self._machine.config.score_found:
-            self._box = before
-        elif self.state == TargetState.LOST:
-            self._scan = 0
+    def _consider(self, followed: bool, score: float, before: np.ndarray) -> None:
+        """A place found while LOST is looked at again, closer; where the score does not come, the box goes back."""
+        if self.state != TargetState.LOST:
+            self._home = None
+            return
+        promising = followed and self._evidence.agreement >= _SUSPECT
+        if self._home is None:
+            if promising:
+                self._home, self._looks = before, _LOOKS
+            else:
+                self._box = before
+            return
+        self._looks -= 1
+        if not promising or (self._looks <= 0 and score < self._machine.config.score_found):
+            self._box, self._home = self._home, None
 
     def _check_is_due(self) -> bool:
         """On a renewal, which needs the same templates, where one interval is a multiple of the other."""
@@ -298,7 +311,7 @@ class Tracker:
 
     def _search_crop(self, height: int, width: int) -> Crop:
         crop = self._region(self._box)
-        if self.state != TargetState.LOST:
+        if self.state != TargetState.LOST or self._home is not None:
             return crop
         # Every other frame looks at the last place, the others walk over the image tile by tile.
         self._scan += 1
