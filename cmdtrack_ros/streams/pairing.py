@@ -40,7 +40,7 @@ _INTERVAL_MARGIN = 0.8  # the next interval may be this much shorter than the sh
 RANGES: dict[str, tuple[float, float]] = {
     "slop": (0.0, 10.0),
     "aux_timeout": (0.0, 10.0),
-    "aux_offset": (-10.0, 10.0),
+    "aux_offset": (-86_400.0, 86_400.0),
     "queue_size": (1, 1000),
 }
 """Lowest and highest of the numbers of `PairOptions`."""
