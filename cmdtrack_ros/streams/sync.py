@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cmdtrack_ros.streams.pairing import RANGES, RESTART_NS, PairCounters, PairOptions
+from cmdtrack_ros.streams.pairing import RANGES, PairCounters, PairOptions
+from cmdtrack_ros.streams.stamps import RESTART_NS
 
 _WINDOW_NS = 8_000_000_000  # for rate, jitter and gaps
 _RECENT_NS = 1_600_000_000  # for what has to be noticed soon: half of it outvotes what was before
@@ -269,8 +270,8 @@ class SyncDoctor:
         streams = _describe(rgb, recent[0]), _describe(aux, recent[1])
         findings: dict[str, str] = {}
         for stream, samples in zip((self._rgb, self._aux), recent):
-            for cause, text in _stream_findings(stream.name, samples).items():
-                findings[cause] = f"{findings[cause]}; {text}" if cause in findings else text
+            for fault, text in _stream_findings(stream.name, samples).items():
+                findings[fault] = f"{findings[fault]}; {text}" if fault in findings else text
         stamps_lie = {"stamps missing", "stamps constant", "stamps jumping"} & set(findings)
         fit = _fit((rgb, aux), recent, math.nan if stamps_lie else streams[1].period, self._options)
         lately, share = self._shares(now_ns, counters)
