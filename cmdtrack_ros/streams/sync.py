@@ -91,24 +91,24 @@ class _Samples(NamedTuple):
 class _Stream:
     """The last images of one stream."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kept: int | None) -> None:
         self.name = name
-        self._images: deque[tuple[int, int, int | None]] = deque(maxlen=_KEPT)
+        self._images: deque[tuple[int, int, int | None]] = deque(maxlen=kept)
 
     def add(self, stamp: int, arrived: int, clock: int | None) -> None:
         self._images.append((stamp, arrived, clock))
 
-    def samples(self, now: int) -> _Samples:
-        """Those of the window."""
-        images = [image for image in self._images if image[1] > now - _WINDOW_NS]
+    def samples(self, since: int) -> _Samples:
+        """Those that arrived later."""
+        images = [image for image in self._images if image[1] > since]
         clock = [image[2] for image in images if image[2] is not None]
         stamps, arrived = ([image[i] for image in images] for i in range(2))
         whole = clock if len(clock) == len(images) else []
         return _Samples(np.array(stamps, np.int64), np.array(arrived, np.int64), np.array(whole, np.int64))
 
 
-def _recent(samples: _Samples, now: int) -> _Samples:
-    mask = samples.arrived > now - _RECENT_NS
+def _recent(samples: _Samples, since: int) -> _Samples:
+    mask = samples.arrived > since
     mask[-_RECENT_LEAST:] = True
     return samples.where(mask)
 
@@ -161,7 +161,7 @@ def _fit(
     if min(len(stream.stamps) for stream in recent) < _NEEDED or math.isnan(period):
         return unknown
     rgb, aux = recent
-    differences = (aux.transit - rgb.transit[_nearest(rgb.arrived, aux.arrived)]) * 1e-9
+    differences = clock_differences(rgb.stamps, rgb.arrived, aux.stamps, aux.arrived)
     offset, uncertainty = float(np.median(differences)), _sigma(differences)
     residual = offset + options.aux_offset
     allowed = max(0.5 * period, _DRIVERS_DIFFER) + uncertainty
@@ -177,6 +177,17 @@ def _fit(
     needed = math.ceil(reach * _SLOP_MARGIN * 1e3) * 1e-3
     slop = round(min(max(options.slop, needed), RANGES["slop"][1]), 3)
     return _Fit(offset, uncertainty, phase, apart, slop, round(-offset, 3) if apart else options.aux_offset)
+
+
+def clock_differences(
+    rgb_stamps: np.ndarray, rgb_arrived: np.ndarray, aux_stamps: np.ndarray, aux_arrived: np.ndarray
+) -> np.ndarray:
+    """Seconds that each auxiliary stamp is ahead of the RGB clock, by the RGB image that arrived nearest to it.
+
+    Arrays of ns (int64), those of arrival increasing; of at least one image each.
+    """
+    transit = rgb_stamps - rgb_arrived
+    return (aux_stamps - aux_arrived - transit[_nearest(rgb_arrived, aux_arrived)]) * 1e-9
 
 
 def _gaps(samples: tuple[_Samples, _Samples], recent: tuple[_Samples, _Samples], aux_offset: float) -> np.ndarray:
@@ -220,7 +231,7 @@ def _latency_findings(name: str, recent: _Samples) -> dict[str, str]:
         return {"stamps ahead": f"{name}: {unset}"}
     delay = float(np.median(recent.clock - recent.stamps)) * 1e-9
     if delay < _EARLIEST:
-        text = f"{name}: stamps are {-delay:.3f} s ahead of the node's clock; synchronise the clocks (chrony, PTP)"
+        text = f"{name}: stamps are {-delay:.3f} s ahead of their arrival; synchronise the clocks (chrony, PTP)"
         return {"stamps ahead": text}
     if delay > _LATEST:
         text = f"{name}: stamps are {delay:.0f} s old; synchronise the clocks, or play a recording with use_sim_time"
@@ -234,14 +245,20 @@ class SyncDoctor:
     Args:
         options: pairing in force.
         names: how sentences call the streams, RGB first; with their topics, say.
+        whole: judge by all images since the start, as of a recording, instead of the last seconds.
     """
 
     def __init__(
-        self, options: PairOptions = PairOptions(), names: tuple[str, str] = ("RGB stream", "auxiliary stream")
+        self,
+        options: PairOptions = PairOptions(),
+        names: tuple[str, str] = ("RGB", "auxiliary"),
+        *,
+        whole: bool = False,
     ) -> None:
         self.configure(options)
-        self._rgb, self._aux = (_Stream(name) for name in names)
-        self._counts: deque[tuple[int, PairCounters]] = deque()
+        self._whole = whole
+        self._rgb, self._aux = (_Stream(name, None if whole else _KEPT) for name in names)
+        self._counts: deque[tuple[int, PairCounters]] = deque([(0, PairCounters())])
 
     def configure(self, options: PairOptions) -> None:
         """Judge by other options from now on."""
@@ -263,10 +280,11 @@ class SyncDoctor:
     def report(self, now_ns: int, counters: PairCounters | None = None) -> SyncReport:
         """What the last seconds up to `now_ns` (the steady clock) show.
 
-        counters: the pairing's, from which the share of pairs is told.
+        counters: of the pairing that was made when this was, from which the share of pairs is told.
         """
-        rgb, aux = self._rgb.samples(now_ns), self._aux.samples(now_ns)
-        recent = _recent(rgb, now_ns), _recent(aux, now_ns)
+        window, lately = (now_ns, now_ns) if self._whole else (_WINDOW_NS, _RECENT_NS)
+        rgb, aux = self._rgb.samples(now_ns - window), self._aux.samples(now_ns - window)
+        recent = _recent(rgb, now_ns - lately), _recent(aux, now_ns - lately)
         streams = _describe(rgb, recent[0]), _describe(aux, recent[1])
         findings: dict[str, str] = {}
         for stream, samples in zip((self._rgb, self._aux), recent):
@@ -274,9 +292,9 @@ class SyncDoctor:
                 findings[fault] = f"{findings[fault]}; {text}" if fault in findings else text
         stamps_lie = {"stamps missing", "stamps constant", "stamps jumping"} & set(findings)
         fit = _fit((rgb, aux), recent, math.nan if stamps_lie else streams[1].period, self._options)
-        lately, share = self._shares(now_ns, counters)
-        if cause := self._pairing_cause(lately, share, fit):
-            findings[cause] = self._pairing_text(cause, lately if cause == "nothing pairs" else share, fit)
+        newest, share = self._shares(now_ns, counters)
+        if cause := self._pairing_cause(newest, share, fit):
+            findings[cause] = self._pairing_text(cause, newest if cause == "nothing pairs" else share, fit)
         return SyncReport(*streams, *fit[:3], share, fit.slop, fit.aux_offset, findings)
 
     def _shares(self, now: int, counters: PairCounters | None) -> tuple[float, float]:
@@ -284,7 +302,7 @@ class SyncDoctor:
         if counters is None:
             return math.nan, math.nan
         self._counts.append((now, replace(counters)))
-        while len(self._counts) > 2 and self._counts[1][0] <= now - _SHARE_NS:
+        while not self._whole and len(self._counts) > 2 and self._counts[1][0] <= now - _SHARE_NS:
             self._counts.popleft()
         lately = next(
             (share for _, old in reversed(self._counts) if not math.isnan(share := _share(old, counters))), math.nan
@@ -300,11 +318,9 @@ class SyncDoctor:
 
     def _pairing_text(self, cause: str, share: float, fit: _Fit) -> str:
         slop, timeout = self._options.slop, self._options.aux_timeout
-        got = (
-            ""
-            if cause == "clocks apart"
-            else f"{share:.0%} of the RGB images have an auxiliary image within slop {slop:g} s; "
-        )
+        got = f"{share:.0%} of the RGB images have an auxiliary image within slop {slop:g} s; "
+        if cause == "clocks apart":
+            got = ""
         if fit.apart:
             return got + self._offset_text(fit)
         if fit.slop > slop:
@@ -314,7 +330,7 @@ class SyncDoctor:
 
     def _offset_text(self, fit: _Fit) -> str:
         side = "ahead of" if fit.apart > 0 else "behind"
-        text = f"{self._aux.name}: stamps are {abs(fit.apart):.3f} s {side} those of the {self._rgb.name}"
+        text = f"{self._aux.name}: stamps are {abs(fit.apart):.3f} s {side} those of {self._rgb.name}"
         low, high = RANGES["aux_offset"]
         if not low <= fit.aux_offset <= high:
             return f"{text}; synchronise the clocks (chrony, PTP), aux_offset reaches no further than {high:g} s"
