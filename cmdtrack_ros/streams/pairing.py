@@ -218,8 +218,11 @@ class NearestPairer:
             if number + 1 < len(images):
                 for released in other.release(image.stamp + offset):
                     out += take_other(released)
-        self.counters.outliers = self._rgb_guard.outliers + self._aux_guard.outliers
+        self._count_outliers()
         return out
+
+    def _count_outliers(self) -> None:
+        self.counters.outliers = self._rgb_guard.outliers + self._aux_guard.outliers
 
     def _take_rgb(self, image: Image) -> list[Pair]:
         stamp = image.stamp
@@ -281,8 +284,9 @@ class NearestPairer:
     def flush(self, now_ns: int | None = None) -> list[Pair]:
         """Send out what has waited long enough at `now_ns`; everything when it is None (end of data)."""
         if now_ns is None:
-            out = self._take(self._aux_guard.finish(), self._take_aux, self._rgb_guard, self._take_rgb, 0)
-            out += self._take(self._rgb_guard.finish(), self._take_rgb, self._aux_guard, self._take_aux, 0)
+            out = [pair for image in self._aux_guard.finish() for pair in self._take_aux(image)]
+            out += [pair for image in self._rgb_guard.finish() for pair in self._take_rgb(image)]
+            self._count_outliers()
             return out + [self._emit() for _ in range(len(self._pending))]
         return self._settle(now_ns)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 RESTART_NS = 500_000_000  # a stamp this far behind the newest is a restarted recording, not a late message
-_AHEAD_NS = 10_000_000_000  # the same to the front, where no clock tells; longest step of a stream beyond the clock's
+_AHEAD_NS = 10_000_000_000  # the same to the front, where no clock tells; with one, the longest step beyond its own
 _STUCK_NS = 1_000_000_000
 _STUCK_IMAGES = 5
 _GOING_IMAGES = 5  # in a row, after which a stream that was stuck is trusted again
@@ -77,11 +77,16 @@ class StampGuard:
         return [held]
 
     def finish(self) -> list[Image]:
-        """At the end of the data: the image held back, where it is the latest."""
-        held, self._suspect = self._suspect, None
+        """At the end of the data: the image held back, where it is the latest. With a clock, more may come."""
+        held = self._suspect
         if held is None:
             return []
-        if self._newest is None or held.stamp > self._newest:
+        ahead = held.stamp - (held.stamp if self._newest is None else self._newest)
+        if held.now is not None and not 0 <= ahead <= _AHEAD_NS:
+            return []
+        self._suspect = None
+        if ahead >= 0:
+            self._advance(held)
             return [held]
         self.outliers += 1
         return []
@@ -103,7 +108,7 @@ class StampGuard:
     def _follows(self, held: Image, image: Image) -> bool:
         """Whether an image goes on from the one held back, rather than from the newest."""
         step = image.stamp - held.stamp
-        if step <= 0 or step > _AHEAD_NS + _passed(held, image):
+        if step <= 0 or (image.now is not None and step > _AHEAD_NS + _passed(held, image)):
             return False
         return self._newest is None or held.stamp > self._newest or step < self._newest - image.stamp
 
