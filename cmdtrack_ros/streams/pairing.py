@@ -187,7 +187,6 @@ class NearestPairer:
         by_arrival = self._rgb_guard.by_arrival
         images = self._rgb_guard.take(stamp_ns, item, now_ns)
         if self._rgb_guard.by_arrival is not by_arrival:
-            self._forget_aux()  # whose stamps are of the other kind
             known = [stamp for stamp in (self._newest_rgb, self._last_out) if stamp is not None]
             self._anchor = (max(known), now_ns) if known and now_ns is not None else None
         return self._take(images, self._take_rgb, self._aux_guard, self._take_aux, -self._offset)
@@ -197,10 +196,7 @@ class NearestPairer:
         self.counters.aux += 1
         self._aux_since_rgb += 1
         self._rgb_since_aux = 0
-        by_arrival = self._aux_guard.by_arrival
         images = self._aux_guard.take(stamp_ns, item, now_ns)
-        if self._aux_guard.by_arrival is not by_arrival:
-            self._forget_aux()
         return self._take(images, self._take_aux, self._rgb_guard, self._take_rgb, self._offset)
 
     def _take(

@@ -162,6 +162,15 @@ def test_a_driver_that_comes_to_its_senses_is_trusted_again() -> None:
     assert_goes_forward(pairs)
 
 
+def test_rgb_without_stamps_returns_after_aux_went_on_alone() -> None:
+    aux = [(i * STEP, "aux", START + i * STEP, i) for i in range(160)]
+    rgb = [(i * STEP + MS, "rgb", 0, i) for i in (0, *range(80, 160))]
+    pairs = play(NearestPairer(), sorted(aux + rgb))
+    assert sum(pair.rgb is None for pair in pairs) > 30
+    assert [pair.rgb for pair in pairs][-40:] == list(range(120, 160))
+    assert_goes_forward(pairs)
+
+
 def test_repeated_images_are_no_stamps_that_stand_still() -> None:
     """A video of 10 Hz, each of its images sent three times."""
     stamps = [START + i // 3 * 3 * STEP for i in range(150)]

@@ -131,10 +131,24 @@ def test_a_stall_moves_no_estimate() -> None:
         assert abs(report.offset) < 0.05 and report.aux_offset == 0.0 and report.findings == {}
 
 
-def test_a_recording_that_starts_over_moves_no_estimate() -> None:
-    for report in watch(rgb=lambda t: t % 3 + 1, aux=lambda t: t % 3 + 1, clock=lambda t: t % 3 + 1, seconds=12)[1:]:
-        assert abs(report.offset) < 0.05 and report.aux_offset == 0.0
+@pytest.mark.parametrize("aux_hz", [30.0, 3.0])
+def test_a_recording_that_starts_over_moves_no_estimate(aux_hz: float) -> None:
+    def loop(t: float) -> float:
+        return t % 5 + 1
+
+    options = PairOptions(slop=0.03 if aux_hz > 10 else 0.2)
+    for report in watch(rgb=loop, aux=loop, clock=loop, aux_hz=aux_hz, seconds=19, options=options)[1:]:
+        assert math.isnan(report.offset) or abs(report.offset) < 0.05
+        assert report.aux_offset == 0.0
         assert not {"nothing pairs", "few pairs", "clocks apart", "stamps jumping"} & set(report.findings)
+
+
+def test_pairs_that_become_few_are_noticed_however_long_all_was_well() -> None:
+    rng = random.Random(3)
+    noise = {i: rng.gauss(0, 0.08) if i > 200 else 0.0 for i in range(300)}
+    reports = watch(aux=lambda t: t + noise[round(t * 10)], rgb_hz=10, aux_hz=10, seconds=28)
+    assert "few pairs" not in {cause for report in reports[:20] for cause in report.findings}
+    assert "few pairs" in {cause for report in reports[21:] for cause in report.findings}
 
 
 def test_jitter_and_a_slow_stream_ask_for_more_slop() -> None:
