@@ -43,8 +43,8 @@ class TrackerConfig:
         renewal: share of a recent template beside the first one, 0 = the first alone. More follows a changing
             appearance; the first template's part keeps the target from drifting away.
         renewal_interval: frames between two renewals; a renewal costs a quarter of a frame.
-        check_interval: frames between two looks back (see :meth:`Tracker.update`); each costs three quarters of a
-            frame.
+        check_interval: frames between two looks back (see :meth:`Tracker.update`), 0 = none but while LOST; each costs
+            three quarters of a frame.
         follow: network's own score from which the box goes with it.
         follow_lost: the same while LOST: a place that is worth a look back.
         late_template: score from which a stream that was absent at the start gets its template from the
@@ -65,8 +65,8 @@ class TrackerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.window <= 1:
             raise ConfigError(f"window ({self.window}) must be in [0, 1]")
-        if self.check_interval < 1:
-            raise ConfigError(f"check_interval ({self.check_interval}) must be at least 1")
+        if self.check_interval < 0:
+            raise ConfigError(f"check_interval ({self.check_interval}) must be at least 0")
         if not 0 <= self.size_smoothing < 1 or not 0 <= self.renewal < 1 or self.renewal_interval < 1:
             raise ConfigError(
                 f"size_smoothing ({self.size_smoothing}) and renewal ({self.renewal}) must be in [0, 1), "
@@ -218,7 +218,8 @@ class Tracker:
 
     def _check_is_due(self) -> bool:
         """On a renewal, which needs the same templates, where one interval is a multiple of the other."""
-        return self._age % self.config.check_interval == self.config.renewal_interval % self.config.check_interval
+        interval = self.config.check_interval
+        return interval > 0 and self._age % interval == self.config.renewal_interval % interval
 
     def _judge(self, response: Response, row: int, column: int) -> float:
         """The score of a frame, which moves the state."""
