@@ -43,7 +43,7 @@ def _starter() -> str:
     parent = os.getppid()
     # The number of a process is used again some time, together with its start it is not. The first process of a
     # container starts anew with it.
-    began = "" if parent == 1 else _read(Path(f"/proc/{parent}/stat")).rpartition(")")[2].split()[19:20]
+    began = "" if parent == 1 else "".join(_read(Path(f"/proc/{parent}/stat")).rpartition(")")[2].split()[19:20])
     return f"{boot.strip()} {service or f'{parent} {began}'}"
 
 

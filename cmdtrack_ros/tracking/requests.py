@@ -173,9 +173,11 @@ class TargetRequests:
             self._refuse(request, reason)
 
     def close(self) -> bool:
-        """Nothing will come any more; whether a release was waiting, which is then still to be done."""
+        """No frames come any more, for now; whether a release was waiting, which is then still to be done."""
         with self._lock:
-            request, self._waiting = self._waiting, None
+            self._history.clear()
+            request = self._waiting
+            self._waiting = self._first() if request and self._is_initial(request) else None
         if not request:
             return False
         request.answer(Outcome() if request.target is None else Outcome(refused="tracking was switched off"))
