@@ -432,6 +432,7 @@ def main() -> None:
         pass
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while this cleans up
+        executor.shutdown()  # else its finaliser may find the context gone, and print a traceback
         node._shut_down()
         node.destroy_node()
         rclpy.try_shutdown()
