@@ -370,7 +370,7 @@ class TrackerNode(LifecycleNode):
 
     def _track_pair(self, number: int, pair: Pair) -> None:
         began = time.monotonic_ns()
-        due = self._requests.due(number)
+        due = self._requests.due(number, pair)
         if due.release:
             self._pipeline.release()
             self.get_logger().info("target released")

@@ -109,16 +109,16 @@ class Pipeline:
 
         Args:
             since: earlier pairs, oldest first. Where given, the target is started on the first of them and
-                followed through the others up to `pair`. Where it is refused, they are left alone: the target
-                before is not to be followed through the past.
+                followed through the others up to `pair`; the present one is followed through all of them. Where
+                a target is refused they are left alone: the one before is not to be followed through the past.
 
         Returns:
             None where the pair has no usable image; the cause was reported. Without a target, the state is
             IDLE. `times_ms` has what the tracker did, "convert", and their "total".
         """
-        answer, started = None, False
+        answer, started, refused = None, False, False
         for moment in (*since, pair):
-            if moment is not pair and not (target or started):
+            if moment is not pair and refused:
                 continue
             began = time.perf_counter()
             self._images = self._convert(moment)
@@ -130,7 +130,7 @@ class Pipeline:
                 answer = self._attempt(TARGET_REFUSED, self._tracker.init, *self._images, target.box)
                 if answer:
                     self._name, started, self._doubted, self._last = target.name, True, False, moment.stamp
-                target = None
+                target, refused = None, not started
             answer = answer or self._attempt("internal error", self._follow, moment.stamp)
             if answer:
                 times = {"convert": (converted - began) * 1e3, "total": (time.perf_counter() - began) * 1e3}

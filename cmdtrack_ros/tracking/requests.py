@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,8 +19,10 @@ MAX_AHEAD = 1.0
 """Seconds that a request's stamp may be ahead of the newest frame."""
 MAX_WAIT = 5.0
 """Seconds that a request waits for its frame: later, the box says nothing about where the target is."""
-CATCH_UP_FRAMES = 20
-"""Frames tracked between a target's and the newest: see docs/method.md."""
+CATCH_UP_INTERVAL = 0.1
+"""Seconds between the frames by which a target is followed from its own frame to the newest: see docs/method.md."""
+CATCH_UP_FRAMES = 50
+"""The most of them, whatever `target_history`."""
 MAX_COORDINATE = 1e5
 _SAME_START = 1_000_000_000  # ns; a recording that starts over may have lost its first frames the first time
 _LIVE = 60_000_000_000  # ns between the stamps of a live stream and the system's clock, at most
@@ -34,10 +37,11 @@ class Outcome(NamedTuple):
 
 
 class Due(NamedTuple):
-    """What the worker has to do before it tracks a pair: start `target` on the first of `since`, or on the pair."""
+    """What the worker has to do before it tracks a pair: release the target, or start another on the first of
+    `since`, or on the pair where that is empty; without a target, follow the present one through `since`."""
 
     target: Target | None = None
-    since: Sequence[Pair] = ()
+    since: tuple[Pair, ...] = ()
     release: bool = False
 
 
@@ -85,6 +89,8 @@ class TargetRequests:
         self._initial_stamp: int | None = None  # of its frame, while it is the target that is followed
         self._waiting = self._first()
         self._started: _Request | None = None  # given to the worker
+        self._reached: tuple[int, Pair] | None = None  # by the worker, as long as it catches up
+        self._steps = 0  # that it took for that the last time
         self._lock = threading.Lock()
 
     def request(
@@ -135,19 +141,34 @@ class TargetRequests:
             self._waiting = None
         self._refuse(request, f"no usable image came for it within {MAX_WAIT:g} s: send it again once images come")
 
-    def due(self, number: int) -> Due:
-        """What is to be done before the pair of this number is tracked."""
+    def due(self, number: int, pair: Pair) -> Due:
+        """What is to be done before this pair, which has this number, is tracked."""
         with self._lock:
             request = self._waiting
             if not request or not request.frame or request.frame[0] > number:
-                return Due()
+                return Due(since=self._missed(number, pair))
             self._waiting, self._started = None, request
-            first, pair = request.frame
+            first, at = request.frame
             between = self._history.between(first + 1, number)
         if request.target is None:
             self._end(Outcome())
             return Due(release=True)
-        return Due(request.target, [] if first == number else _spread([pair, *between]))
+        since = () if first == number else _spread([at, *between], pair)
+        self._reached, self._steps = (number, pair) if since else None, len(since)
+        return Due(request.target, since)
+
+    def _missed(self, number: int, pair: Pair) -> tuple[Pair, ...]:
+        """Of what came while the worker caught up with a target, the frames to catch up through before `pair`.
+
+        They are fewer each time; where not, the worker is too slow for it.
+        """
+        if not self._reached:
+            return ()
+        start, reached = self._reached
+        missed = _spread([reached, *self._history.between(start + 1, number)], pair)[1:]
+        self._reached = (number, pair) if 0 < len(missed) < self._steps else None
+        self._steps = len(missed)
+        return missed if self._reached else ()
 
     def settle(self, track: Track | None) -> None:
         """The worker has tracked the pair: the request that was due is answered, or waits for a better image."""
@@ -158,7 +179,7 @@ class TargetRequests:
             self._end(Outcome(track.box))
             return
         with self._lock:
-            self._started = None
+            self._started = self._reached = None
             again = not self._waiting and not self._expired(request)
             if again:
                 self._waiting = request
@@ -169,7 +190,7 @@ class TargetRequests:
         """The worker could not start the target that was due."""
         request = self._started
         if request:
-            self._started = None
+            self._started = self._reached = None
             self._refuse(request, reason)
 
     def close(self) -> bool:
@@ -254,7 +275,8 @@ def _unusable(target: Target | None) -> str:
     )
 
 
-def _spread(pairs: list[Pair]) -> list[Pair]:
-    """At most `CATCH_UP_FRAMES` of the pairs, evenly, the first among them."""
-    count = min(len(pairs), CATCH_UP_FRAMES)
-    return [pairs[i * len(pairs) // count] for i in range(count)]
+def _spread(pairs: list[Pair], newest: Pair) -> tuple[Pair, ...]:
+    """Those to be tracked before `newest`: the first, and evenly as many as `CATCH_UP_INTERVAL` asks for."""
+    seconds = (newest.stamp - pairs[0].stamp) * 1e-9
+    count = min(len(pairs), max(math.ceil(seconds / CATCH_UP_INTERVAL), 1), CATCH_UP_FRAMES)
+    return tuple(pairs[i * len(pairs) // count] for i in range(count))

@@ -35,6 +35,7 @@ class Desk:
         self.reports: list[str] = []
         self.outcomes: list[Outcome] = []
         self.taken = 0
+        self.pairs: list[Pair] = []
         self.requests = TargetRequests(History(seconds, 10**9), self.reports.append, initial, self.take)
 
     def take(self) -> None:
@@ -43,9 +44,15 @@ class Desk:
     def ask(self, name: str = "dog", box: object = BOX, stamp: int | None = None) -> None:
         self.requests.request(Target(np.array(box), name), stamp, self.outcomes.append)
 
-    def offer(self, *frames: int, start: int = START) -> None:
+    def offer(self, *frames: int, start: int = START, restarted: bool = False) -> int:
+        """Offer frames; returns the number of the last one."""
         for i in frames:
-            self.requests.offer(pair(i, start))
+            self.pairs.append(pair(i, start, restarted=restarted))
+            number = self.requests.offer(self.pairs[-1])
+        return number
+
+    def due(self, number: int) -> Due:
+        return self.requests.due(number, self.pairs[number])
 
     def refused(self) -> str:
         """The reason of the only request, which was refused, and reported by its name."""
@@ -58,11 +65,11 @@ def test_request_without_stamp_means_the_next_frame() -> None:
     desk = Desk()
     desk.offer(0)
     desk.ask()
-    assert desk.requests.due(0) == Due()
+    assert desk.due(0) == Due()
     desk.offer(1)
-    due = desk.requests.due(1)
+    due = desk.due(1)
     assert due.target.name == "dog" and not due.since
-    assert desk.requests.due(1) == Due(), "once"
+    assert desk.due(1) == Due(), "once"
     desk.requests.settle(started())
     assert [outcome.box.tolist() for outcome in desk.outcomes] == [BOX.tolist()] and not desk.reports
 
@@ -71,7 +78,7 @@ def test_frame_that_the_worker_missed_is_caught_up_from() -> None:
     desk = Desk(seconds=0.0)
     desk.ask()
     desk.offer(0, 1, 2)
-    assert [p.rgb for p in desk.requests.due(2).since] == ["rgb 0"], "kept though the history has lost it"
+    assert [p.rgb for p in desk.due(2).since] == ["rgb 0"], "kept though the history has lost it"
 
 
 @pytest.mark.parametrize("late", [0, 1], ids=["its stamp", "between two"])
@@ -80,18 +87,46 @@ def test_request_with_a_stamp_means_the_frame_from_there_on(late: int) -> None:
     desk.offer(*range(6))
     desk.ask(stamp=pair(3).stamp - late)
     desk.offer(6)
-    assert desk.requests.due(2) == Due(), "the worker is not there yet"
-    assert [p.rgb for p in desk.requests.due(6).since] == ["rgb 3", "rgb 4", "rgb 5"]
+    assert desk.due(2) == Due(), "the worker is not there yet"
+    assert [p.rgb for p in desk.due(6).since] == ["rgb 3"]
 
 
-def test_catching_up_takes_a_bounded_number_of_frames() -> None:
-    desk = Desk()
-    desk.offer(*range(150))
+@pytest.mark.parametrize("frames, steps", [(30, 10), (140, 47), (300, CATCH_UP_FRAMES)])
+def test_catching_up_goes_in_even_steps(frames: int, steps: int) -> None:
+    desk = Desk(seconds=60.0)
+    desk.offer(*range(frames + 1))
     desk.ask(stamp=pair(0).stamp)
-    since = desk.requests.due(149).since
-    assert len(since) == CATCH_UP_FRAMES and since[0].rgb == "rgb 0"
-    gaps = np.diff([p.stamp for p in since] + [pair(149).stamp]) / STEP
+    since = desk.due(frames).since
+    assert len(since) == steps and since[0].rgb == "rgb 0"
+    gaps = np.diff([p.stamp for p in since] + [pair(frames).stamp]) / STEP
     assert gaps.max() - gaps.min() <= 1
+
+
+def test_frames_that_come_meanwhile_are_caught_up_too() -> None:
+    desk = Desk()
+    desk.offer(*range(91))
+    desk.ask(stamp=pair(0).stamp)
+    assert len(desk.due(90).since) == 30
+    desk.requests.settle(started())
+    desk.offer(*range(91, 121))
+    since = desk.due(120).since
+    assert len(since) == 9 and since[0].rgb == "rgb 93"
+    desk.offer(*range(121, 126))
+    assert [p.rgb for p in desk.due(125).since] == ["rgb 123"]
+    desk.offer(126, 127, 128)
+    assert desk.due(128) == Due(), "close enough"
+    desk.offer(*range(129, 160))
+    assert desk.due(159) == Due(), "a pause later is another matter"
+
+
+def test_machine_that_falls_behind_gives_up_catching_up() -> None:
+    desk = Desk()
+    desk.offer(*range(31))
+    desk.ask(stamp=pair(0).stamp)
+    assert len(desk.due(30).since) == 10
+    desk.requests.settle(started())
+    desk.offer(*range(31, 80))
+    assert desk.due(79) == Due()
 
 
 def test_stamp_a_bit_ahead_waits_for_its_frame() -> None:
@@ -99,9 +134,9 @@ def test_stamp_a_bit_ahead_waits_for_its_frame() -> None:
     desk.offer(0)
     desk.ask(stamp=pair(2).stamp)
     desk.offer(1)
-    assert desk.requests.due(1) == Due()
+    assert desk.due(1) == Due()
     desk.offer(2)
-    assert desk.requests.due(2).target.name == "dog"
+    assert desk.due(2).target.name == "dog"
 
 
 def test_stamp_far_ahead_is_refused() -> None:
@@ -125,8 +160,7 @@ def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch, kind: str) -> No
     monkeypatch.setattr(requests.time, "monotonic", lambda: now + requests.MAX_WAIT + 0.1)
     desk.requests.expire()
     assert "within 5 s" in desk.refused()
-    desk.offer(9)
-    assert desk.requests.due(9) == Due()
+    assert desk.due(desk.offer(9)) == Due()
 
 
 @pytest.mark.parametrize("stamp", [START - 1, 1, -1_000_000_000])
@@ -155,14 +189,14 @@ def test_box_that_no_image_can_hold_is_refused_at_once(box: tuple) -> None:
     desk.ask(box=box)
     assert str(float(box[-1])) in desk.refused()
     desk.offer(0)
-    assert desk.requests.due(0).target.name == "good", "the one that waits is left alone"
+    assert desk.due(0).target.name == "good", "the one that waits is left alone"
 
 
 def test_what_the_tracker_refuses_is_answered() -> None:
     desk = Desk()
     desk.ask()
     desk.offer(0)
-    desk.requests.due(0)
+    desk.due(0)
     desk.requests.refuse("too small")
     desk.requests.settle(Track(BOX, 1.0))
     assert desk.refused() == "too small"
@@ -172,9 +206,9 @@ def test_request_waits_for_a_usable_image() -> None:
     desk = Desk()
     desk.ask()
     desk.offer(0, 1)
-    assert desk.requests.due(0).target
+    assert desk.due(0).target
     desk.requests.settle(None)
-    due = desk.requests.due(1)
+    due = desk.due(1)
     assert due.target.name == "dog" and [p.rgb for p in due.since] == ["rgb 0"]
     desk.requests.settle(started())
     assert desk.outcomes[0].box is not None
@@ -184,7 +218,7 @@ def test_request_gives_up_where_no_image_is_usable(monkeypatch: pytest.MonkeyPat
     desk = Desk()
     desk.ask()
     desk.offer(0)
-    desk.requests.due(0)
+    desk.due(0)
     now = time.monotonic()
     monkeypatch.setattr(requests.time, "monotonic", lambda: now + requests.MAX_WAIT + 0.1)
     desk.requests.settle(None)
@@ -196,7 +230,7 @@ def test_newer_request_replaces_the_one_that_waits() -> None:
     desk.ask("cat")
     desk.ask("dog")
     desk.offer(0)
-    assert desk.requests.due(0).target.name == "dog"
+    assert desk.due(0).target.name == "dog"
     assert [outcome.refused for outcome in desk.outcomes] == ["a newer request came before its frame"]
     assert not desk.reports, "a detector that names its target with every frame is no fault"
 
@@ -205,7 +239,7 @@ def test_release() -> None:
     desk = Desk()
     desk.requests.request(None, START + 10**12, desk.outcomes.append)
     desk.offer(0)
-    assert desk.requests.due(0) == Due(release=True) and desk.outcomes == [Outcome()]
+    assert desk.due(0) == Due(release=True) and desk.outcomes == [Outcome()]
     desk.requests.request(None, None, desk.outcomes.append)
     assert desk.requests.close(), "still to be done"
     assert desk.outcomes == [Outcome()] * 2
@@ -218,7 +252,7 @@ def test_closing_answers_the_one_that_waits() -> None:
     assert not desk.requests.close()
     assert [outcome.refused for outcome in desk.outcomes] == ["tracking was switched off"] and not desk.reports
     desk.offer(5)
-    assert desk.requests.due(1) == Due()
+    assert desk.due(1) == Due()
 
 
 INITIAL = Target(BOX, "initial")
@@ -226,8 +260,8 @@ INITIAL = Target(BOX, "initial")
 
 def follow_initial(desk: Desk, frame: int = 0, start: int = START) -> int:
     """The initial target is started on a frame; returns that frame's number."""
-    number = desk.requests.offer(pair(frame, start))
-    assert desk.requests.due(number).target is INITIAL
+    number = desk.offer(frame, start=start)
+    assert desk.due(number).target is INITIAL
     desk.requests.settle(started())
     return number
 
@@ -242,26 +276,26 @@ def test_initial_target_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.taken == 1
     desk.requests.close()
     desk.offer(1, 2)
-    assert desk.requests.due(2) == Due(), "not on another activation"
+    assert desk.due(2) == Due(), "not on another activation"
 
 
 def test_initial_target_waits_for_a_usable_image() -> None:
     desk = Desk(INITIAL)
     desk.offer(0)
-    assert desk.requests.due(0).target is INITIAL
+    assert desk.due(0).target is INITIAL
     desk.requests.settle(None)
     assert not desk.taken
     desk.offer(1)
-    assert desk.requests.due(1).target is INITIAL
+    assert desk.due(1).target is INITIAL
 
 
 def test_initial_target_is_started_again_where_a_recording_starts_over() -> None:
     desk = Desk(INITIAL)
     follow_initial(desk, 20)
     desk.offer(*range(21, 60))
-    number = desk.requests.offer(pair(0, restarted=True))
-    assert desk.requests.due(number - 1) == Due(), "not on what is left of the first pass"
-    assert desk.requests.due(number).target is INITIAL and not desk.requests.due(number).since
+    number = desk.offer(0, restarted=True)
+    assert desk.due(number - 1) == Due(), "not on what is left of the first pass"
+    assert desk.due(number).target is INITIAL and not desk.due(number).since
 
 
 @pytest.mark.parametrize("case", ["to the middle", "live", "another target", "released"])
@@ -271,12 +305,12 @@ def test_initial_target_is_not_started_again_elsewhere(case: str) -> None:
     number = follow_initial(desk, 0, start)
     if case in ("another target", "released"):
         desk.requests.request(Target(BOX, "dog") if case == "another target" else None)
-        number = desk.requests.offer(pair(1, start))
-        desk.requests.due(number)
+        number = desk.offer(1, start=start)
+        desk.due(number)
         desk.requests.settle(started())
     back = 40 if case == "to the middle" else 0
-    number = desk.requests.offer(pair(back, start, restarted=True))
-    assert desk.requests.due(number) == Due()
+    number = desk.offer(back, start=start, restarted=True)
+    assert desk.due(number) == Due()
 
 
 def test_every_request_is_answered_once() -> None:
@@ -288,10 +322,10 @@ def test_every_request_is_answered_once() -> None:
             match rng.randrange(6):
                 case 0 | 1:
                     frame += rng.randrange(1, 4)
-                    number = desk.requests.offer(pair(frame, restarted=rng.random() < 0.05))
+                    number = desk.offer(frame, restarted=rng.random() < 0.05)
                 case 2 | 3 if worker < number:
                     worker = rng.randrange(worker + 1, number + 1)
-                    desk.requests.due(worker)
+                    desk.due(worker)
                     if rng.random() < 0.3:
                         desk.requests.refuse("no")
                     desk.requests.settle(rng.choice((None, started(), Track(BOX, 0.5))))
