@@ -173,24 +173,20 @@ def test_respawned_node_does_not_take_its_initial_box(tmp_path: Path, repository
         robot.connect()
         return robot.play(4)
 
-    def end(number: signal.Signals) -> None:
-        nodes[-1].end(number)
-        robot.wait("its absence", lambda: not robot.node.count_publishers("tracker/track"))
-
     try:
         assert first_results("first")[-1].target_id == "initial"
-        end(signal.SIGKILL)
+        nodes[-1].end(signal.SIGKILL)
         results = first_results("respawned")
         assert {r.state for r in results} == {TrackState.STATE_IDLE}
         wait_until_said(robot, "old target")
         robot.send_target(scene(robot.frame)[1])
         assert_tracks_again(robot)
         robot.wait("the end of the warning", lambda: not says(robot, "old target"))
-        end(signal.SIGKILL)
+        nodes[-1].end(signal.SIGKILL)
         assert first_results("another parent", other_parent=True)[-1].target_id == "initial"
-        end(signal.SIGTERM)
+        nodes[-1].end(signal.SIGTERM)
         assert first_results("after an end in order")[-1].target_id == "initial"
-        end(signal.SIGTERM)
+        nodes[-1].end(signal.SIGTERM)
         assert not RespawnMark("/respawn/tracker").path.exists()
     finally:
         for node in nodes:
