@@ -46,13 +46,15 @@ from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, Latencies, gpu_memory, steps_ms
+from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.rosout import forward_logging
+from cmdtrack_ros.ros.supervision import Supervisor
+from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
@@ -103,6 +105,8 @@ class TrackerNode(LifecycleNode):
         self._health = Health(self.get_logger())
         self._diagnostics = DiagnosticsPublisher(self)
         self._pipeline: Pipeline | None = None
+        self._worker: Worker | None = None
+        self._supervisor: Supervisor | None = None  # while active
         self._inputs: dict[str, ImageInput] = {}
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
@@ -223,13 +227,23 @@ class TrackerNode(LifecycleNode):
 
     def _activate(self) -> None:
         settings = self._settings
-        self._latencies = Latencies()
+        if self._worker and self._worker.left_behind:
+            raise CmdtrackError("the network still works on a pair of before: clean up and configure, or restart")
         self._mailbox: Mailbox[Pair] = Mailbox(settings.target_history, settings.process_every_pair)
         self._request = self._first_request()
         self._request_lock = threading.Lock()
         self._restarted_at = -_SAME_RESTART_SECONDS
         with ExitStack() as opened:  # closed here if one of these fails
             self._open_inputs(settings, opened)
+            self._supervisor = Supervisor(
+                self._health,
+                self._inputs,
+                self._pairing_filter,
+                self._mailbox,
+                _pairing(settings),
+                lambda: self.get_clock().now().nanoseconds,
+            )
+            opened.callback(self._end_supervision)
             target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
             opened.callback(self.destroy_subscription, target_in)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
@@ -238,10 +252,8 @@ class TrackerNode(LifecycleNode):
             threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
             jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
             opened.callback(jumps.unregister)
-            worker = threading.Thread(target=self._track_pairs, args=(self._mailbox,), name="tracking", daemon=True)
-            worker.start()
-            opened.callback(worker.join)
-            opened.callback(self._mailbox.close)
+            self._worker = Worker(self._mailbox, self._track_pair, self._health, self.context.ok)
+            opened.callback(self._worker.stop)
             self._opened = opened.pop_all()
         self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
@@ -266,13 +278,17 @@ class TrackerNode(LifecycleNode):
     def _stop(self) -> None:
         """End the worker and close the inputs; safe to call when nothing runs."""
         self._opened.close()
-        self._health.clear("inputs", "pairing")
+
+    def _end_supervision(self) -> None:
+        self._supervisor.close()
+        self._supervisor = None
 
     def _clean_up(self) -> None:
         for publisher in (self._track_out, self._overlay_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
-        self._pipeline = None
+        self._pipeline = self._worker = None  # a worker left behind goes with its network
+        self._health.condition("network hangs", None)
         self._settings = None
 
     def _shut_down(self) -> None:
@@ -286,6 +302,7 @@ class TrackerNode(LifecycleNode):
         self._settings = settings
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
+            self._supervisor.configure(_pairing(settings))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -337,50 +354,37 @@ class TrackerNode(LifecycleNode):
             self._request = request
 
     def _report_health(self) -> None:
-        self._check_inputs()
-        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
         summaries = dict.fromkeys(STATUSES, self._state_machine.current_state[1])
-        hardware = "none"
-        if self._pipeline:
-            hardware = self._pipeline.engine.device
-            values["device"] = {"engine": self._pipeline.engine.name, **gpu_memory()}
-        if self._inputs:
-            values["inputs"] = {f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}
-            values["pairing"] = self._pairing_filter.counters.as_dict()
-            values["tracking"] = {"state": self._pipeline.state.name, **self._latencies.values()}
-            values["device"]["dropped"] = self._mailbox.dropped
+        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
+        if self._worker:
+            self._worker.check()
+        if self._supervisor:
+            self._look_after_inputs()
+            self._supervisor.check(self._settings.data_timeout)
+            values = self._supervisor.values()
             summaries["tracking"] = self._pipeline.state.name
+        if self._pipeline:
+            values["tracking"]["state"] = self._pipeline.state.name
+            values["device"] |= {"engine": self._pipeline.engine.name, **gpu_memory()}
         reports = {}
         for name in STATUSES:
             level, message, causes = self._health.report(name, summaries[name])
             reports[name] = (level, message, values[name] | causes)
-        self._diagnostics.publish(hardware, reports)
+        self._diagnostics.publish(self._pipeline.engine.device if self._pipeline else "none", reports)
 
-    def _check_inputs(self) -> None:
-        for name, stream in self._inputs.items():
+    def _look_after_inputs(self) -> None:
+        for stream in self._inputs.values():
             stream.follow_publishers()
-            stage = stream.seconds_silent() > self._settings.data_timeout
-            text = stream.silence_diagnosis() if stream.silent() else None
-            self._health.condition(f"no {name} images", text, stage)
-        if self._inputs and all(s.seconds_silent() > self._settings.data_timeout for s in self._inputs.values()):
+        if all(stream.seconds_silent() > self._settings.data_timeout for stream in self._inputs.values()):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
 
     # Worker thread: owns the pipeline.
-
-    def _track_pairs(self, mailbox: Mailbox[Pair]) -> None:
-        while (pair := mailbox.take()) is not None:
-            try:
-                self._track_pair(pair)
-            except Exception:
-                if not self.context.ok():  # interrupted: nothing can be published any more
-                    return
-                self._health.event("internal error", traceback.format_exc())
 
     def _track_pair(self, pair: Pair) -> None:
         began = time.monotonic_ns()
         target, since = self._due_target(pair.stamp)
         track = self._pipeline.process(pair, target, since)
-        if track is None:
+        if track is None or not self._worker.runs_here():
             return
         if track.started:
             box = np.round(target.box, 1).tolist()
@@ -423,7 +427,7 @@ class TrackerNode(LifecycleNode):
             picture = operator_picture(*self._pipeline.pictures(), track)
             self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
-        self._latencies.add(replace(track, times_ms={**track.times_ms, **steps}))
+        self._supervisor.note(replace(track, times_ms={**track.times_ms, **steps}))
 
 
 def main() -> None:
