@@ -280,7 +280,8 @@ class TrackerNode(LifecycleNode):
         self._opened.close()
 
     def _end_supervision(self) -> None:
-        self._supervisor.close()
+        if self.context.ok():  # else nobody hears that it is over
+            self._supervisor.close()
         self._supervisor = None
 
     def _clean_up(self) -> None:

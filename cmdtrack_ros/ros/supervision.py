@@ -53,7 +53,7 @@ class Growth:
 class StreamShares:
     """The mean weight of the auxiliary stream where both streams had their say; one thread adds, another asks."""
 
-    def __init__(self, seconds: int = _SHARE_SECONDS) -> None:
+    def __init__(self, seconds: int) -> None:
         self._sum, self._count = 0.0, 0
         self._past: deque[tuple[float, int]] = deque(maxlen=seconds + 1)
 
@@ -94,7 +94,7 @@ class Supervisor:
         self._mailbox = mailbox
         self._clock = clock
         self._latencies = Latencies()
-        self._shares = StreamShares()
+        self._shares = StreamShares(_SHARE_SECONDS)
         self._lost = {name: Growth() for name in inputs}
         self._dropped = Growth()
         self._outliers = Growth(1.0)
