@@ -13,6 +13,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 STATUSES = ("inputs", "pairing", "tracking", "device")
 """The concerns of /diagnostics, one status each."""
 
+COUNT_SUFFIX = " (count)"
+"""After a cause: the key of the value that says how often it happened."""
+
 SHOWN_SECONDS = 5.0  # an event stands in its status for this long, and its next line waits for as long
 REPEAT_SECONDS = 30.0  # a condition that lasts is logged again
 
@@ -166,7 +169,7 @@ class Health:
         with self._lock:
             ours = {cause: mode for cause, mode in self._modes.items() if CAUSES[cause].status == status}
             shown = {cause: mode.text for cause, mode in ours.items() if mode.until > now}
-            counts = {f"{cause} (count)": str(mode.count) for cause, mode in ours.items() if mode.count}
+            counts = {f"{cause}{COUNT_SUFFIX}": str(mode.count) for cause, mode in ours.items() if mode.count}
         level = max((CAUSES[cause].level for cause in shown), default=_OK)
         return level, "; ".join(shown) or summary, shown | counts
 

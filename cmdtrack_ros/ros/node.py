@@ -224,6 +224,9 @@ class TrackerNode(LifecycleNode):
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
+        fell_back = settings.device == "cuda" and tracker.engine.device != "cuda"
+        text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"
+        self._health.condition("engine fallback", text if fell_back else None)
 
     def _activate(self) -> None:
         settings = self._settings
@@ -289,7 +292,8 @@ class TrackerNode(LifecycleNode):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
         self._pipeline = self._worker = None  # a worker left behind goes with its network
-        self._health.condition("network hangs", None)
+        for cause in ("network hangs", "engine fallback"):
+            self._health.condition(cause, None)
         self._settings = None
 
     def _shut_down(self) -> None:
