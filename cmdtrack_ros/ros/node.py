@@ -25,7 +25,6 @@ A target from before a break (deactivation, a pause of the images, a jump back) 
 from __future__ import annotations
 
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -48,7 +47,7 @@ from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, Latencies, gpu_memory, steps_ms
+from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
@@ -56,6 +55,8 @@ from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
+from cmdtrack_ros.ros.supervision import Supervisor
+from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
@@ -92,6 +93,8 @@ class TrackerNode(LifecycleNode):
         self._diagnostics = DiagnosticsPublisher(self)
         self._pipeline: Pipeline | None = None
         self._mark = RespawnMark(self.get_fully_qualified_name())
+        self._worker: Worker | None = None
+        self._supervisor: Supervisor | None = None  # while active
         self._inputs: dict[str, ImageInput] = {}
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
@@ -218,25 +221,36 @@ class TrackerNode(LifecycleNode):
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
+        fell_back = settings.device == "cuda" and tracker.engine.device != "cuda"
+        text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"
+        self._health.condition("engine fallback", text if fell_back else None)
 
     def _activate(self) -> None:
         settings = self._settings
-        self._latencies = Latencies()
+        if self._worker and self._worker.left_behind:
+            raise CmdtrackError("the network still works on a pair of before: clean up and configure, or restart")
         self._mailbox: Mailbox[tuple[int, Pair]] = Mailbox(settings.process_every_pair)
         self._pipeline.doubt()
         self._say_old_target()
         with ExitStack() as opened:  # closed here if one of these fails
             self._open_inputs(settings, opened)
+            self._supervisor = Supervisor(
+                self._health,
+                self._inputs,
+                self._pairing_filter,
+                self._mailbox,
+                _pairing(settings),
+                lambda: self.get_clock().now().nanoseconds,
+            )
+            opened.callback(self._end_supervision)
             target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
             opened.callback(self.destroy_subscription, target_in)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
             opened.callback(self.destroy_timer, self._flush_timer)
             self._flush_timer.cancel()  # runs only while an image waits
             opened.callback(self._close_requests)
-            worker = threading.Thread(target=self._track_pairs, args=(self._mailbox,), name="tracking", daemon=True)
-            worker.start()
-            opened.callback(worker.join)
-            opened.callback(self._mailbox.close)
+            self._worker = Worker(self._mailbox, self._track_pair, self._health, self.context.ok)
+            opened.callback(self._worker.stop)
             self._opened = opened.pop_all()
         self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
@@ -261,13 +275,19 @@ class TrackerNode(LifecycleNode):
     def _stop(self) -> None:
         """End the worker and close the inputs; safe to call when nothing runs."""
         self._opened.close()
-        self._health.clear("inputs", "pairing")
+
+    def _end_supervision(self) -> None:
+        if self.context.ok():  # else nobody hears that it is over
+            self._supervisor.close()
+        self._supervisor = None
 
     def _clean_up(self) -> None:
         for publisher in (self._track_out, self._overlay_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
-        self._pipeline = None
+        self._pipeline = self._worker = None  # a worker left behind goes with its network
+        for cause in ("network hangs", "engine fallback"):
+            self._health.condition(cause, None)
         self._settings = None
         self._forget_target()
 
@@ -289,6 +309,7 @@ class TrackerNode(LifecycleNode):
         self._settings = settings
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
+            self._supervisor.configure(_pairing(settings))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -307,7 +328,7 @@ class TrackerNode(LifecycleNode):
         self._requests.request(None if release else Target(box, message.target_id), stamp_ns(message) or None)
 
     def _close_requests(self) -> None:
-        if self._requests.close():
+        if self._requests.close() and not (self._worker and self._worker.left_behind):
             self._pipeline.release()
 
     def _say_old_target(self) -> None:
@@ -325,58 +346,48 @@ class TrackerNode(LifecycleNode):
         self._health.condition("old target", text)
 
     def _report_health(self) -> None:
-        self._check_inputs()
-        if self._inputs:
+        summaries = dict.fromkeys(STATUSES, self._state_machine.current_state[1])
+        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
+        if self._worker:
+            self._worker.check()
+        if self._supervisor:
+            self._look_after_inputs()
             self._requests.expire()
             self._say_old_target()
-        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
-        summaries = dict.fromkeys(STATUSES, self._state_machine.current_state[1])
-        hardware = "none"
-        if self._pipeline:
-            hardware = self._pipeline.engine.device
-            values["device"] = {"engine": self._pipeline.engine.name, **gpu_memory()}
-        if self._inputs:
-            values["inputs"] = {f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}
-            values["pairing"] = self._pairing_filter.counters.as_dict()
-            values["tracking"] = {"state": self._pipeline.state.name, **self._latencies.values()}
-            values["device"]["dropped"] = self._mailbox.dropped
+            self._supervisor.check(self._settings.data_timeout)
+            values = self._supervisor.values()
             summaries["tracking"] = self._pipeline.state.name
+        if self._pipeline:
+            values["tracking"]["state"] = self._pipeline.state.name
+            values["device"] |= {"engine": self._pipeline.engine.name, **gpu_memory()}
         reports = {}
         for name in STATUSES:
             level, message, causes = self._health.report(name, summaries[name])
             reports[name] = (level, message, values[name] | causes)
-        self._diagnostics.publish(hardware, reports)
+        self._diagnostics.publish(self._pipeline.engine.device if self._pipeline else "none", reports)
 
-    def _check_inputs(self) -> None:
-        for name, stream in self._inputs.items():
+    def _look_after_inputs(self) -> None:
+        for stream in self._inputs.values():
             stream.follow_publishers()
-            stage = stream.seconds_silent() > self._settings.data_timeout
-            text = stream.silence_diagnosis() if stream.silent() else None
-            self._health.condition(f"no {name} images", text, stage)
-        if self._inputs and all(s.seconds_silent() > self._settings.data_timeout for s in self._inputs.values()):
+        if all(stream.seconds_silent() > self._settings.data_timeout for stream in self._inputs.values()):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
 
     # Worker thread: owns the pipeline.
 
-    def _track_pairs(self, mailbox: Mailbox[tuple[int, Pair]]) -> None:
-        while (item := mailbox.take()) is not None:
-            try:
-                self._track_pair(*item)
-            except Exception:
-                if not self.context.ok():  # interrupted: nothing can be published any more
-                    return
-                self._health.event("internal error", traceback.format_exc())
-                self._requests.refuse("an internal error, see the log")
-
-    def _track_pair(self, number: int, pair: Pair) -> None:
+    def _track_pair(self, item: tuple[int, Pair]) -> None:
         began = time.monotonic_ns()
-        due = self._requests.due(number, pair)
-        if due.release:
-            self._pipeline.release()
-            self.get_logger().info("target released")
-        track = self._pipeline.process(pair, due.target, due.since)
+        number, pair = item
+        try:
+            due = self._requests.due(number, pair)
+            if due.release:
+                self._pipeline.release()
+                self.get_logger().info("target released")
+            track = self._pipeline.process(pair, due.target, due.since)
+        except Exception:
+            self._requests.refuse("an internal error, see the log")
+            raise
         self._requests.settle(track)
-        if track is None:
+        if track is None or not self._worker.runs_here():
             return
         if track.started:
             self._respawned = False
@@ -412,7 +423,7 @@ class TrackerNode(LifecycleNode):
             picture = operator_picture(*self._pipeline.pictures(), track)
             self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
-        self._latencies.add(replace(track, times_ms={**track.times_ms, **steps}))
+        self._supervisor.note(replace(track, times_ms={**track.times_ms, **steps}))
 
 
 def main() -> None:

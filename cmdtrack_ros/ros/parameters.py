@@ -267,7 +267,13 @@ SPECS = (
         16384,
     ),
     Spec(
-        "data_timeout", 5.0, "Seconds without images after which a warning says what to check.", 0.1, 3600.0, live=True
+        "data_timeout",
+        5.0,
+        "Seconds without images, after the first warning, until the log says again what to check; when both streams "
+        "are silent for as long, images that wait for a partner are tracked alone. More tolerates pauses.",
+        0.1,
+        3600.0,
+        live=True,
     ),
     Spec(
         "process_every_pair",

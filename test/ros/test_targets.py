@@ -16,7 +16,7 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState  # noqa: E402
-from ros.test_node import PATIENCE, SCENE, Robot, Tracker, assert_tracks_again, image, running, scene, to_time  # noqa: E402
+from robot import PATIENCE, SCENE, Robot, Tracker, assert_tracks_again, image, running, scene, to_time  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from cmdtrack_ros.msg import TrackState  # noqa: E402
