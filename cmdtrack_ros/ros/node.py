@@ -348,13 +348,8 @@ class TrackerNode(LifecycleNode):
     def _report_health(self) -> None:
         summaries = dict.fromkeys(STATUSES, self._state_machine.current_state[1])
         values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
-        if self._worker:
-            self._worker.check()
+        self._survive(self._check_health)
         if self._supervisor:
-            self._look_after_inputs()
-            self._requests.expire()
-            self._say_old_target()
-            self._supervisor.check(self._settings.data_timeout)
             values = self._supervisor.values()
             summaries["tracking"] = self._pipeline.state.name
         if self._pipeline:
@@ -365,6 +360,15 @@ class TrackerNode(LifecycleNode):
             level, message, causes = self._health.report(name, summaries[name])
             reports[name] = (level, message, values[name] | causes)
         self._diagnostics.publish(self._pipeline.engine.device if self._pipeline else "none", reports)
+
+    def _check_health(self) -> None:
+        if self._worker:
+            self._worker.check()
+        if self._supervisor:
+            self._look_after_inputs()
+            self._requests.expire()
+            self._say_old_target()
+            self._supervisor.check(self._settings.data_timeout)
 
     def _look_after_inputs(self) -> None:
         for stream in self._inputs.values():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
@@ -19,7 +22,7 @@ from lifecycle_msgs.srv import ChangeState  # noqa: E402
 from rcl_interfaces.msg import Log  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
-from robot import PATIENCE, SCENE, STEP, Robot, Tracker, assert_tracks_again, good_aux, good_rgb, image, running, scene  # noqa: E402
+from robot import PATIENCE, SCENE, Robot, Tracker, assert_tracks_again, good_aux, good_rgb, image, running, scene  # noqa: E402
 
 from cmdtrack_ros.ros import supervision  # noqa: E402
 from cmdtrack_ros.ros.health import CAUSES, STATUSES  # noqa: E402
@@ -157,25 +160,38 @@ def test_target_that_is_refused(well: tuple[Robot, Operator], record_property: C
     operator.sees_end("target refused", lambda: robot.play(6, answered=False))
 
 
+LARGE_CAMERAS = """
+import sys, time
+import numpy as np
+from rclpy.qos import ReliabilityPolicy
+from robot import Robot, image
+robot = Robot(sys.argv[1], ReliabilityPolicy.BEST_EFFORT)
+colours, counts = np.zeros((960, 1280, 3), np.uint8), np.zeros((960, 1280), np.uint16)
+while True:
+    stamp = time.time_ns()
+    robot.rgb.publish(image(colours, "rgb8", stamp))
+    robot.aux.publish(image(counts, "mono16", stamp))
+    robot.spin(1 / 30)
+"""
+
+
 def test_images_lost_on_the_way(
     tmp_path: Path, repository: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Best effort and images above the default transports' memory: most do not arrive."""
+    """Best effort and images above the default transports' memory: most do not arrive. That memory is the sender's."""
     robot = Robot("/lossy", ReliabilityPolicy.BEST_EFFORT)
     operator = Operator(robot)
-    colours, counts = np.zeros((960, 1280, 3), np.uint8), np.zeros((960, 1280), np.uint16)
-
-    def pair(small: bool) -> None:
-        stamp = time.time_ns()
-        step = 4 if small else 1
-        robot.rgb.publish(image(colours[::step, ::step], "rgb8", stamp))
-        robot.aux.publish(image(counts[::step, ::step], "mono16", stamp))
-        robot.spin(STEP)
-
+    environment = {key: value for key, value in os.environ.items() if not key.endswith("DEFAULT_PROFILES_FILE")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(repository / "test"), environment.get("PYTHONPATH", "")])
     with running(tmp_path, repository, robot, modality="thermal"):
-        line = operator.sees("auxiliary images lost", lambda: pair(small=False), record_property)
+        cameras = subprocess.Popen([sys.executable, "-c", LARGE_CAMERAS, "/lossy"], env=environment)
+        try:
+            line = operator.sees("auxiliary images lost", lambda: robot.spin(0.1), record_property)
+        finally:
+            cameras.kill()
+            cameras.wait()
         assert "/lossy/aux/image" in line and "FASTRTPS_DEFAULT_PROFILES_FILE" in line and "best effort" in line
-        operator.sees_end("auxiliary images lost", lambda: pair(small=True))
+        operator.sees_end("auxiliary images lost", lambda: robot.play(6, answered=False))
 
 
 class Life:
@@ -232,6 +248,10 @@ def test_four_statuses_in_every_state(life: Life) -> None:
             f"statuses of {state}", lambda state=state: operator.arrays and operator.status("tracking").message == state
         )
         assert {s.hardware_id for s in operator.arrays[-1].status} == {hardware}
+        if state == "IDLE":
+            life.robot.wait("the missing images", lambda: operator.shows("no RGB images"))
+        else:
+            assert operator.all_well(), "streams that are not open are not missed"
 
 
 def test_failed_configuration_stays_an_error_until_it_is_mended(
@@ -298,6 +318,41 @@ def test_network_that_hangs_does_not_hold_up_the_lifecycle(
     back.set()
     life.operator.sees_end("network hangs", lambda: life.robot.play(3, answered=False))
     assert not life.operator.logged("internal error")
+
+
+HUNG = """
+import threading
+from cmdtrack_ros.ros import node
+node.Pipeline.process = lambda *_: threading.Event().wait()
+node.main()
+"""
+
+
+def test_network_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    robot, log = Robot("/hung"), tmp_path / "node.log"
+    options = ["--ros-args", "-r", "__ns:=/hung", "-p", "device:=cpu", "-p", "threads:=1"]
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", HUNG, *options], stdout=file, stderr=subprocess.STDOUT)
+    try:
+        robot.match()
+        robot.play(5, answered=False)
+        process.terminate()
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        assert "network hangs: " in log.read_text() and "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.kill()
+        robot.close()
+
+
+def test_check_that_fails_leaves_the_diagnostics(
+    life: Life, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    life.activate()
+    monkeypatch.setattr(life.node._supervisor, "check", lambda _: 1 / 0)
+    line = life.operator.sees("internal error", lambda: life.robot.play(3, answered=False), record_property)
+    assert "ZeroDivisionError" in line
+    monkeypatch.undo()
+    life.operator.sees_end("internal error", lambda: life.robot.play(3, answered=False))
 
 
 @pytest.mark.parametrize("cause, share", [("auxiliary stream useless", 0.01), ("RGB stream useless", 0.99)])

@@ -69,7 +69,9 @@ def test_statuses_are_the_same_through_either_publisher(
         assert diagnostics.Updater is not None
     else:
         monkeypatch.setattr(diagnostics, "Updater", None)
-    array = published(node_with(), STATUS)
+    node = node_with()
+    array = published(node, STATUS)
+    assert all(timer.is_canceled() for timer in node.timers), "once a second, by a clock that does not stand still"
     assert array.header.stamp.sec > 0
     for status, (name, (level, message, values)) in zip(array.status, STATUS.items(), strict=True):
         assert (status.name, status.hardware_id) == (f"parts: {name}", "cpu")
