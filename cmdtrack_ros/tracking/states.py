@@ -63,6 +63,10 @@ class StateMachine:
         self.reset()
         self.state = TargetState.TRACKING
 
+    def lose(self) -> None:
+        """The target may have gone while nobody looked."""
+        self.state, self._found = TargetState.LOST, 0
+
     def update(self, score: float) -> TargetState:
         """The state after a frame with this score."""
         config = self.config
@@ -73,7 +77,7 @@ class StateMachine:
             return self.state
         self._doubtful = self._doubtful + 1 if score < config.score_doubtful else 0
         if self._doubtful >= config.lost_after:
-            self.state, self._found = TargetState.LOST, 0
+            self.lose()
         else:
             self.state = TargetState.TRACKING if score >= config.score_confident else TargetState.UNCERTAIN
         return self.state
