@@ -75,10 +75,11 @@ warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 # What libjpeg, libpng, libtiff and OpenCV's own decoders print, to tell it from what other threads print meanwhile.
 _PRINTED = re.compile(
     rb"(Corrupt JPEG|Premature end|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning: unknown JFIF|libpng |"
-    rb"TIFF|LZW|\[ ?(WARN|ERROR|INFO):\d+@).*\n?"
+    rb"TIFF|LZW|\[ ?(WARN|ERROR|INFO):\d+@|> |\s*$)"
 )
 # A picture that ends early is filled up with grey; OpenCV returns one of which a part is missing.
 _INCOMPLETE = re.compile("premature end|ERROR", re.IGNORECASE)
+_PNG = b"\x89PNG\r\n\x1a\n"
 _stderr_lock = threading.Lock()
 
 ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
@@ -144,12 +145,28 @@ def decode(
             `max_pixels` by its header.
     """
     _check_size(*_header_size(data, what), what, max_pixels)
+    if data[:8].tobytes() == _PNG:
+        _check_png(data.data, what)
     picture, printed = _decode_quietly(data, flags)
     if picture is None or _INCOMPLETE.search(printed):
         raise ImageError(f"{what}: {data.size} bytes do not decode{f' ({printed})' if printed else ''}")
     if printed and warn:
         warn(f"{what}: {printed}")
     return picture
+
+
+def _check_png(data: memoryview, what: str) -> None:
+    """ImageError where a chunk says that it is longer than the data: OpenCV would first take that much memory."""
+    at = len(_PNG)
+    while at < len(data):
+        if len(data) - at < 12:
+            raise ImageError(f"{what}: PNG of {len(data)} bytes ends within a chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if at > len(data):
+            raise ImageError(f"{what}: PNG of {len(data)} bytes ends within chunk {kind!r} of {length} bytes")
+        if kind == b"IEND":
+            return
 
 
 def _decode_quietly(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
@@ -168,7 +185,7 @@ def _decode_quietly(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, st
                 os.close(stderr)
             sink.seek(0)
             lines = sink.readlines()
-    ours = [line for line in lines if _PRINTED.fullmatch(line)]
+    ours = [line for line in lines if _PRINTED.match(line)]
     if len(ours) < len(lines):
         os.write(2, b"".join(line for line in lines if line not in ours))
     return picture, ours[0].decode(errors="replace").strip() if ours else error

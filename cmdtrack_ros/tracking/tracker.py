@@ -25,6 +25,11 @@ Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
+_MIN_IMAGE_SIDE = 8
+_SAME_ASPECT = 0.03
+"""Up to here two aspect ratios are those of one picture in two sizes."""
+_MAX_TILES = 1024
+"""Of an image that is searched for a lost target: with tiles as small as a box of few pixels it took minutes."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Tracker:
     Attributes:
         encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
             the range that the network saw; only the tracker lets it observe.
+        remarks: cause and text of what is to be told about the last frame.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class Tracker:
         self.engine, self.config = engine, config
         self.modality = Modality(modality)
         self.encoder = AuxEncoder(self.modality, encoding)
+        self.remarks: list[tuple[str, str]] = []
         self._machine = StateMachine(config.state)
         window = np.hanning(cells(engine.config) + 2)[1:-1]
         self._window = 1 - config.window + config.window * np.outer(window, window)
@@ -90,6 +97,7 @@ class Tracker:
         self._first: dict[int, Template] = {}  # by stream, as all that follows
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
+        self._size: tuple[int, int] | None = None
         self._scan = self._tracked = 0
 
     @property
@@ -109,19 +117,27 @@ class Tracker:
             ImageError: no image, two images of different size, or one of an unusable type.
             ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of
                 the image.
+            CmdtrackError: a network that answers NaN.
+
+        What fails, with an error of the engine too, leaves the target that is being followed as it was.
         """
         clock = Stopwatch()
-        # Before the reset: a mistaken box or image must not cost the target that is being followed.
         height, width = self._check_images(rgb, aux)
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
-        self.reset()
+        box = clip_box(box, width, height)
+        encoder = AuxEncoder(self.modality, self.encoder.encoding)
         with clock.step("encode"):
-            images = self._observe(rgb, aux)
-        self._box = clip_box(box, width, height)
+            images = _observed(encoder, rgb, aux)
         with clock.step("network"):
-            for template in self._encode(images):
-                self._first[template.stream] = self._templates[template.stream] = template
+            templates = self._encode(images, box, encoder)
+        if len(sound := [template for template in templates if _sound(template)]) < len(templates):
+            raise CmdtrackError(f"target box {box.tolist()}: {self._nonsense()}")
+        self.reset()
+        self.encoder, self._box, self._size = encoder, box, (height, width)
+        self._first = {template.stream: template for template in sound}
+        self._templates = dict(self._first)
+        self.remarks = []
         self._machine.start()
         return self._track(1.0, dict.fromkeys(images, 1 / len(images)), images, clock)
 
@@ -140,17 +156,25 @@ class Tracker:
         if self.state == TargetState.IDLE:
             raise CmdtrackError("update before init: the tracker has no target yet")
         clock = Stopwatch()
+        size = self._check_images(rgb, aux)
+        self.remarks = []
+        self._follow_size(*size)
         with clock.step("encode"):
-            images = self._observe(rgb, aux)
+            images = _observed(self.encoder, rgb, aux)
+        if self.encoder.outlier:
+            self.remarks.append(("aux range outlier", self.encoder.outlier))
         # A stream that never had a template has nothing to be compared with.
         templates = [self._templates[stream] for stream in images if stream in self._templates]
         crop = self._search_crop(*_size(images))
         with clock.step("crop"):
-            cuts = [self._cut(crop, images, template.stream) for template in templates]
+            cuts = [self._cut(crop, images, template.stream, self.encoder) for template in templates]
         return _Look(images, crop, Query(cuts, templates), clock)
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
         """The target after the frame; None where there was nothing to ask."""
+        if response is not None and not all(np.isfinite(part).all() for part in vars(response).values()):
+            self.remarks.append(("internal error", self._nonsense()))
+            response = None
         if response is None:
             self._machine.update(0.0)
             return self._track(0.0, {}, look.images, look.clock)
@@ -181,8 +205,9 @@ class Tracker:
             raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
         if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
             raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
-        if aux is not None and aux.ndim not in (2, 3):
-            raise ImageError(f"{self.modality} image: expected HxW or HxWx3, got shape {aux.shape}")
+        if aux is not None:
+            self.encoder.checked(aux)
+        check_sides(given)
         if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
             raise ImageError(
                 f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
@@ -190,23 +215,35 @@ class Tracker:
             )
         return given.shape[0], given.shape[1]
 
-    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
-        """The checked images; the encoder has seen the auxiliary one."""
-        self._check_images(rgb, aux)
-        if aux is not None:
-            self.encoder.observe(aux)
-        return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+    def _follow_size(self, height: int, width: int) -> None:
+        """Take the target along where the images changed size."""
+        before, self._size = self._size or (height, width), (height, width)
+        if before == self._size:
+            return
+        scale = np.array([width / before[1], height / before[0]])
+        if abs(scale[0] / scale[1] - 1) < _SAME_ASPECT:
+            self._box = self._box * np.tile(scale, 2)
+        else:  # another part of the scene: it may be anywhere
+            self._box = clip_box(self._box, width, height)
+            self._machine.lose()
+            self._scan = 0
 
-    def _cut(self, crop: Crop, images: Images, stream: int) -> np.ndarray:
-        return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
+    def _cut(self, crop: Crop, images: Images, stream: int, encoder: AuxEncoder) -> np.ndarray:
+        return crop.cut(images[stream], encoder.picture if stream == AUX else None)
 
-    def _encode(self, images: Images, streams: Sequence[int] | None = None) -> list[Template]:
-        """Templates of the present box, None = of all streams."""
+    def _encode(
+        self, images: Images, box: np.ndarray, encoder: AuxEncoder, streams: Sequence[int] | None = None
+    ) -> list[Template]:
+        """Templates of a box, None = of all streams."""
         streams = list(images) if streams is None else streams
         config = self.engine.config
-        crop = Crop.around(self._box, config.template_factor, config.template_size)
-        box = crop.to_crop(self._box) / config.template_size
-        return self.engine.encode([TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams])
+        crop = Crop.around(box, config.template_factor, config.template_size)
+        box = crop.to_crop(box) / config.template_size
+        pictures = [self._cut(crop, images, stream, encoder) for stream in streams]
+        return self.engine.encode([TemplateCrop(cut, box, stream) for cut, stream in zip(pictures, streams)])
+
+    def _nonsense(self) -> str:
+        return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"
 
     def _renew_templates(self, images: Images, score: float, weights: dict[int, float]) -> None:
         """Take templates from the frame just tracked, where it can be trusted."""
@@ -216,7 +253,10 @@ class Tracker:
         due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
         new = [s for s in images if s not in self._first and score >= self.config.late_template]
         seen = [s for s in images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
-        for template in self._encode(images, new + seen) if new or seen else ():
+        for template in self._encode(images, self._box, self.encoder, new + seen) if new or seen else ():
+            if not _sound(template):
+                self.remarks.append(("internal error", self._nonsense()))
+                continue
             stream = template.stream
             first = self._first.setdefault(stream, template)
             self._templates[stream] = template if stream in new else first.blended(template, self.config.renewal)
@@ -230,9 +270,10 @@ class Tracker:
         self._scan += 1
         if self._scan % 2:
             return crop
-        columns, rows = (max(math.ceil(side / (crop.side * 0.6)), 1) for side in (width, height))
+        side = max(crop.side, math.sqrt(width * height / _MAX_TILES) / 0.6)
+        columns, rows = (max(math.ceil(length / (side * 0.6)), 1) for length in (width, height))
         row, column = divmod(self._scan // 2 % (rows * columns), columns)
-        return Crop((column + 0.5) * width / columns, (row + 0.5) * height / rows, crop.side, crop.size)
+        return Crop((column + 0.5) * width / columns, (row + 0.5) * height / rows, side, crop.size)
 
     def _decode(self, response: Response, crop: Crop, height: int, width: int) -> tuple[float, np.ndarray]:
         """Move the box to the best cell; returns its score and the modalities' weights there."""
@@ -258,11 +299,31 @@ class Tracker:
         self._box = clip_box(np.concatenate([center - size / 2, size]), width, height)
 
 
+def _observed(encoder: AuxEncoder, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
+    """The images that there are; the encoder has seen the auxiliary one."""
+    if aux is not None:
+        encoder.observe(aux)
+    return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+
+
+def _sound(template: Template) -> bool:
+    """Whether all of it is finite: arrays of any engine, on any device."""
+    return all(math.isfinite(float(part.max()) - float(part.min())) for part in template.parts)
+
+
 def _box_around(response: Response, row: int, column: int) -> np.ndarray:
     """Mean of the boxes of a cell and its neighbours, weighted by score: steadier than the best cell's alone."""
     rows, columns = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
     near = response.score[rows, columns]
     return (response.box[:, rows, columns] * (near / near.sum())).sum((1, 2))
+
+
+def check_sides(image: np.ndarray) -> None:
+    """ImageError for an image HxW or HxWxC that is too small to hold a target."""
+    if min(image.shape[:2]) < _MIN_IMAGE_SIDE:
+        raise ImageError(
+            f"image of {image.shape[1]}x{image.shape[0]}: expected at least {_MIN_IMAGE_SIDE} pixels either way"
+        )
 
 
 def _size(images: Images) -> tuple[int, int]:
