@@ -114,7 +114,10 @@ class AuxEncoder:
         """
         image = self.checked(image)
         self.outlier = ""
-        if not self._follows(image) or (now := self._measure(image)) is None:
+        if not self._follows(image):
+            return
+        if (now := self._measure(image)) is None:
+            self.outlier = "no pixel has a reading"
             return
         before, doubted = self._range or now, self._doubted
         self._doubted = now if _far(now, before) else None

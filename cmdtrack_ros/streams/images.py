@@ -127,11 +127,7 @@ def to_sensor(message: Any, max_pixels: int = MAX_PIXELS, warn: Callable[[str], 
 
 
 def decode(
-    data: np.ndarray,
-    flags: int,
-    what: str,
-    max_pixels: int = MAX_PIXELS,
-    warn: Callable[[str], None] | None = None,
+    data: np.ndarray, flags: int, what: str, max_pixels: int = MAX_PIXELS, warn: Callable[[str], None] | None = None
 ) -> np.ndarray:
     """JPEG, PNG, TIFF or BMP as (n,) uint8 -> HxW or HxWxC, BGR, as `cv2.imdecode` does with these flags.
 
@@ -315,9 +311,7 @@ def _converter() -> Callable[[Any], np.ndarray]:
     return lambda message: image_to_cvimage(message, "rgb8")
 
 
-def _decode_picture(
-    message: Any, flags: int, max_pixels: int, warn: Callable[[str], None] | None
-) -> np.ndarray:
+def _decode_picture(message: Any, flags: int, max_pixels: int, warn: Callable[[str], None] | None) -> np.ndarray:
     """A CompressedImage -> HxW or HxWx3 RGB."""
     data = np.frombuffer(message.data, np.uint8)
     picture = decode(data, flags, f"compressed image ({message.format!r})", max_pixels, warn)

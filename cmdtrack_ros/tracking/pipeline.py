@@ -175,7 +175,8 @@ class Pipeline:
         except ImageError as error:
             self._fault(bad, f"{stream.topic}: {error}")
             return None
-        before, now = stream.size, image.shape[:2]
+        height, width = image.shape[:2]
+        before, now = stream.size or (height, width), (height, width)
         if not stream.confirms(now):
             self._fault(
                 "image size outlier",
@@ -183,7 +184,7 @@ class Pipeline:
                 "camera changed, the next one will tell",
             )
             return None
-        if before and before != now:
+        if before != now:
             self._fault("image size changed", f"{stream.topic}: from {_sides(before)} to {_sides(now)}")
         return image
 
@@ -195,7 +196,7 @@ class Pipeline:
             return cv2.resize(aux, size[::-1], interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST))
         self._fault(
             "registration",
-            f"{self._rgb.topic} is {_sides(size)}, {self._aux.topic} {_sides(aux.shape[:2])}: expected "
+            f"{self._rgb.topic} is {_sides(size)}, {self._aux.topic} {_sides((aux.shape[0], aux.shape[1]))}: expected "
             "equal sizes; publish a registered image or set parameter 'registration' to resize",
         )
         return None
@@ -205,6 +206,6 @@ class Pipeline:
         self._report(cause, text)
 
 
-def _sides(size: tuple[int, ...]) -> str:
+def _sides(size: tuple[int, int]) -> str:
     height, width = size
     return f"{width}x{height}"
