@@ -53,11 +53,6 @@ class StateMachine:
         self.reset()
         self.state = TargetState.TRACKING
 
-    def lose(self) -> None:
-        """Nothing is known of where the target is: it is LOST until frames confirm it."""
-        self.reset()
-        self.state = TargetState.LOST
-
     def update(self, score: float) -> TargetState:
         """The state after a frame with this score."""
         config = self.config

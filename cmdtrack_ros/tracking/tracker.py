@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,9 @@ Images = dict[int, np.ndarray]
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _MIN_IMAGE_SIDE = 8
-_SAME_ASPECT = 0.03
-"""Up to here two aspect ratios are those of one picture in two sizes."""
+_SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
+# An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.
 _MAX_TILES = 1024
-"""Of an image that is searched for a lost target: with tiles as small as a box of few pixels it took minutes."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,21 @@ class TrackerConfig:
             )
 
 
+def _all_or_nothing(method: Callable[..., Track]) -> Callable[..., Track]:
+    """A method of the tracker which, where it raises, leaves the target that is being followed as it was."""
+
+    @functools.wraps(method)
+    def attempt(self: Tracker, *args: Any) -> Track:
+        before = {**vars(self), "encoder": copy.copy(self.encoder), "_machine": copy.copy(self._machine)}
+        try:
+            return method(self, *args)
+        except BaseException:
+            vars(self).update(before)
+            raise
+
+    return attempt
+
+
 class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame.
 
@@ -84,7 +100,6 @@ class Tracker:
         self.engine, self.config = engine, config
         self.modality = Modality(modality)
         self.encoder = AuxEncoder(self.modality, encoding)
-        self.remarks: list[tuple[str, str]] = []
         self._machine = StateMachine(config.state)
         window = np.hanning(cells(engine.config) + 2)[1:-1]
         self._window = 1 - config.window + config.window * np.outer(window, window)
@@ -97,7 +112,8 @@ class Tracker:
         self._first: dict[int, Template] = {}  # by stream, as all that follows
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
-        self._size: tuple[int, int] | None = None
+        self._size: tuple[int, int] | None = None  # height, width of the last images
+        self.remarks: list[tuple[str, str]] = []
         self._scan = self._tracked = 0
 
     @property
@@ -105,6 +121,7 @@ class Tracker:
         """The state after the last frame."""
         return self._machine.state
 
+    @_all_or_nothing
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         """Take the target from a box.
 
@@ -119,25 +136,19 @@ class Tracker:
                 the image.
             CmdtrackError: a network that answers NaN.
 
-        What fails, with an error of the engine too, leaves the target that is being followed as it was.
+        Whatever is raised, the target that is being followed is left as it was.
         """
         clock = Stopwatch()
         height, width = self._check_images(rgb, aux)
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
-        box = clip_box(box, width, height)
-        encoder = AuxEncoder(self.modality, self.encoder.encoding)
-        with clock.step("encode"):
-            images = _observed(encoder, rgb, aux)
-        with clock.step("network"):
-            templates = self._encode(images, box, encoder)
-        if len(sound := [template for template in templates if _sound(template)]) < len(templates):
-            raise CmdtrackError(f"target box {box.tolist()}: {self._nonsense()}")
         self.reset()
-        self.encoder, self._box, self._size = encoder, box, (height, width)
-        self._first = {template.stream: template for template in sound}
-        self._templates = dict(self._first)
-        self.remarks = []
+        with clock.step("encode"):
+            images = self._observe(rgb, aux)
+        self._box = clip_box(box, width, height)
+        with clock.step("network"):
+            for template in self._encode(images):
+                self._first[template.stream] = self._templates[template.stream] = template
         self._machine.start()
         return self._track(1.0, dict.fromkeys(images, 1 / len(images)), images, clock)
 
@@ -156,18 +167,13 @@ class Tracker:
         if self.state == TargetState.IDLE:
             raise CmdtrackError("update before init: the tracker has no target yet")
         clock = Stopwatch()
-        size = self._check_images(rgb, aux)
-        self.remarks = []
-        self._follow_size(*size)
         with clock.step("encode"):
-            images = _observed(self.encoder, rgb, aux)
-        if self.encoder.outlier:
-            self.remarks.append(("aux range outlier", self.encoder.outlier))
+            images = self._observe(rgb, aux)
         # A stream that never had a template has nothing to be compared with.
         templates = [self._templates[stream] for stream in images if stream in self._templates]
         crop = self._search_crop(*_size(images))
         with clock.step("crop"):
-            cuts = [self._cut(crop, images, template.stream, self.encoder) for template in templates]
+            cuts = [self._cut(crop, images, template.stream) for template in templates]
         return _Look(images, crop, Query(cuts, templates), clock)
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
@@ -215,6 +221,17 @@ class Tracker:
             )
         return given.shape[0], given.shape[1]
 
+    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
+        """The checked images; the encoder has seen the auxiliary one."""
+        size = self._check_images(rgb, aux)
+        self.remarks = []
+        self._follow_size(*size)
+        if aux is not None:
+            self.encoder.observe(aux)
+            if self.encoder.outlier:
+                self.remarks.append(("aux range outlier", self.encoder.outlier))
+        return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+
     def _follow_size(self, height: int, width: int) -> None:
         """Take the target along where the images changed size."""
         before, self._size = self._size or (height, width), (height, width)
@@ -223,27 +240,27 @@ class Tracker:
         scale = np.array([width / before[1], height / before[0]])
         if abs(scale[0] / scale[1] - 1) < _SAME_ASPECT:
             self._box = self._box * np.tile(scale, 2)
-        else:  # another part of the scene: it may be anywhere
+        else:  # another part of the scene: the target may be anywhere
             self._box = clip_box(self._box, width, height)
-            self._machine.lose()
-            self._scan = 0
-
-    def _cut(self, crop: Crop, images: Images, stream: int, encoder: AuxEncoder) -> np.ndarray:
-        return crop.cut(images[stream], encoder.picture if stream == AUX else None)
-
-    def _encode(
-        self, images: Images, box: np.ndarray, encoder: AuxEncoder, streams: Sequence[int] | None = None
-    ) -> list[Template]:
-        """Templates of a box, None = of all streams."""
-        streams = list(images) if streams is None else streams
-        config = self.engine.config
-        crop = Crop.around(box, config.template_factor, config.template_size)
-        box = crop.to_crop(box) / config.template_size
-        pictures = [self._cut(crop, images, stream, encoder) for stream in streams]
-        return self.engine.encode([TemplateCrop(cut, box, stream) for cut, stream in zip(pictures, streams)])
+            self.doubt()
 
     def _nonsense(self) -> str:
         return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"
+
+    def _cut(self, crop: Crop, images: Images, stream: int) -> np.ndarray:
+        return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
+
+    def _encode(self, images: Images, streams: Sequence[int] | None = None) -> list[Template]:
+        """Templates of the present box, None = of all streams; CmdtrackError where the network answers NaN."""
+        streams = list(images) if streams is None else streams
+        config = self.engine.config
+        crop = Crop.around(self._box, config.template_factor, config.template_size)
+        box = crop.to_crop(self._box) / config.template_size
+        crops = [TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams]
+        templates = self.engine.encode(crops)
+        if not all(_sound(template) for template in templates):
+            raise CmdtrackError(self._nonsense())
+        return templates
 
     def _renew_templates(self, images: Images, score: float, weights: dict[int, float]) -> None:
         """Take templates from the frame just tracked, where it can be trusted."""
@@ -253,10 +270,7 @@ class Tracker:
         due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
         new = [s for s in images if s not in self._first and score >= self.config.late_template]
         seen = [s for s in images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
-        for template in self._encode(images, self._box, self.encoder, new + seen) if new or seen else ():
-            if not _sound(template):
-                self.remarks.append(("internal error", self._nonsense()))
-                continue
+        for template in self._encode(images, new + seen) if new or seen else ():
             stream = template.stream
             first = self._first.setdefault(stream, template)
             self._templates[stream] = template if stream in new else first.blended(template, self.config.renewal)
@@ -299,11 +313,12 @@ class Tracker:
         self._box = clip_box(np.concatenate([center - size / 2, size]), width, height)
 
 
-def _observed(encoder: AuxEncoder, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
-    """The images that there are; the encoder has seen the auxiliary one."""
-    if aux is not None:
-        encoder.observe(aux)
-    return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+def check_sides(image: np.ndarray) -> None:
+    """ImageError for an image HxW or HxWxC that is too small to hold a target."""
+    if min(image.shape[:2]) < _MIN_IMAGE_SIDE:
+        raise ImageError(
+            f"image of {image.shape[1]}x{image.shape[0]}: expected at least {_MIN_IMAGE_SIDE} pixels either way"
+        )
 
 
 def _sound(template: Template) -> bool:
@@ -316,14 +331,6 @@ def _box_around(response: Response, row: int, column: int) -> np.ndarray:
     rows, columns = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
     near = response.score[rows, columns]
     return (response.box[:, rows, columns] * (near / near.sum())).sum((1, 2))
-
-
-def check_sides(image: np.ndarray) -> None:
-    """ImageError for an image HxW or HxWxC that is too small to hold a target."""
-    if min(image.shape[:2]) < _MIN_IMAGE_SIDE:
-        raise ImageError(
-            f"image of {image.shape[1]}x{image.shape[0]}: expected at least {_MIN_IMAGE_SIDE} pixels either way"
-        )
 
 
 def _size(images: Images) -> tuple[int, int]:
