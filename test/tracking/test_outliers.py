@@ -21,7 +21,7 @@ from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.errors import CmdtrackError, ImageError
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
-from cmdtrack_ros.track import TargetState
+from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop
 from cmdtrack_ros.tracking.pipeline import Pipeline, Target
 from cmdtrack_ros.tracking.tracker import Tracker
@@ -91,11 +91,11 @@ class Scene:
         return range(self.start, min(self.start + AFTER, len(self.sequence)))
 
     def go_on(
-        self, damage: Callable[[int, Frame], Frame], scale: float = 1.0, seen: list[TargetState | None] | None = None
+        self, damage: Callable[[int, Frame], Frame], scale: float = 1.0, seen: list[Track | None] | None = None
     ) -> tuple[float, Pipeline]:
         """Mean IoU of the frames after the first, which `damage` is given as number 0.
 
-        scale: of the true boxes. seen: takes the states.
+        scale: of the true boxes. seen: takes the tracks.
         """
         pipeline = copy.deepcopy(self.pipeline, {id(self.pipeline.engine): self.pipeline.engine})
         boxes = []
@@ -104,7 +104,7 @@ class Scene:
             rgb, aux = (message(image) for image in damage(number, (frame.rgb, frame.aux)))
             track = pipeline.process(Pair(rgb, aux, index, 0.0))
             if seen is not None:
-                seen.append(track and track.state)
+                seen.append(track)
             boxes.append(np.full(4, np.nan) if track is None else track.box)
         truth = self.sequence.boxes[self.frames.start : self.frames.stop] * scale
         return float(iou(np.array(boxes), truth)[1:].mean()), pipeline
@@ -225,20 +225,23 @@ def test_cameras_that_change_to_half_size_keep_the_target(scenes: Callable[[str]
     scene = scenes(name)
     height, width = scene.sequence.frame(0).rgb.shape[:2]
     half = resized(width // 2, height // 2, 0, 1)
-    accuracy, pipeline = scene.go_on(lambda number, frame: half(frame), scale=0.5)
+    seen: list[Track | None] = []
+    accuracy, pipeline = scene.go_on(lambda number, frame: half(frame), scale=0.5, seen=seen)
     assert accuracy >= 0.9 * scene.clean
+    assert seen[0] is None and iou(seen[1].box, scene.sequence.boxes[scene.start + 1] / 2) > 0.5, "at once"
     assert pipeline.faults == {SIZE: 2, "image size changed": 2}
 
 
 def test_another_shape_of_image_leaves_the_target_in_doubt(scenes: Callable[[str], Scene]) -> None:
     """The camera shows another part of the scene: the box means nothing until the network confirms it."""
     scene = scenes("block")
-    states = []
+    seen: list[Track | None] = []
 
     def upper_part(_: int, frame: Frame) -> Frame:
         return tuple(image[: image.shape[0] * 3 // 4] for image in frame)
 
-    accuracy, _ = scene.go_on(upper_part, seen=states)
+    accuracy, _ = scene.go_on(upper_part, seen=seen)
+    states = [track and track.state for track in seen]
     assert states[0] is None and states[1] == TargetState.LOST and TargetState.TRACKING in states[2:6]
     assert accuracy >= 0.8 * scene.clean
 
