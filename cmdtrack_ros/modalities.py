@@ -122,7 +122,10 @@ class AuxEncoder:
         before, doubted = self._range or now, self._doubted
         self._doubted = now if _far(now, before) else None
         if self._doubted and (doubted is None or _far(now, doubted)) and self.encoding.smoothing:
-            self.outlier = f"values {now[0]:.5g} to {now[1]:.5g} after {before[0]:.5g} to {before[1]:.5g}"
+            self.outlier = (
+                f"values {now[0]:.5g} to {now[1]:.5g} after {before[0]:.5g} to {before[1]:.5g}: taken over once the "
+                "next image confirms it"
+            )
             return
         keep = 0.0 if _hidden(now, before) else self.encoding.smoothing
         self._range = keep * before[0] + (1 - keep) * now[0], keep * before[1] + (1 - keep) * now[1]

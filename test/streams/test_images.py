@@ -298,6 +298,8 @@ def test_a_jpeg_that_ends_early_is_refused_and_prints_nothing(capfd: pytest.Capt
     """libjpeg fills it up with grey, and says so on stderr, where nobody knows whose image it was."""
     for convert in (to_rgb, to_sensor):
         with pytest.raises(ImageError, match="'jpeg'.*premature end of data"):
+            convert(compressed(JPEG[: len(JPEG) * 2 // 3] + JPEG[-2:], "jpeg"))
+        with pytest.raises(ImageError, match="'jpeg'.* do not decode"):
             convert(compressed(JPEG[: len(JPEG) * 2 // 3], "jpeg"))
     assert capfd.readouterr().err == ""
 
@@ -305,9 +307,9 @@ def test_a_jpeg_that_ends_early_is_refused_and_prints_nothing(capfd: pytest.Capt
 def test_damage_that_leaves_a_whole_picture_is_told(capfd: pytest.CaptureFixture[str]) -> None:
     """Some USB cameras always send it."""
     told: list[str] = []
-    picture = to_rgb(compressed(JPEG[:-2] + bytes(3) + JPEG[-2:], "jpeg"), warn=told.append)
+    picture = to_rgb(compressed(JPEG[:-2] + bytes(40) + JPEG[-2:], "jpeg"), warn=told.append)
     np.testing.assert_array_equal(picture, to_rgb(compressed(JPEG, "jpeg")))
-    assert len(told) == 1 and "3 extraneous bytes" in told[0]
+    assert len(told) == 1 and "extraneous bytes" in told[0]
     assert capfd.readouterr().err == ""
 
 
