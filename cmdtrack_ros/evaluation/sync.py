@@ -16,7 +16,7 @@ from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.streams.pairing import RANGES, NearestPairer, Pair, PairOptions
 from cmdtrack_ros.streams.sync import StreamReport, SyncDoctor, SyncReport, clock_differences
 
-_COLOURS = ("#5b5b5b", "#0b6e99")
+_COLOURS = ("#d9730d", "#0b6e99")
 _BINS = 60
 
 
@@ -102,9 +102,7 @@ def text_lines(found: BagSync) -> Iterator[str]:
         yield f"{topic:{width}}  {_describe(stream)}"
     if not math.isnan(report.offset):
         side = "ahead of" if report.offset > 0 else "behind"
-        clocks = (
-            f"aux stamps are {abs(report.offset):.3f} s {side} RGB stamps, one measurement to the next differing by"
-        )
+        clocks = f"aux stamps are {abs(report.offset):.3f} s {side} RGB stamps, single measurements differing by"
         yield f"{clocks} {report.uncertainty:.3f} s; a difference of the drivers' latencies is in it, too"
     for cause, text in report.findings.items():
         yield f"{cause}: {text}"
@@ -140,7 +138,7 @@ def plot(found: BagSync) -> Figure:
 
 
 def _plot_clocks(axes: Axes, found: BagSync) -> None:
-    axes.plot(found.times, found.differences, ".", markersize=3, color=_COLOURS[0], label="measured at each aux image")
+    axes.plot(found.times, found.differences, ".", markersize=3, color="#5b5b5b", label="measured at each aux image")
     for paired, name, colour in zip((found.present, found.proposed), ("present", "proposed"), _COLOURS):
         axes.axhline(-paired.options.aux_offset, color=colour, linewidth=1, label=f"{name} aux_offset")
     axes.set(xlabel="time, s", ylabel="aux stamps ahead of RGB stamps, s", title=" and ".join(found.topics))

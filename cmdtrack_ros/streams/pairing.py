@@ -187,7 +187,6 @@ class NearestPairer:
         by_arrival = self._rgb_guard.by_arrival
         images = self._rgb_guard.take(stamp_ns, item, now_ns)
         if self._rgb_guard.by_arrival is not by_arrival:
-            self._forget_aux()  # whose stamps are of the other kind
             known = [stamp for stamp in (self._newest_rgb, self._last_out) if stamp is not None]
             self._anchor = (max(known), now_ns) if known and now_ns is not None else None
         return self._take(images, self._take_rgb, self._aux_guard, self._take_aux, -self._offset)
@@ -197,10 +196,7 @@ class NearestPairer:
         self.counters.aux += 1
         self._aux_since_rgb += 1
         self._rgb_since_aux = 0
-        by_arrival = self._aux_guard.by_arrival
         images = self._aux_guard.take(stamp_ns, item, now_ns)
-        if self._aux_guard.by_arrival is not by_arrival:
-            self._forget_aux()
         return self._take(images, self._take_aux, self._rgb_guard, self._take_rgb, self._offset)
 
     def _take(
@@ -218,8 +214,11 @@ class NearestPairer:
             if number + 1 < len(images):
                 for released in other.release(image.stamp + offset):
                     out += take_other(released)
-        self.counters.outliers = self._rgb_guard.outliers + self._aux_guard.outliers
+        self._count_outliers()
         return out
+
+    def _count_outliers(self) -> None:
+        self.counters.outliers = self._rgb_guard.outliers + self._aux_guard.outliers
 
     def _take_rgb(self, image: Image) -> list[Pair]:
         stamp = image.stamp
@@ -281,8 +280,9 @@ class NearestPairer:
     def flush(self, now_ns: int | None = None) -> list[Pair]:
         """Send out what has waited long enough at `now_ns`; everything when it is None (end of data)."""
         if now_ns is None:
-            out = self._take(self._aux_guard.finish(), self._take_aux, self._rgb_guard, self._take_rgb, 0)
-            out += self._take(self._rgb_guard.finish(), self._take_rgb, self._aux_guard, self._take_aux, 0)
+            out = [pair for image in self._aux_guard.finish() for pair in self._take_aux(image)]
+            out += [pair for image in self._rgb_guard.finish() for pair in self._take_rgb(image)]
+            self._count_outliers()
             return out + [self._emit() for _ in range(len(self._pending))]
         return self._settle(now_ns)
 

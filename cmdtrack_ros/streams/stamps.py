@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 RESTART_NS = 500_000_000  # a stamp this far behind the newest is a restarted recording, not a late message
-_AHEAD_NS = 10_000_000_000  # the same to the front, where no clock says how much time has passed
+_AHEAD_NS = 10_000_000_000  # the same to the front, where no clock tells; with one, the longest step beyond its own
 _STUCK_NS = 1_000_000_000
 _STUCK_IMAGES = 5
 _GOING_IMAGES = 5  # in a row, after which a stream that was stuck is trusted again
@@ -22,7 +22,7 @@ class Image(NamedTuple):
 class StampGuard:
     """Holds back an image whose stamp leaps, until the next one tells an outlier from a stream that goes on elsewhere.
 
-    A stamp leaps when it is `RESTART_NS` behind the newest, or that much ahead of what the clock has moved on since.
+    A stamp leaps when it is `RESTART_NS` behind the newest, or about that much ahead of what the clock has moved on.
 
     Attributes:
         outliers: images left out since the start, because no other followed them.
@@ -40,6 +40,7 @@ class StampGuard:
         self.by_arrival = False
         self._newest: int | None = None
         self._advanced: int | None = None  # the clock when the newest came
+        self._step = 0  # to the newest, from the one before
         self._standing = 0  # images since
 
     def take(self, stamp: int, item: Any, now: int | None) -> list[Image]:
@@ -53,6 +54,7 @@ class StampGuard:
         leaps = self._leaps(image)
         if held is not None:
             if (leaps or self._newest is None) and self._follows(held, image):
+                self._advance(held)
                 self._advance(image)
                 return [held, image]
             self.outliers += 1
@@ -75,16 +77,23 @@ class StampGuard:
         return [held]
 
     def finish(self) -> list[Image]:
-        """At the end of the data: the image held back, where it is the latest."""
-        held, self._suspect = self._suspect, None
+        """At the end of the data: the image held back, where it is the latest. With a clock, more may come."""
+        held = self._suspect
         if held is None:
             return []
-        if self._newest is None or held.stamp > self._newest:
+        ahead = held.stamp - (held.stamp if self._newest is None else self._newest)
+        if held.now is not None and not 0 <= ahead <= _AHEAD_NS:
+            return []
+        self._suspect = None
+        if ahead >= 0:
+            self._advance(held)
             return [held]
         self.outliers += 1
         return []
 
     def _advance(self, image: Image) -> None:
+        step = 0 if self._newest is None else image.stamp - self._newest
+        self._step = step if 0 < step <= _AHEAD_NS else 0
         self._newest, self._advanced, self._standing = image.stamp, image.now, 0
 
     def _leaps(self, image: Image) -> bool:
@@ -92,15 +101,16 @@ class StampGuard:
             return False
         ahead = _AHEAD_NS
         if image.now is not None and self._advanced is not None:
-            ahead = image.now - self._advanced + RESTART_NS
+            # Twice the last step: a recording of a slow camera may be played faster than the clock runs.
+            ahead = image.now - self._advanced + max(RESTART_NS, 2 * self._step)
         return not self._newest - RESTART_NS <= image.stamp <= self._newest + ahead
 
     def _follows(self, held: Image, image: Image) -> bool:
         """Whether an image goes on from the one held back, rather than from the newest."""
         step = image.stamp - held.stamp
-        if self._newest is None:
-            return 0 < step <= RESTART_NS
-        return step > 0 and (held.stamp > self._newest or step < self._newest - image.stamp)
+        if step <= 0 or (image.now is not None and step > _AHEAD_NS + _passed(held, image)):
+            return False
+        return self._newest is None or held.stamp > self._newest or step < self._newest - image.stamp
 
     def _is_stuck(self, image: Image) -> bool:
         self._standing += 1
@@ -111,7 +121,11 @@ class StampGuard:
         return self.by_arrival
 
     def _goes_again(self, image: Image) -> bool:
-        step, passed = image.stamp - self._last.stamp, (image.now or 0) - (self._last.now or 0)
-        self._going = self._going + 1 if 0 < step <= passed + RESTART_NS else 0
+        step = image.stamp - self._last.stamp
+        self._going = self._going + 1 if 0 < step <= _AHEAD_NS + _passed(self._last, image) else 0
         self._last = image
         return self._going >= _GOING_IMAGES
+
+
+def _passed(before: Image, after: Image) -> int:
+    return 0 if before.now is None or after.now is None else after.now - before.now

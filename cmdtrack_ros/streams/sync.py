@@ -172,7 +172,7 @@ def _fit(
     phase = float(np.median(gaps))
     in_step = _sigma(gaps) < _LOCKED * period
     if apart and in_step:  # they run in step, and most likely take their images together
-        offset, gaps, phase = offset + phase, gaps - phase, 0.0
+        offset, apart, gaps, phase = offset + phase, apart + phase, gaps - phase, 0.0
     reach = max(float(np.percentile(np.abs(gaps), 95)), 0.0 if in_step else 0.5 * period)
     needed = math.ceil(reach * _SLOP_MARGIN * 1e3) * 1e-3
     slop = round(min(max(options.slop, needed), RANGES["slop"][1]), 3)
