@@ -46,7 +46,8 @@ class Settings:
     depth_unit: float
     range_smoothing: float
     initial_box: tuple[float, ...]
-    target_history: int
+    target_history: float
+    target_history_mb: int
     data_timeout: float
     process_every_pair: bool
 
@@ -251,11 +252,19 @@ SPECS = (
     ),
     Spec(
         "target_history",
-        30,
-        "Recent frames kept so that a target can be started on the frame its user saw. More "
+        5.0,
+        "Seconds of frames kept so that a target can be started on the frame its user saw. More "
         "accepts slower users, and takes memory.",
+        0.0,
+        60.0,
+    ),
+    Spec(
+        "target_history_mb",
+        256,
+        "MiB of images that these frames may take; the oldest go first. More keeps larger images for all of "
+        "`target_history`.",
         1,
-        300,
+        16384,
     ),
     Spec(
         "data_timeout",

@@ -12,7 +12,7 @@ from cmdtrack_ros.ros.diagnostics import Latencies
 from cmdtrack_ros.ros.health import Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.streams.mailbox import Mailbox
-from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
+from cmdtrack_ros.streams.pairing import NearestPairFilter, PairOptions, stamp_ns
 from cmdtrack_ros.streams.sync import StreamReport, SyncDoctor, SyncReport
 from cmdtrack_ros.track import TargetState, Track
 
@@ -84,7 +84,7 @@ class Supervisor:
         health: Health,
         inputs: Mapping[str, ImageInput],
         pairing: NearestPairFilter,
-        mailbox: Mailbox[Pair],
+        mailbox: Mailbox[Any],
         options: PairOptions,
         clock: Callable[[], int],
     ) -> None:

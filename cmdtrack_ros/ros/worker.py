@@ -6,25 +6,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from cmdtrack_ros.ros.health import Health
 from cmdtrack_ros.streams.mailbox import Mailbox
-from cmdtrack_ros.streams.pairing import Pair
+
+T = TypeVar("T")
 
 _HANGS_SECONDS = 5.0  # on one pair
 _PATIENCE = 3.0  # s to wait for the thread at its end; `ros2 launch` waits 5 s before it takes harder measures
 
 
-class Worker:
-    """Takes pairs out of a mailbox and tracks them until it is stopped.
+class Worker(Generic[T]):
+    """Takes items out of a mailbox and tracks them until it is stopped.
 
     Args:
-        track: called with each pair, in the worker's thread; what it raises is an "internal error".
+        track: called with each item, in the worker's thread; what it raises is an "internal error".
         alive: whether results can still be published.
     """
 
     def __init__(
-        self, mailbox: Mailbox[Pair], track: Callable[[Pair], None], health: Health, alive: Callable[[], bool]
+        self, mailbox: Mailbox[T], track: Callable[[T], None], health: Health, alive: Callable[[], bool]
     ) -> None:
         self._mailbox = mailbox
         self._track = track
@@ -63,10 +65,10 @@ class Worker:
         self._health.condition("network hangs", text)
 
     def _run(self) -> None:
-        while (pair := self._mailbox.take()) is not None:
+        while (item := self._mailbox.take()) is not None:
             self._since = time.monotonic()
             try:
-                self._track(pair)
+                self._track(item)
             except Exception:
                 if self._stopped or not self._alive():  # nothing can be published any more
                     return

@@ -198,7 +198,7 @@ def test_target_on_an_earlier_frame(thermal: tuple[Tracker, Robot]) -> None:
     assert results[-1].target_id == "earlier" and results[-1].state == TrackState.STATE_TRACKING
     robot.send_target(scene(robot.frame)[1], to_time(time.time_ns() - 60 * 10**9), "too old")
     robot.play(3)
-    robot.wait("the refusal", lambda: "older than the kept frames" in str(robot.values()))
+    robot.wait("the refusal", lambda: "behind the newest image" in str(robot.values()))
     robot.send_target(scene(robot.frame)[1])
     assert_tracks_again(robot)
     assert robot.tracks[-1].target_id == "patch"
