@@ -192,6 +192,11 @@ def build_messages() -> None:
     staged.mkdir(parents=True)
     for name in PACKAGE_FILES:
         (staged / name).symlink_to(ROOT / name)
+    colcon_build(staged, BUILD, INSTALL, "--symlink-install")
+
+
+def colcon_build(source: Path, build: Path, install: Path, *options: str) -> None:
+    """Build the packages below `source` into `install`, with .venv's colcon against .venv's ROS 2."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -210,16 +215,16 @@ def build_messages() -> None:
         "--log-level",
         "error",
         "--log-base",
-        str(BUILD / "log"),
+        str(build / "log"),
         "build",
-        "--paths",
-        str(staged),
+        "--base-paths",
+        str(source),
         "--build-base",
-        str(BUILD),
+        str(build),
         "--install-base",
-        str(INSTALL),
+        str(install),
         "--merge-install",
-        "--symlink-install",
+        *options,
         "--event-handlers",
         "console_cohesion-",
         "console_direct-",
@@ -228,7 +233,7 @@ def build_messages() -> None:
         f"-DPython3_EXECUTABLE={PYTHON}",
         "-DBUILD_TESTING=OFF",
         environment=environment,
-        hint="the compiler's output is in build/log/latest_build/cmdtrack_ros",
+        hint=f"the compiler's output is below {build}/log/latest_build",
     )
 
 
