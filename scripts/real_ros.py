@@ -77,7 +77,7 @@ def build(packages: dict[str, Path], prefix: Path) -> None:
     # Copies: setuptools writes into the folder it builds from.
     for name in BUILT:
         shutil.copytree(packages[name], staged / name)
-    setup_env.colcon_build(staged, prefix / "build", prefix)
+    setup_env.colcon_build(setup_env.VENV, staged, prefix / "build", prefix)
     for name, module in COPIED.items():
         shutil.copytree(packages[name] / module, site / name, dirs_exist_ok=True)
     setup_env.pip_install("--no-deps", "--upgrade", "--target", str(site), "-r", str(REQUIREMENTS))
