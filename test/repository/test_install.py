@@ -1,4 +1,4 @@
-"""A robot's installation: docs/robot.md, the Dockerfile and the systemd unit say the same, and their lists are complete."""
+"""A robot's installation: docs/robot.md, Dockerfile and systemd unit say the same, and their lists are complete."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ UNIT = ROOT / "systemd" / "cmdtrack@.service"
 RELEASES = ("jammy", "noble")
 
 # Names that differ: on the package index, and among rosdep's keys.
-KEYS = {
-    "opencv-contrib-python-headless": "python3-opencv",
-    "pillow": "python3-pil",
-    "pyyaml": "python3-yaml",
-}
+KEYS = {"opencv-contrib-python-headless": "python3-opencv", "pillow": "python3-pil", "pyyaml": "python3-yaml"}
 # For a GPU, and for graphs of weights of one's own; docs/robot.md names them apart.
 OPTIONAL = {"torch", "onnx"}
 NOT_THE_RECIPE = "rm -rf"  # what keeps an image small
@@ -65,7 +61,9 @@ def test_dockerfile_passes_its_linter() -> None:
 
 @pytest.mark.parametrize("path", [DOCKERFILE, UNIT], ids=lambda path: path.name)
 def test_node_is_started_after_workspace_and_environment(path: Path) -> None:
-    started = re.search(r"source install/setup.bash && source venv/bin/activate && exec ros2 launch (\S+) (\S+)", path.read_text())
+    started = re.search(
+        r"source install/setup.bash && source venv/bin/activate && exec ros2 launch (\S+) (\S+)", path.read_text()
+    )
     assert started, "sets up the workspace, then activates the virtual environment, then starts"
     assert started[1] == "cmdtrack_ros" and (ROOT / "launch" / started[2]).is_file()
 
