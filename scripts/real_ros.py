@@ -4,7 +4,7 @@
     CMDTRACK_ROS_EXTRAS=PREFIX make test
 
 CHECKOUTS is a folder with these repositories of github.com in it, each on its branch for Jazzy: ros2/launch,
-ros2/launch_ros, ros2/message_filters, ros2/rcl_interfaces, ros2/ros2cli, ros/diagnostics and
+ros2/launch_ros, ros2/message_filters, ros2/rcl_interfaces, ros2/ros2cli, ros2/rosidl_runtime_py, ros/diagnostics and
 ros-perception/vision_msgs. Packages are found by their package.xml, wherever below CHECKOUTS they lie.
 Needs what `make setup` made, and nothing beyond the standard library.
 """
@@ -35,7 +35,9 @@ BUILT = (
     "ros2param",
     "ros2pkg",
     "ros2run",
+    "ros2service",
     "ros2topic",
+    "rosidl_runtime_py",
 )
 # Packages whose C++ half needs rclcpp, which is no wheel, and where their Python module lies in them.
 COPIED = {"message_filters": "src/message_filters", "diagnostic_updater": "diagnostic_updater"}
