@@ -21,6 +21,10 @@ from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.tracker import Tracker
 
+TARGET_REFUSED = "target refused"
+"""The kind of fault that a target is refused by."""
+_BREAK_NS = 2_000_000_000  # between two frames: the target may have gone meanwhile
+_BREAK_INTERVALS = 3  # of a stream slower than that
 _INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
 
 
@@ -61,6 +65,9 @@ class Pipeline:
         self._topics = topics
         self._report = report
         self._name = ""
+        self._last: int | None = None  # stamp of the frame tracked last, ns
+        self._interval = 0  # between the last two
+        self._doubted = False
         self._size: tuple[int, int] | None = None  # height, width of RGB, for pairs that lack it
         self._images: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         self.faults: Counter[str] = Counter()
@@ -79,6 +86,17 @@ class Pipeline:
         self._tracker.reset()
         self._name = ""
 
+    def doubt(self) -> None:
+        """Nobody looked for long: the target is LOST until images confirm it."""
+        if self.state != TargetState.IDLE:
+            self._tracker.doubt()
+            self._doubted = True
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Whether the target is from before a break, and has not been found since."""
+        return self._doubted and self.state != TargetState.IDLE
+
     def pictures(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images
@@ -91,14 +109,17 @@ class Pipeline:
 
         Args:
             since: earlier pairs, oldest first. Where given, the target is started on the first of them and
-                followed through the others up to `pair`.
+                followed through the others up to `pair`; the present one is followed through all of them. Where
+                a target is refused they are left alone: the one before is not to be followed through the past.
 
         Returns:
             None where the pair has no usable image; the cause was reported. Without a target, the state is
             IDLE. `times_ms` has what the tracker did, "convert", and their "total".
         """
         answer, started = None, False
-        for moment in (*since, pair):
+        moments = [*since, pair]
+        while moments:
+            moment = moments.pop(0)
             began = time.perf_counter()
             self._images = self._convert(moment)
             converted = time.perf_counter()
@@ -106,11 +127,14 @@ class Pipeline:
             if all(image is None for image in self._images):
                 continue
             if target:
-                answer = self._attempt("target refused", self._tracker.init, *self._images, target.box)
+                answer = self._attempt(TARGET_REFUSED, self._tracker.init, *self._images, target.box)
                 if answer:
-                    self._name, started = target.name, True
+                    self._name, started, self._doubted, self._last = target.name, True, False, moment.stamp
                 target = None
-            answer = answer or self._attempt("internal error", self._follow, *self._images)
+                if not started and moments:
+                    moments = [pair]
+                    continue
+            answer = answer or self._attempt("internal error", self._follow, moment.stamp)
             if answer:
                 times = {"convert": (converted - began) * 1e3, "total": (time.perf_counter() - began) * 1e3}
                 answer = replace(answer, times_ms={**answer.times_ms, **times})
@@ -125,10 +149,21 @@ class Pipeline:
             self._fault(kind, str(error))
             return None
 
-    def _follow(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
+    def _follow(self, stamp: int) -> Track:
+        rgb, aux = self._images
+        self._mind_the_break(stamp)
         if self._tracker.state == TargetState.IDLE:
             return Track(np.zeros(4), 0.0, TargetState.IDLE, has_rgb=rgb is not None, has_aux=aux is not None)
-        return self._tracker.update(rgb, aux)
+        track = self._tracker.update(rgb, aux)
+        self._doubted &= track.state == TargetState.LOST
+        return track
+
+    def _mind_the_break(self, stamp: int) -> None:
+        """Doubt the target after a long time without frames, and where time goes backwards."""
+        interval = 0 if self._last is None else stamp - self._last
+        if interval < 0 or interval > max(_BREAK_NS, _BREAK_INTERVALS * self._interval):
+            self.doubt()
+        self._last, self._interval = stamp, max(interval, 0)
 
     def _convert(self, pair: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
         rgb_topic, aux_topic = self._topics

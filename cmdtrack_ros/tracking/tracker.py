@@ -97,6 +97,12 @@ class Tracker:
         """The state after the last frame."""
         return self._machine.state
 
+    def doubt(self) -> None:
+        """Nobody looked for long: the target is LOST until two frames confirm it, first at its last place."""
+        if self.state != TargetState.IDLE:
+            self._machine.lose()
+            self._scan = 0
+
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         """Take the target from a box.
 

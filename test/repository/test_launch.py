@@ -305,7 +305,7 @@ import sys
 from launch import LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-service = LaunchService()
+service = LaunchService(noninteractive=True)  # no terminal sends our Ctrl-C to the nodes too
 arguments = [argument.split(":=", 1) for argument in sys.argv[2:]]
 service.include_launch_description(LaunchDescription([
     IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
