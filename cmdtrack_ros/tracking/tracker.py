@@ -31,7 +31,7 @@ Images = dict[int, np.ndarray]
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _LOOKS = 3  # at a place found while LOST, before the search goes on
 _LARGEST_TARGET = 0.8  # of the image
-_SUSPECT = 0.4  # IoU of a look back; no right box of the sequences that the score was calibrated with came below it
+_SUSPECT = 0.4  # IoU of a look back; one right box in six hundred comes below it
 _MIN_IMAGE_SIDE = 8
 _SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
 # An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.

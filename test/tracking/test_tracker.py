@@ -169,6 +169,14 @@ def test_target_that_does_not_lead_back_is_suspect(tracker):
     assert other[-1].score < 0.7 * true[-1].score
 
 
+def test_thresholds_change_while_a_target_is_followed(counting):
+    tracker = Tracker(counting, "thermal")
+    tracker.init(*scene(PATH[0]), PATH[0])
+    assert tracker.update(*scene(PATH[1])).state == TargetState.TRACKING
+    tracker.configure(StateConfig(score_confident=1.0, score_found=1.0))
+    assert tracker.update(*scene(PATH[2])).state == TargetState.UNCERTAIN
+
+
 def test_score_without_calibration_is_the_networks_own(counting):
     counting.confidence = None
     tracker = Tracker(counting, "thermal")
