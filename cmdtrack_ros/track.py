@@ -30,13 +30,14 @@ class Track:
 
     Attributes:
         box: (4,) float64 xywh, pixels of the RGB image; the last known one while LOST, zeros while IDLE.
-        score: 0..1, how sure the tracker is.
+        score: 0..1, how sure the tracker is: the probability that the box is right, where the weights are calibrated.
         state: see :class:`TargetState`.
         weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
         has_rgb, has_aux: whether the frame had a usable image of that stream.
         times_ms: milliseconds of named steps. Of the tracker: "encode", "crop", "network", ... and their "total";
             on a robot also those of :data:`ROBOT_STEPS`.
         target_id: the name that came with the target.
+        suspect: followed, but what is followed does not lead back to the first box: another target, it seems.
         started: a new target was taken on this frame.
         stamp_ns: of the image that the answer belongs to, an aux image's after `aux_offset`; 0, as in ROS,
             where nobody gave one.
@@ -53,6 +54,7 @@ class Track:
     has_aux: bool = True
     times_ms: dict[str, float] = field(default_factory=dict)
     target_id: str = ""
+    suspect: bool = False
     started: bool = False
     stamp_ns: int = 0
     gap: float = math.nan

@@ -31,6 +31,7 @@ for verb in (
     evaluate.report,
     evaluate.evaluate_bag,
     evaluate.blackout,
+    evaluate.evaluate_confidence,
     benchmark.benchmark,
 ):
     app.command()(verb)

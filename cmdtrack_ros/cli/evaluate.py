@@ -1,4 +1,4 @@
-"""`cmdtrack evaluate`, `evaluate-bag`, `score`, `report` and `blackout`: how good a tracker is."""
+"""`cmdtrack evaluate`, `evaluate-bag`, `evaluate-confidence`, `score`, `report` and `blackout`: how good it is."""
 
 from __future__ import annotations
 
@@ -159,6 +159,35 @@ def blackout(
         typer.echo(f"FAILED {name}: {reason}", err=True)
     files = () if weights is None else (weights,)
     blackouts([entry.sequence for entry in entries], files, device, output, typer.echo)
+    if broken:
+        raise typer.Exit(1)
+
+
+def evaluate_confidence(
+    dataset: Dataset,
+    output: Annotated[Path, typer.Option(help="Folder for confidence.json and reliability.png.")],
+    only: Annotated[Path | None, typer.Option(help="File with the names of the sequences to take, one a line.")] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Calibrate the score on these sequences, into a file beside the weights.")
+    ] = False,
+    weights: o.WeightsOption = None,
+    device: o.DeviceOption = "cpu",
+    layout: o.LayoutOption = "auto",
+) -> None:
+    """Whether the tracker's score and state can be trusted: targets that leave, are covered, or never were there."""
+    from cmdtrack_ros.evaluation import confidence, runner
+    from cmdtrack_ros.evaluation.baselines import TrackerSpec, make_tracker
+
+    entries, broken = runner.open_dataset(dataset, layout, Protocol.OPE)
+    for name, reason in broken.items():
+        typer.echo(f"FAILED {name}: {reason}", err=True)
+    spec = TrackerSpec("ours", weights=() if weights is None else (weights,), device=device)
+    sequences = confidence.chosen([entry.sequence for entry in entries], only)
+    outcomes = confidence.evaluate_confidence(
+        sequences, lambda modality: make_tracker(spec, modality), output, typer.echo
+    )
+    if fit:
+        typer.echo(f"calibration: {confidence.write_fit(outcomes, weights)}")
     if broken:
         raise typer.Exit(1)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from cmdtrack_ros.boxes import clip_box, visible, visible_fraction
 from cmdtrack_ros.data.sequences import ImageSequence
+from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
 
 
@@ -104,3 +106,139 @@ class GreyAsDepth(DerivedSequence):
     def aux(self, index: int) -> np.ndarray | None:
         rgb = self.rgb(index)
         return None if rgb is None else 500 + cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 20
+
+
+class Bounced(DerivedSequence):
+    """A sequence played forward and backward in turn until it has at least ``frames`` frames."""
+
+    def __init__(self, source: ImageSequence, frames: int) -> None:
+        super().__init__(source)
+        count = len(source)
+        there = np.arange(count)
+        turn = np.concatenate([there, there[-2:0:-1]])
+        self._order = np.resize(turn, max(frames, count))
+        self.boxes, self.labelled = source.boxes[self._order], source.labelled[self._order]
+        self.aux_boxes = None if source.aux_boxes is None else source.aux_boxes[self._order]
+        self.anchors = None
+        interval = float(np.median(np.diff(source.stamps))) if count > 1 else 1.0
+        self.stamps = np.arange(len(self._order)) * interval
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return self._source.rgb(int(self._order[index]))
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return self._source.aux(int(self._order[index]))
+
+
+class Covered(DerivedSequence):
+    """A sequence whose target is hidden in frames ``since`` .. ``until`` (exclusive) by a patch of the background
+    beside it, in both streams; it has no true box there.
+    """
+
+    _MARGIN = 0.2  # of the box's sides, hidden around it
+
+    def __init__(self, source: ImageSequence, since: int, until: int) -> None:
+        super().__init__(source)
+        self._true = source.boxes
+        self._hidden = range(since, until)
+        self.boxes = self.boxes.copy()
+        self.boxes[since:until] = np.nan
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return self._shown(super().rgb(index), index)
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return self._shown(super().aux(index), index)
+
+    def _shown(self, image: np.ndarray | None, index: int) -> np.ndarray | None:
+        if image is None or index not in self._hidden or not visible(self._true[index]):
+            return image
+        height, width = image.shape[:2]
+        x, y, w, h = self._true[index]
+        grown = np.array([x - self._MARGIN * w, y - self._MARGIN * h, (1 + 2 * self._MARGIN) * w, 0])
+        grown[3] = (1 + 2 * self._MARGIN) * h
+        left, top, w, h = np.round(clip_box(grown, width, height)).astype(int)
+        w, h = min(w, width - left), min(h, height - top)
+        room = {(-w, 0): left, (w, 0): width - left - w, (0, -h): top, (0, h): height - top - h}
+        right, down = max(room, key=lambda shift: room[shift] / max(abs(shift[0]), abs(shift[1])))
+        from_x, from_y = np.clip([left + right, top + down], 0, [width - w, height - h])
+        image = image.copy()
+        image[top : top + h, left : left + w] = image[from_y : from_y + h, from_x : from_x + w].copy()
+        return image
+
+
+class Leaving(DerivedSequence):
+    """A window of a sequence that goes with the target, turns away until it is out of sight in frames ``since`` ..
+    ``until`` (exclusive), and returns. True boxes are those in the window, none where less than a quarter shows.
+
+    Raises:
+        DataError: no side of the target has room for a window at all those times.
+    """
+
+    _LARGEST = 0.6  # of the image's side
+    _TURN = 8  # frames that turning away or back takes
+
+    def __init__(self, source: ImageSequence, since: int, until: int) -> None:
+        super().__init__(source)
+        size = np.array(source.frame(0).size)
+        self._axis, self._side, window = self._place(source.boxes, size, since, until)
+        self._window = size.copy()
+        self._window[self._axis] = window
+        self._origins = [
+            self._origin(box, size, turn) for box, turn in zip(_filled(source.boxes), self._turns(since, until))
+        ]
+        self.boxes = np.array([self._seen(box, origin) for box, origin in zip(source.boxes, self._origins)])
+        self.aux_boxes = None
+
+    def _place(self, boxes: np.ndarray, size: np.ndarray, since: int, until: int) -> tuple[int, int, int]:
+        """Axis (0 x, 1 y), side (-1 or 1) and length of the largest window that fits beside the target."""
+        part = boxes[since:until][visible(boxes[since:until])]
+        best = (0, 1, 0)
+        for axis in (0, 1):
+            before, after = part[:, axis], size[axis] - part[:, axis] - part[:, axis + 2]
+            for side, room in ((-1, before), (1, after)):
+                length = int(min(room.min() if len(room) else 0, self._LARGEST * size[axis]))
+                if length / size[axis] > best[2] / size[best[0]]:
+                    best = (axis, side, length)
+        if best[2] < max(64, 1.5 * np.nanmax(boxes[:, best[0] + 2])):
+            raise DataError("the target leaves no room for a window beside it")
+        return best
+
+    def _turns(self, since: int, until: int) -> np.ndarray:
+        """(n,) how far the window has turned away, 0 to 1."""
+        frames = np.arange(len(self))
+        return np.clip(1 - np.maximum(since - frames, frames - until + 1) / self._TURN, 0, 1)
+
+    def _origin(self, box: np.ndarray, size: np.ndarray, turn: float) -> np.ndarray:
+        """The window's corner [px]; beside the box where ``turn`` is 1, around it where 0."""
+        origin, axis, length = np.zeros(2, int), self._axis, self._window[self._axis]
+        around = np.clip(box[axis] + box[axis + 2] / 2 - length / 2, 0, size[axis] - length)
+        beside = box[axis] - length if self._side < 0 else box[axis] + box[axis + 2]
+        beside = np.clip(np.floor(beside) if self._side < 0 else np.ceil(beside), 0, size[axis] - length)
+        origin[axis] = round((1 - turn) * around + turn * beside)
+        return origin
+
+    def _seen(self, box: np.ndarray, origin: np.ndarray) -> np.ndarray:
+        moved = box - np.array([*origin, 0, 0])
+        if not visible(box) or visible_fraction(moved, *self._window) < 0.25:
+            return np.full(4, np.nan)
+        return clip_box(moved, *self._window)
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return self._shown(super().rgb(index), index)
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return self._shown(super().aux(index), index)
+
+    def _shown(self, image: np.ndarray | None, index: int) -> np.ndarray | None:
+        if image is None:
+            return None
+        x, y = self._origins[index]
+        return np.ascontiguousarray(image[y : y + self._window[1], x : x + self._window[0]])
+
+
+def _filled(boxes: np.ndarray) -> np.ndarray:
+    """Boxes (n, 4) with the last known one, before it the first, where there is none."""
+    seen = np.flatnonzero(visible(boxes))
+    last = np.searchsorted(seen, np.arange(len(boxes)), side="right") - 1
+    return boxes[seen[np.maximum(last, 0)]]

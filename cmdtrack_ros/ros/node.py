@@ -63,7 +63,7 @@ from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, s
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline, Target
 from cmdtrack_ros.tracking.requests import TargetRequests
-from cmdtrack_ros.tracking.tracker import load_tracker
+from cmdtrack_ros.tracking.tracker import TrackerConfig, load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_QUEUE_DEPTH = 10
@@ -191,6 +191,7 @@ class TrackerNode(LifecycleNode):
             precision=settings.precision,
             threads=settings.threads,
             encoding=_encoding(settings),
+            config=TrackerConfig(state=settings.states()),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
         self._pipeline = Pipeline(
@@ -307,6 +308,7 @@ class TrackerNode(LifecycleNode):
 
     def _apply_live(self, settings: Settings) -> None:
         self._settings = settings
+        self._pipeline.configure(settings.states())
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))

@@ -18,6 +18,8 @@ from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.streams.images import MAX_PIXELS
 from cmdtrack_ros.streams.pairing import RANGES, PairOptions
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
+from cmdtrack_ros.tracking.states import RANGES as STATE_RANGES
+from cmdtrack_ros.tracking.states import StateConfig
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,17 @@ class Settings:
     initial_box: tuple[float, ...]
     target_history: float
     target_history_mb: int
+    score_confident: float
+    score_doubtful: float
+    score_found: float
+    lost_after: int
+    found_after: int
     data_timeout: float
     process_every_pair: bool
+
+    def states(self) -> StateConfig:
+        """Thresholds of the target's states; ConfigError where one contradicts another."""
+        return StateConfig(**{name: getattr(self, name) for name in STATE_RANGES})
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class Spec:
         return descriptor
 
 
-_PAIRING_DEFAULTS, _ENCODING_DEFAULTS = PairOptions(), AuxEncoding()
+_PAIRING_DEFAULTS, _ENCODING_DEFAULTS, _STATE_DEFAULTS = PairOptions(), AuxEncoding(), StateConfig()
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
 
 SPECS = (
@@ -267,6 +278,43 @@ SPECS = (
         16384,
     ),
     Spec(
+        "score_confident",
+        _STATE_DEFAULTS.score_confident,
+        "Score (probability that the box is right) from which the target is TRACKING. More is UNCERTAIN more often, "
+        "and less often sure of the wrong thing.",
+        *STATE_RANGES["score_confident"],
+        live=True,
+    ),
+    Spec(
+        "score_doubtful",
+        _STATE_DEFAULTS.score_doubtful,
+        "Score below which a frame counts towards LOST. More gives up a target sooner; at most score_confident.",
+        *STATE_RANGES["score_doubtful"],
+        live=True,
+    ),
+    Spec(
+        "score_found",
+        _STATE_DEFAULTS.score_found,
+        "Score needed to take up a lost target again. More finds it later, and takes another for it less often; at "
+        "least score_confident.",
+        *STATE_RANGES["score_found"],
+        live=True,
+    ),
+    Spec(
+        "lost_after",
+        _STATE_DEFAULTS.lost_after,
+        "Consecutive doubtful frames until LOST. More bridges longer occlusions, and searches later.",
+        *STATE_RANGES["lost_after"],
+        live=True,
+    ),
+    Spec(
+        "found_after",
+        _STATE_DEFAULTS.found_after,
+        "Consecutive frames with score_found until a lost target is TRACKING again. More is surer of it, and later.",
+        *STATE_RANGES["found_after"],
+        live=True,
+    ),
+    Spec(
         "data_timeout",
         5.0,
         "Seconds without images, after the first warning, until the log says again what to check; when both streams "
@@ -347,7 +395,9 @@ class Parameters:
         for spec in SPECS:
             value = changes[spec.name] if spec.name in changes else self._node.get_parameter(spec.name).value
             values[spec.name] = self._read(spec, value)
-        return Settings(**values)
+        settings = Settings(**values)
+        settings.states()  # these parameters limit one another
+        return settings
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
         ours = {spec.name: spec for spec in SPECS}

@@ -111,7 +111,7 @@ class Supervisor:
     def close(self) -> None:
         """Nothing is watched any more: what was wrong is over."""
         self._health.clear("inputs", "pairing")
-        for cause in ("LOST", "too slow"):
+        for cause in ("LOST", "wrong target suspected", "too slow"):
             self._health.condition(cause, None)
 
     def note(self, track: Track) -> None:
@@ -125,6 +125,13 @@ class Supervisor:
                 "come back, name it anew on ~/target"
             )
         self._health.condition("LOST", text)
+        text = None
+        if track.suspect:
+            text = (
+                f"what is followed does not lead back to the first image of target '{track.target_id}': look at "
+                "~/overlay, and name the target anew on ~/target"
+            )
+        self._health.condition("wrong target suspected", text)
 
     def check(self, data_timeout: float) -> None:
         """Look at everything; to be called once a second.

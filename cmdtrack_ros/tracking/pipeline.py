@@ -19,6 +19,7 @@ from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
+from cmdtrack_ros.tracking.states import StateConfig
 from cmdtrack_ros.tracking.tracker import Tracker, check_sides
 
 TARGET_REFUSED = "target refused"
@@ -99,6 +100,10 @@ class Pipeline:
     def engine(self) -> Engine:
         """What runs the network."""
         return self._tracker.engine
+
+    def configure(self, states: StateConfig) -> None:
+        """Other thresholds from the next frame on; from any thread."""
+        self._tracker.configure(states)
 
     def release(self) -> None:
         """Give up the target; results are IDLE until there is another."""

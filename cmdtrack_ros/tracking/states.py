@@ -7,33 +7,43 @@ from dataclasses import dataclass
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.track import TargetState
 
+RANGES = {
+    "score_confident": (0.0, 1.0),
+    "score_doubtful": (0.0, 1.0),
+    "score_found": (0.0, 1.0),
+    "lost_after": (1, 1000),
+    "found_after": (1, 1000),
+}
+"""Lowest and highest value of each of :class:`StateConfig`."""
+
 
 @dataclass(frozen=True)
 class StateConfig:
-    """Thresholds on the score in [0, 1].
+    """Thresholds on the score: the probability, as calibrated, that the box is right (IoU above 0.5).
 
     Attributes:
-        confident: at or above, the target is TRACKING.
-        doubtful: below, the score counts towards a loss, and the box does not move.
-        patience: consecutive doubtful frames until LOST.
-        found: score needed to leave LOST.
-        found_frames: consecutive frames with it.
+        score_confident: at or above, the target is TRACKING.
+        score_doubtful: below, a frame counts towards a loss.
+        score_found: needed to leave LOST.
+        lost_after: consecutive doubtful frames until LOST.
+        found_after: consecutive frames with ``score_found`` until TRACKING again.
     """
 
-    confident: float = 0.4
-    doubtful: float = 0.2
-    patience: int = 8
-    found: float = 0.4
-    found_frames: int = 2
+    score_confident: float = 0.4
+    score_doubtful: float = 0.1
+    score_found: float = 0.4
+    lost_after: int = 8
+    found_after: int = 2
 
     def __post_init__(self) -> None:
-        if not 0 <= self.doubtful <= self.confident <= self.found <= 1:
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"'{name}': expected {low:g} to {high:g}, got {getattr(self, name)}")
+        if not self.score_doubtful <= self.score_confident <= self.score_found:
             raise ConfigError(
-                f"score thresholds: expected 0 <= doubtful <= confident <= found <= 1, got "
-                f"{self.doubtful}, {self.confident}, {self.found}"
+                "'score_doubtful', 'score_confident', 'score_found': expected none above the next, got "
+                f"{self.score_doubtful:g}, {self.score_confident:g}, {self.score_found:g}"
             )
-        if self.patience < 1 or self.found_frames < 1:
-            raise ConfigError(f"patience ({self.patience}) and found_frames ({self.found_frames}) must be at least 1")
 
 
 class StateMachine:
@@ -61,13 +71,13 @@ class StateMachine:
         """The state after a frame with this score."""
         config = self.config
         if self.state == TargetState.LOST:
-            self._found = self._found + 1 if score >= config.found else 0
-            if self._found >= config.found_frames:
+            self._found = self._found + 1 if score >= config.score_found else 0
+            if self._found >= config.found_after:
                 self.start()
             return self.state
-        self._doubtful = self._doubtful + 1 if score < config.doubtful else 0
-        if self._doubtful >= config.patience:
+        self._doubtful = self._doubtful + 1 if score < config.score_doubtful else 0
+        if self._doubtful >= config.lost_after:
             self.lose()
         else:
-            self.state = TargetState.TRACKING if score >= config.confident else TargetState.UNCERTAIN
+            self.state = TargetState.TRACKING if score >= config.score_confident else TargetState.UNCERTAIN
         return self.state

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from cmdtrack_ros.boxes import Crop, clip_box, visible_fraction
+from cmdtrack_ros.boxes import Crop, clip_box, iou, visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
+from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
+from cmdtrack_ros.tracking.evidence import Evidence
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
@@ -27,6 +29,9 @@ Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
+_LOOKS = 3  # at a place found while LOST, before the search goes on
+_LARGEST_TARGET = 0.8  # of the image
+_SUSPECT = 0.4  # IoU of a look back; one right box in six hundred comes below it
 _MIN_IMAGE_SIDE = 8
 _SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
 # An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.
@@ -44,6 +49,10 @@ class TrackerConfig:
         renewal: share of a recent template beside the first one, 0 = the first alone. More follows a changing
             appearance; the first template's part keeps the target from drifting away.
         renewal_interval: frames between two renewals; a renewal costs a quarter of a frame.
+        check_interval: frames between two looks back (see :meth:`Tracker.update`), 0 = none but while LOST; each costs
+            three quarters of a frame.
+        follow: network's own score from which the box goes with it.
+        follow_lost: the same while LOST: a place that is worth a look back.
         late_template: score from which a stream that was absent at the start gets its template from the
             current box.
         state: thresholds of TRACKING, UNCERTAIN and LOST.
@@ -53,12 +62,17 @@ class TrackerConfig:
     size_smoothing: float = 0.5
     renewal: float = 0.4
     renewal_interval: int = 5
+    check_interval: int = 15
+    follow: float = 0.2
+    follow_lost: float = 0.25
     late_template: float = 0.5
     state: StateConfig = StateConfig()
 
     def __post_init__(self) -> None:
         if not 0 <= self.window <= 1:
             raise ConfigError(f"window ({self.window}) must be in [0, 1]")
+        if self.check_interval < 0:
+            raise ConfigError(f"check_interval ({self.check_interval}) must be at least 0")
         if not 0 <= self.size_smoothing < 1 or not 0 <= self.renewal < 1 or self.renewal_interval < 1:
             raise ConfigError(
                 f"size_smoothing ({self.size_smoothing}) and renewal ({self.renewal}) must be in [0, 1), "
@@ -85,6 +99,7 @@ class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame.
 
     Attributes:
+        evidence: (len(EVIDENCE),) what the last score was computed from; zeros before there was one.
         encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
             the range that the network saw; only the tracker lets it observe.
         remarks: cause and text of what is to be told about the last frame.
@@ -114,7 +129,15 @@ class Tracker:
         self._box = np.zeros(4)
         self._size: tuple[int, int] | None = None  # height, width of the last images
         self.remarks: list[tuple[str, str]] = []
-        self._scan = self._tracked = 0
+        self._scan = self._age = self._looks = 0
+        self._home: np.ndarray | None = None  # the last known box, while another place is looked at
+        self._evidence = Evidence()
+        self._origin: dict[int, np.ndarray] = {}  # search regions of the first frame
+        self.evidence = np.zeros(len(EVIDENCE))
+
+    def configure(self, states: StateConfig) -> None:
+        """Other thresholds from the next frame on; from any thread."""
+        self._machine.config = states
 
     @property
     def state(self) -> TargetState:
@@ -138,8 +161,8 @@ class Tracker:
 
         Raises:
             ImageError: no image, two images of different size, or one of an unusable type.
-            ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of
-                the image.
+            ConfigError: a box that is not finite, smaller than 2 px, more than three quarters outside of the image, or
+                that covers more than four fifths of it.
             CmdtrackError: a network that answers NaN.
 
         Whatever is raised, the target that is being followed is left as it was.
@@ -155,6 +178,9 @@ class Tracker:
         with clock.step("network"):
             for template in self._encode(images):
                 self._first[template.stream] = self._templates[template.stream] = template
+        self._first_box = self._box.copy()
+        crop = self._region(self._box)
+        self._origin = {stream: self._cut(crop, images, stream) for stream in images}
         self._machine.start()
         return self._track(1.0, dict.fromkeys(images, 1 / len(images)), images, clock)
 
@@ -162,6 +188,11 @@ class Tracker:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
 
         A stream may be None in any frame: tracking goes on with the other.
+
+        The score is the probability that the box is right, where the weights are calibrated. Every ``check_interval``
+        frames, and at each place that is found while LOST, a look back counts in it: the present target, taken as the
+        template, must lead to the first box in the first frame (a forward-backward check, as in Kalal et al.,
+        "Forward-Backward Error: Automatic Detection of Tracking Failures", ICPR 2010).
 
         Raises:
             CmdtrackError: before :meth:`init`.
@@ -191,11 +222,60 @@ class Tracker:
             self._machine.update(0.0)
             return self._track(0.0, {}, look.images, look.clock)
         with look.clock.step("decode"):
-            score, shares = self._decode(response, look.crop, *_size(look.images))
-        weights = dict(zip((template.stream for template in look.query.templates), shares.tolist()))
+            lost, before = self.state == TargetState.LOST, self._box
+            row, column = self._best_cell(response, lost)
+            followed = self._follow(response, row, column, look, lost)
         with look.clock.step("template"):
-            self._renew_templates(look.images, score, weights)
+            fresh = self._look_back(look) if followed and (lost or self._check_is_due()) else {}
+            if lost and self._home is None:
+                self._evidence.forget()
+            score = self._judge(response, row, column)
+            if lost:
+                self._consider(followed, score, before)
+            weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
+            self._renew_templates(look.images, score, weights, fresh)
         return self._track(score, weights, look.images, look.clock)
+
+    def _consider(self, followed: bool, score: float, before: np.ndarray) -> None:
+        """A place found while LOST is looked at again, closer; where the score does not come, the box goes back."""
+        if self.state != TargetState.LOST:
+            self._home = None
+            return
+        promising = followed and self._evidence.agreement >= _SUSPECT
+        if self._home is None:
+            if promising:
+                self._home, self._looks = before, _LOOKS
+            else:
+                self._box = before
+            return
+        self._looks -= 1
+        if not promising or (self._looks <= 0 and score < self._machine.config.score_found):
+            self._box, self._home = self._home, None
+
+    def _check_is_due(self) -> bool:
+        """On a renewal, which needs the same templates, where one interval is a multiple of the other."""
+        interval = self.config.check_interval
+        return interval > 0 and self._age % interval == self.config.renewal_interval % interval
+
+    def _judge(self, response: Response, row: int, column: int) -> float:
+        """The score of a frame, which moves the state."""
+        self.evidence = self._evidence.of(response, row, column)
+        confidence = self.engine.confidence
+        score = confidence.probability(self.evidence) if confidence else float(response.score[row, column])
+        self._machine.update(score)
+        return score
+
+    def _look_back(self, look: _Look) -> dict[int, Template]:
+        """Templates of the present box, by stream, after they were asked for the first box in the first frame."""
+        streams = [stream for stream in look.images if stream in self._origin]
+        if not streams:
+            return {}
+        fresh = self._encode(look.images, streams)
+        response = self.engine.search([Query([self._origin[stream] for stream in streams], fresh)])[0]
+        row, column = np.unravel_index(int(response.score.argmax()), response.score.shape)
+        found = _found_box(response, int(row), int(column), self._region(self._first_box))
+        self._evidence.agreement = float(iou(found, self._first_box))
+        return {template.stream: template for template in fresh}
 
     def _track(self, score: float, weights: dict[int, float], images: Images, clock: Stopwatch) -> Track:
         """The answer; a stream without a weight has no say."""
@@ -208,6 +288,7 @@ class Tracker:
             RGB in images,
             AUX in images,
             times_ms=clock.stop(),
+            suspect=self.state != TargetState.LOST and self._evidence.agreement < _SUSPECT,
         )
 
     def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
@@ -243,6 +324,8 @@ class Tracker:
         before, self._size = self._size or (height, width), (height, width)
         if before == self._size:
             return
+        if self._home is not None:  # what was looked at is given up
+            self._box, self._home = self._home, None
         scale = np.array([width / before[1], height / before[0]])
         if abs(scale[0] / scale[1] - 1) < _SAME_ASPECT:
             self._box = self._box * np.tile(scale, 2)
@@ -268,23 +351,30 @@ class Tracker:
             raise CmdtrackError(self._nonsense())
         return templates
 
-    def _renew_templates(self, images: Images, score: float, weights: dict[int, float]) -> None:
-        """Take templates from the frame just tracked, where it can be trusted."""
+    def _renew_templates(
+        self, images: Images, score: float, weights: dict[int, float], fresh: dict[int, Template]
+    ) -> None:
+        """Take templates from the frame just tracked, where it can be trusted; ``fresh``: those there are already."""
         if self.state != TargetState.TRACKING:
             return
-        self._tracked += 1
-        due = self.config.renewal > 0 and self._tracked % self.config.renewal_interval == 0
+        due = self.config.renewal > 0 and self._age % self.config.renewal_interval == 0
         new = [s for s in images if s not in self._first and score >= self.config.late_template]
         seen = [s for s in images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
-        for template in self._encode(images, new + seen) if new or seen else ():
-            stream = template.stream
-            first = self._first.setdefault(stream, template)
-            self._templates[stream] = template if stream in new else first.blended(template, self.config.renewal)
+        missing = [stream for stream in new + seen if stream not in fresh]
+        for template in self._encode(images, missing) if missing else ():
+            fresh[template.stream] = template
+        for stream in new:
+            self._first[stream] = self._templates[stream] = fresh[stream]
+        for stream in seen:
+            self._templates[stream] = self._first[stream].blended(fresh[stream], self.config.renewal)
+
+    def _region(self, box: np.ndarray) -> Crop:
+        """The search region around a box."""
+        return Crop.around(box, self.engine.config.search_factor, self.engine.config.search_size)
 
     def _search_crop(self, height: int, width: int) -> Crop:
-        config = self.engine.config
-        crop = Crop.around(self._box, config.search_factor, config.search_size)
-        if self.state != TargetState.LOST:
+        crop = self._region(self._box)
+        if self.state != TargetState.LOST or self._home is not None:
             return crop
         # Every other frame looks at the last place, the others walk over the image tile by tile.
         self._scan += 1
@@ -295,28 +385,32 @@ class Tracker:
         row, column = divmod(self._scan // 2 % (rows * columns), columns)
         return Crop((column + 0.5) * width / columns, (row + 0.5) * height / rows, side, crop.size)
 
-    def _decode(self, response: Response, crop: Crop, height: int, width: int) -> tuple[float, np.ndarray]:
-        """Move the box to the best cell; returns its score and the modalities' weights there."""
+    def _best_cell(self, response: Response, lost: bool) -> tuple[int, int]:
         # While lost, the last place says nothing about where the target is within the region.
-        lost = self.state == TargetState.LOST
         ranked = response.score if lost else response.score * self._window
         row, column = np.unravel_index(int(ranked.argmax()), ranked.shape)
-        score = float(response.score[row, column])
-        center_x, center_y, w, h = _box_around(response, int(row), int(column)) * crop.size
-        found = crop.to_image(np.array([center_x - w / 2, center_y - h / 2, w, h]))
-        state = self._machine.update(score)
-        needed = self.config.state.found if lost else self.config.state.doubtful
-        if score >= needed:
-            self._move(found, keep=0.0 if lost else self.config.size_smoothing, width=width, height=height)
-            if lost and state == TargetState.LOST:
-                # Look at the same place again before believing it.
-                self._scan = 0
-        return score, response.weights[:, row, column].astype(float)
+        return int(row), int(column)
+
+    def _follow(self, response: Response, row: int, column: int, look: _Look, lost: bool) -> bool:
+        """Move the box to a cell's, where the network's own score is enough; returns whether it was."""
+        self._age += not lost
+        if response.score[row, column] < (self.config.follow_lost if lost else self.config.follow):
+            return False
+        height, width = _size(look.images)
+        found = _found_box(response, row, column, look.crop)
+        self._move(found, keep=0.0 if lost else self.config.size_smoothing, width=width, height=height)
+        return True
 
     def _move(self, found: np.ndarray, keep: float, width: int, height: int) -> None:
         center = found[:2] + found[2:] / 2
         size = keep * self._box[2:] + (1 - keep) * found[2:]
         self._box = clip_box(np.concatenate([center - size / 2, size]), width, height)
+
+
+def _found_box(response: Response, row: int, column: int, crop: Crop) -> np.ndarray:
+    """The box (4,) xywh in the image that a cell of a region stands for."""
+    center_x, center_y, w, h = _box_around(response, row, column) * crop.size
+    return crop.to_image(np.array([center_x - w / 2, center_y - h / 2, w, h]))
 
 
 def check_sides(image: np.ndarray) -> None:
@@ -348,6 +442,12 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
     if box.shape != (4,) or not np.isfinite(box).all() or min(box[2:]) < 2:
         raise ConfigError(
             f"target box: expected four finite numbers x, y, w, h with w and h of at least 2 px, got {box.tolist()}"
+        )
+    cut = clip_box(box, width, height)
+    if (share := float(cut[2] * cut[3]) / (width * height)) > _LARGEST_TARGET:
+        raise ConfigError(
+            f"target box {box.tolist()}: it covers {share:.0%} of the {width}x{height} image, which leaves nothing to "
+            f"tell it from, expected at most {_LARGEST_TARGET:.0%}"
         )
     if (inside := visible_fraction(box, width, height)) < 0.25:
         raise ConfigError(

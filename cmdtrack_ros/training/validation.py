@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cmdtrack_ros.boxes import iou, visible
 from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.student import Student
@@ -28,6 +29,7 @@ class TeacherEngine:
         self.teacher = copy.deepcopy(teacher).eval()
         self.config = teacher.config
         self.device = next(teacher.parameters()).device
+        self.confidence: Confidence | None = None
         self.name = f"teacher ({self.device})"
 
     @torch.inference_mode()

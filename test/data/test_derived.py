@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from cmdtrack_ros.data import EventSequence, ImageSequence
-from cmdtrack_ros.data.derived import Blackout, DerivedSequence
+from cmdtrack_ros.data.derived import Blackout, Bounced, Covered, DerivedSequence, Leaving
+from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
 
 COUNT = 8
@@ -77,3 +78,62 @@ def test_blackout_leaves_the_other_stream(black: str, other: str) -> None:
         assert image.any() == (index < 3)
         assert image.shape == getattr(source, black)(index).shape
         np.testing.assert_array_equal(getattr(dark, other)(index), getattr(source, other)(index))
+
+
+class Crossing(ImageSequence):
+    """A bright block on a dim ramp, in both streams, 40 frames: it goes from left to right in the lower half."""
+
+    def __init__(self, modality: Modality = Modality.THERMAL) -> None:
+        boxes = np.array([[20.0 + i, 70, 16, 12] for i in range(40)])
+        super().__init__("crossing", modality, boxes, np.arange(40) / 10)
+
+    def aux(self, index: int) -> np.ndarray:
+        image = np.tile(np.arange(160, dtype=np.uint8) // 4, (120, 1))
+        x, y, w, h = self.boxes[index].astype(int)
+        image[y : y + h, x : x + w] = 200
+        return image
+
+    def rgb(self, index: int) -> np.ndarray:
+        return np.repeat(self.aux(index)[..., None], 3, 2)
+
+
+def test_bounced_goes_to_and_fro() -> None:
+    bounced = Bounced(Crossing(), 90)
+    assert len(bounced) == 90 and len(Bounced(Crossing(), 10)) == 40
+    places = bounced.boxes[:, 0] - 20
+    assert places[38:42].tolist() == [38, 39, 38, 37] and places[77:80].tolist() == [1, 0, 1]
+    for index in (0, 39, 45, 89):
+        x, y = bounced.boxes[index, :2].astype(int)
+        assert bounced.rgb(index)[y, x, 0] == 200 and bounced.aux(index)[y, x] == 200
+    assert (np.diff(bounced.stamps) > 0).all()
+
+
+def test_covered_target_is_nowhere_to_be_seen() -> None:
+    covered = Covered(Crossing(), 10, 20)
+    hidden = ~np.isfinite(covered.boxes).all(1)
+    assert np.flatnonzero(hidden).tolist() == list(range(10, 20))
+    for index in range(40):
+        for image in (covered.rgb(index), covered.aux(index)):
+            assert (image.max() < 200) == hidden[index], "a bright pixel is the target"
+
+
+def test_leaving_target_is_out_of_the_window_and_returns() -> None:
+    leaving = Leaving(Crossing(), 15, 25)
+    seen = np.isfinite(leaving.boxes).all(1)
+    assert seen[:7].all() and not seen[15:25].any() and seen[-7:].all()
+    shapes = {leaving.rgb(index).shape for index in range(40)} | {(*leaving.aux(0).shape, 3)}
+    assert len(shapes) == 1, "one size of image"
+    for index in range(40):
+        image = leaving.aux(index)
+        if seen[index]:
+            x, y, w, h = leaving.boxes[index]
+            assert image[int(y + h / 2), int(x + w / 2)] == 200
+        elif 15 <= index < 25:
+            assert image.max() < 200
+
+
+def test_leaving_needs_room() -> None:
+    large = Crossing()
+    large.boxes = np.tile([5.0, 5, 150, 110], (40, 1))
+    with pytest.raises(DataError, match="no room"):
+        Leaving(large, 15, 25)

@@ -13,6 +13,7 @@ class Counting:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.config, self.name = engine, engine.config, engine.name
+        self.confidence = engine.confidence
         self.encoded: list[int] = []
         self.searched: list[int] = []
 

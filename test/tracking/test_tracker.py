@@ -5,10 +5,14 @@ import pytest
 
 from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.data.derived import Covered
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.evaluation.confidence import plain_background
+from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
+from cmdtrack_ros.tracking.tracker import Tracker
 
 SIZE = (240, 320)
 
@@ -111,7 +115,7 @@ def test_update_needs_a_target(tracker):
 
 
 def test_states_have_hysteresis():
-    machine = StateMachine(StateConfig(confident=0.5, doubtful=0.3, patience=3, found=0.6, found_frames=2))
+    machine = StateMachine(StateConfig(0.5, 0.3, 0.6, lost_after=3, found_after=2))
     machine.start()
     scores = [0.9, 0.4, 0.2, 0.2, 0.4, 0.2, 0.2, 0.2, 0.55, 0.7, 0.1, 0.7, 0.7]
     states = "".join(machine.update(score).name[0] for score in scores)
@@ -119,7 +123,7 @@ def test_states_have_hysteresis():
     assert states == "TUUUUUULLLLLT"
 
 
-@pytest.mark.parametrize("values", [{"doubtful": 0.6}, {"found": 0.1}, {"patience": 0}])
+@pytest.mark.parametrize("values", [{"score_doubtful": 0.6}, {"score_found": 0.1}, {"lost_after": 0}])
 def test_unusable_thresholds_are_refused(values):
     with pytest.raises(ConfigError):
         StateConfig(**values)
@@ -131,3 +135,70 @@ def test_men_in_smoke_are_kept_by_thermal(tracker, shared_data, name):
     sequence = load_sequence(shared_data / "test" / "rgbt" / name)
     boxes = [track.box for track in drive(tracker, sequence)]
     assert np.mean(iou(np.array(boxes), sequence.boxes)[1:]) > 0.6
+
+
+def test_box_over_the_whole_image_is_refused_and_the_old_target_kept(tracker):
+    tracker.init(*scene(PATH[0]), PATH[0])
+    with pytest.raises(ConfigError, match="covers 100% of the 320x240 image"):
+        tracker.init(*scene(PATH[0]), np.array([0.0, 0, 320, 240]))
+    assert iou(tracker.update(*scene(PATH[1])).box, PATH[1]) > 0.5
+
+
+def test_looking_back_costs_one_search_in_fifteen_frames(counting):
+    tracker = Tracker(counting, "thermal")
+    tracker.init(*scene(PATH[0]), PATH[0])
+    for box in PATH[1:21]:
+        tracker.update(*scene(box))
+    assert len(counting.searched) == 20 + 2
+    assert counting.encoded == [2] + [2] * 4, "the templates of a look back are those of a renewal"
+
+
+def test_target_that_does_not_lead_back_is_suspect(tracker):
+    """The first frame is swapped for one in which the target is elsewhere: the look back ends there."""
+
+    def follow(swapped):
+        tracker.init(*scene(PATH[0]), PATH[0])
+        if swapped:
+            crop = tracker._region(PATH[0])
+            other = scene(PATH[0] + [-40, 30, 0, 0])
+            tracker._origin = {stream: tracker._cut(crop, dict(enumerate(other)), stream) for stream in (0, 1)}
+        return [tracker.update(*scene(box)) for box in PATH[1:7]]
+
+    true, other = follow(swapped=False), follow(swapped=True)
+    assert not any(track.suspect for track in true) and other[-1].suspect
+    assert other[-1].score < 0.7 * true[-1].score
+
+
+def test_thresholds_change_while_a_target_is_followed(counting):
+    tracker = Tracker(counting, "thermal")
+    tracker.init(*scene(PATH[0]), PATH[0])
+    assert tracker.update(*scene(PATH[1])).state == TargetState.TRACKING
+    tracker.configure(StateConfig(score_confident=1.0, score_found=1.0))
+    assert tracker.update(*scene(PATH[2])).state == TargetState.UNCERTAIN
+
+
+def test_score_without_calibration_is_the_networks_own(counting):
+    counting.confidence = None
+    tracker = Tracker(counting, "thermal")
+    tracker.init(*scene(PATH[0]), PATH[0])
+    score = tracker.update(*scene(PATH[1])).score
+    response = tracker.evidence[EVIDENCE.index("response")]
+    assert score == pytest.approx(1 / (1 + np.exp(-response)), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["rgb/otb_Crossing", "rgb/otb_Man", "rgbd/mug_flower_437"])
+def test_start_on_plain_background_is_not_tracked_for_long(tracker, shared_data, name):
+    sequence = load_sequence(shared_data / "test" / name)
+    tracker = Tracker(tracker.engine, sequence.modality)
+    box = plain_background(sequence)
+    states = [track.state for track in drive(tracker, sequence, range(50), box)]
+    assert np.mean([state == TargetState.TRACKING for state in states]) < 0.4
+
+
+@pytest.mark.parametrize("name, since, until", [("rgb/otb_Man", 40, 80), ("rgbt/0117_1605_leftman", 44, 87)])
+def test_target_that_is_covered_is_lost_and_found_again(tracker, shared_data, name, since, until):
+    sequence = load_sequence(shared_data / "test" / name)
+    covered = Covered(sequence, since, until)
+    states = [track.state for track in drive(Tracker(tracker.engine, sequence.modality), covered)]
+    assert TargetState.TRACKING not in states[since + 20 : until] and TargetState.LOST in states[since:until]
+    assert states[until + 15 :].count(TargetState.TRACKING) > 0.8 * len(states[until + 15 :])

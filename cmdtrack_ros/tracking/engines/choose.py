@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.models.confidence import find_confidence
 from cmdtrack_ros.models.graphs import cache_folder, find, get_graphs
 from cmdtrack_ros.models.header import Header, read_header, student_config, weights_file
 from cmdtrack_ros.tracking.engines.contract import Engine
@@ -46,7 +47,7 @@ def make_engine(
 
     Raises:
         ConfigError: another name, negative ``threads``, an engine that is not installed, int8 where there is none.
-        WeightsError: weights that cannot be read, are no student's, or whose graphs were made from others.
+        WeightsError: weights that cannot be read, are no student's, or whose graphs or calibration are of others.
     """
     choices = (("engine", engine, ENGINES), ("device", device, DEVICES), ("precision", precision, PRECISIONS))
     for what, value, known in choices:
@@ -59,6 +60,7 @@ def make_engine(
     runtime, place, why = _choose_runtime(engine, device)
     chosen, because = _choose_precision(precision, runtime, place, path, header)
     made = _load(runtime, place, chosen, threads, path, header)
+    made.confidence = find_confidence(path, header)
     log.info("engine: %s: %s; %s", made.name, why, because)
     return made
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.config import STRIDE, StudentConfig
 
 
@@ -78,6 +79,8 @@ class Engine(Protocol):
     """Runtime, device and precision, for the log."""
     device: str
     """Where it runs: cpu or cuda."""
+    confidence: Confidence | None
+    """How the network's answers become a probability; None where nobody calibrated it."""
 
     def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:
         """One template a crop."""

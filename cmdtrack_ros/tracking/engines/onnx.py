@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS, StudentConfig
 from cmdtrack_ros.models.graphs import WEIGHTS_KEY, Graphs
 from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
@@ -49,6 +50,7 @@ class OnnxEngine:
             log.warning("ONNX Runtime cannot use %s here and runs on %s (its own messages say why)", asked, used)
         self.device = "cpu" if used == "cpu" else "cuda"
         half = isinstance(place, TensorRt) and place.half and used == "tensorrt"
+        self.confidence: Confidence | None = None
         self.name = f"ONNX Runtime ({used}, {'fp16' if half else graphs.precision})"
 
     def encode(self, crops: Sequence[TemplateCrop]) -> list[Template]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 
+from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS, StudentConfig
 from cmdtrack_ros.models.graphs import WEIGHTS_KEY, Graphs
 from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
@@ -27,6 +28,7 @@ class OpenVinoEngine:
     def __init__(self, config: StudentConfig, graphs: Graphs, threads: int = 0) -> None:
         self.config = config
         self.device = "cpu"
+        self.confidence: Confidence | None = None
         self.name = f"OpenVINO (cpu, {graphs.precision})"
         self._template, self._search = (_compiled(graphs, file, threads) for file in (graphs.template, graphs.search))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cmdtrack_ros.models.backbone import fold_batch_norm
+from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.student import SearchNet, Student, TemplateNet
 from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
 
@@ -22,6 +23,7 @@ class TorchEngine:
     def __init__(self, student: Student, device: torch.device, half: bool = False) -> None:
         self.config = student.config
         self.device = device.type
+        self.confidence: Confidence | None = None
         self.name = f"torch ({device}, {'fp16' if half else 'fp32'})"
         dtype = torch.float16 if half else torch.float32
         folded = fold_batch_norm(student).to(device, dtype)

@@ -84,6 +84,7 @@ class Beside:
 
     def __init__(self, lead: Engine, other: Engine) -> None:
         self.lead, self.other, self.config, self.name = lead, other, lead.config, lead.name
+        self.confidence = None
         self.gaps: list[list[float]] = []
         self._others: dict[int, Template] = {}
 
@@ -100,7 +101,7 @@ class Beside:
 
 def follow(engine: Engine, sequence: ImageSequence) -> np.ndarray:
     """Boxes by the first template alone, which both engines of :class:`Beside` have."""
-    tracker = Tracker(engine, sequence.modality, config=TrackerConfig(renewal=0.0))
+    tracker = Tracker(engine, sequence.modality, config=TrackerConfig(renewal=0.0, check_interval=0))
     return np.array([track.box for track in drive(tracker, sequence)])
 
 

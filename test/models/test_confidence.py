@@ -1,0 +1,60 @@
+"""The calibration beside the weights: read, refused, and absent."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from cmdtrack_ros.errors import WeightsError
+from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, find_confidence, to_json
+from cmdtrack_ros.models.header import NANO, SHIPPED, read_header
+
+HEADER = read_header(SHIPPED)
+FIT = Confidence(-0.5, tuple(0.1 * i for i in range(len(EVIDENCE))), {"frames": 3})
+
+
+def test_probability_is_one_and_grows_with_what_speaks_for_it():
+    low, high = FIT.probability(np.full(len(EVIDENCE), -1e9)), FIT.probability(np.full(len(EVIDENCE), 1e9))
+    assert 0 < low < 1e-9 and 1 - 1e-9 < high <= 1
+    assert FIT.probability(np.zeros(len(EVIDENCE))) == pytest.approx(1 / (1 + np.exp(0.5)))
+
+
+def test_what_is_written_is_read(tmp_path):
+    weights = tmp_path / "student.safetensors"
+    confidence_file(tmp_path, HEADER).write_text(to_json(FIT, HEADER))
+    found = find_confidence(weights, HEADER)
+    assert found.bias == FIT.bias and found.about == FIT.about
+    np.testing.assert_allclose(found.factors, FIT.factors)
+
+
+def test_weights_without_calibration_are_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert find_confidence(tmp_path / "mine.safetensors", HEADER) is None
+    assert "mine.safetensors: not calibrated" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"bias": None}, "expected a bias"),
+        ({"factors": {}}, "expected a bias and a factor"),
+        ({"bias": float("nan")}, "finite"),
+        ({"weights_sha256": "ab" * 32}, "it was fitted for abababababab"),
+        (None, "expected a bias"),
+    ],
+)
+def test_unusable_file_is_refused(tmp_path, change, says):
+    file = confidence_file(tmp_path, HEADER)
+    file.write_text("{" if change is None else json.dumps(json.loads(to_json(FIT, HEADER)) | change))
+    with pytest.raises(WeightsError, match=says) as refused:
+        find_confidence(tmp_path / "student.safetensors", HEADER)
+    assert str(file) in str(refused.value)
+
+
+@pytest.mark.parametrize("weights", [SHIPPED, NANO], ids=["student", "nano"])
+def test_shipped_weights_are_calibrated(weights):
+    assert find_confidence(weights, read_header(weights)) is not None
