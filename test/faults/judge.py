@@ -19,6 +19,7 @@ JUDGED = 2.0  # s at their end, in which the box must be as good as without the 
 KEPT = 0.9  # share of the clean run's mean IoU
 OVER_WITHIN = 8.0  # s after a fault until the diagnostics say nothing of it: 5 s that an event is shown, and a period
 LINE_EVERY = 5.0  # s; a cause is not logged more often
+LEVELS = ("OK", "WARN", "ERROR")
 
 
 @dataclass
@@ -63,22 +64,33 @@ class Row:
 
 @dataclass(frozen=True)
 class Episode:
-    """When a fault began and ended, how long it was watched (s, steady clock), and what failed meanwhile."""
+    """What happened.
+
+    began, ended, watched: of the fault, and until when the node was watched (s, steady clock).
+    survived: as of `Row`. failed: what the act itself found wrong.
+    shots: taken while the fault lasted. lateness: of the cameras, for which the machine is to blame (s).
+    printed: what the node's process printed by itself, beside ROS.
+    """
 
     began: float
     ended: float
     watched: float
+    survived: bool = True
     failed: str = ""
     shots: int = 0
     lateness: float = 0.0
+    printed: str = ""
 
 
 def judge(fault: Fault, stage: Stage, episode: Episode) -> Row:
     """The row of a fault that has just been watched; `judge_over` completes it later."""
-    row = Row(fault.name)
+    row = Row(f"{fault.name} ({stage.scene.name})", episode.survived, figures=dict(stage.figures))
+    if not episode.survived:
+        row.short.append("the node did not survive")
     if episode.failed:
-        row.survived = False
         row.short.append(episode.failed)
+    if episode.printed:
+        row.short.append(f"printed without a topic's name: {episode.printed}")
     _judge_results(row, fault, stage, episode)
     _judge_words(row, fault, stage, episode)
     return row
@@ -104,9 +116,9 @@ def _judge_results(row: Row, fault: Fault, stage: Stage, episode: Episode) -> No
 def mean_overlaps(stage: Stage, results: Sequence[Result]) -> tuple[float, float]:
     """Mean IoU of results, and of the clean run on the same frames; without results 0 and that of all frames."""
     if not results:
-        return 0.0, float(np.mean(list(stage.clean.values())))
+        return 0.0, float(np.mean(stage.clean))
     frames = [stage.cameras.truth(result.at, result.track.stamp_ns)[0] for result in results]
-    clean = float(np.mean([stage.clean.get(frame, math.nan) for frame in frames]))
+    clean = float(np.mean([stage.clean[frame] for frame in frames]))
     return float(np.mean([stage.overlap(result) for result in results])), clean
 
 
@@ -114,20 +126,26 @@ def _judge_words(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None
     heard = [s for s in list(stage.ears.statuses) if episode.began <= s.at < episode.watched and s.level != "OK"]
     first = next((status for status in heard if is_said(fault.causes, status)), None)
     if first:
-        row.said, row.level, row.said_s = first.message, first.level, first.at - episode.began
-    elif not fault.causes and heard:
+        row.said, row.level, row.said_s = _text(first, fault.causes), first.level, first.at - episode.began
+    elif heard and not fault.causes:
         row.said, row.level = heard[0].message, heard[0].level
-    lines = [line for line in list(stage.ears.lines) if episode.began <= line.at < episode.watched]
-    row.lines = sum(line.text.startswith(fault.causes) for line in lines)
+    if any("internal error" in status.message for status in heard):
+        row.short.append("internal error")
     if not fault.causes or (fault.sayable and not fault.sayable(stage, episode)):
         return
     expected = " or ".join(f"'{cause}'" for cause in fault.causes)
-    if first is None:
+    if row.said_s is None:
         row.short.append(f"diagnostics did not say {expected}")
-    elif row.level != fault.level:
+    elif LEVELS.index(row.level) < LEVELS.index(fault.level):
         row.short.append(f"said as {row.level}, expected {fault.level}")
     elif row.said_s > fault.said_within + episode.lateness:
         row.short.append(f"said after {row.said_s:.1f} s, expected {fault.said_within:g} s")
+    _judge_lines(row, fault, stage, episode, expected)
+
+
+def _judge_lines(row: Row, fault: Fault, stage: Stage, episode: Episode, expected: str) -> None:
+    heard = [line.text for line in list(stage.ears.lines) if episode.began <= line.at < episode.watched]
+    row.lines = sum(text.startswith(fault.causes) and not text.endswith(": over") for text in heard)
     at_most = len(fault.causes) * (1 + (episode.watched - episode.began) // LINE_EVERY)
     if not row.lines:
         row.short.append(f"no line on /rosout begins with {expected}")
@@ -135,20 +153,29 @@ def _judge_words(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None
         row.short.append(f"{row.lines} lines on /rosout, expected {at_most:.0f} at most")
 
 
+def _text(status: Status, causes: Sequence[str]) -> str:
+    """The first of the causes that a status names, with what it says of it."""
+    cause = next(cause for cause in causes if cause in status.message)
+    return f"{cause}: {status.values[cause]}" if cause in status.values else status.message
+
+
 def is_said(causes: Sequence[str], status: Status) -> bool:
     """Whether a status names one of the causes as a problem."""
     return status.level != "OK" and any(cause in status.message for cause in causes)
 
 
-def judge_over(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None:
-    """Add when the diagnostics had done with the fault, from all that was heard since."""
-    if row.said_s is None or not fault.causes:
-        return
+def over_at(row: Row, fault: Fault, stage: Stage, episode: Episode) -> float | None:
+    """When the diagnostics first said nothing more of what they had said (steady clock, s); None before that."""
     since = max(episode.ended, episode.began + row.said_s)
     later = [status for status in list(stage.ears.statuses) if status.at >= since]
     for at, statuses in groupby(later, key=lambda status: status.at):  # the moment of one array
         if not any(is_said(fault.causes, status) for status in statuses):
-            row.over_s = at - episode.ended
-            break
+            return at
+    return None
+
+
+def judge_over(row: Row, at: float | None, episode: Episode) -> None:
+    """Add when the diagnostics had done with the fault."""
+    row.over_s = None if at is None else at - episode.ended
     if row.over_s is None or row.over_s > OVER_WITHIN + episode.lateness:
         row.short.append(f"not over within {OVER_WITHIN:g} s")

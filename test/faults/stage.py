@@ -41,7 +41,8 @@ from faults.scenes import Scene
 PATIENCE = 60.0  # s to wait for what must come, however busy the machine
 AUX_LATER = 0.008  # s from an RGB image to its partner
 FASTEST = 30.0  # Hz of the cameras
-LOAD = 0.5  # share of its time that the node may spend tracking, so that it drops nothing by itself
+SLOWEST = 5.0
+KEPT_PACE = 0.9  # share of answered images from which on the node keeps pace with the cameras
 GOOD = 0.5  # IoU from which on a box is on the target
 LEVELS = ("OK", "WARN", "ERROR", "STALE")
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tracker_node"
@@ -252,9 +253,15 @@ class Ears:
         """The last status of each name."""
         return list({status.name: status for status in self.statuses}.values())
 
-    def value(self, key: str) -> int:
-        """A counter of the newest diagnostics; 0 where there is none."""
-        return next((int(s.values[key]) for s in reversed(self.statuses) if s.values.get(key, "").isdigit()), 0)
+    def shown(self, causes: tuple[str, ...]) -> bool:
+        """Whether the newest diagnostics name one of the causes."""
+        return any(cause in s.message for s in self.newest() for cause in causes if s.level != "OK")
+
+    def grown(self, key: str, since: float) -> int:
+        """By how much a counter of the diagnostics has grown."""
+        counts = [(s.at, int(s.values[key])) for s in list(self.statuses) if s.values.get(key, "").isdigit()]
+        before = [count for at, count in counts if at < since]
+        return counts[-1][1] - (before[-1] if before else 0) if counts else 0
 
 
 class Stage:
@@ -281,7 +288,8 @@ class Stage:
         self.parameters = {"device": "cpu", "threads": 1, "modality": scene.modality.value, **(parameters or {})}
         if initial:
             self.parameters["initial_box"] = str(scene.boxes[0].tolist()).replace(" ", "")
-        self.clean: dict[int, float] = {}
+        self.clean: list[float] = []  # mean IoU by frame, without a fault
+        self.figures: dict[str, float] = {}
         self.context = Context()
         rclpy.init(context=self.context)
         self.node = Node("robot", context=self.context, namespace="/faults")
@@ -371,8 +379,8 @@ class Stage:
         self.wait(f"an answer of {service}", future.done, patience)
         return future.result()
 
-    def state(self) -> str:
-        return self.call(GetState, "get_state").current_state.label
+    def state(self, patience: float = PATIENCE) -> str:
+        return self.call(GetState, "get_state", patience).current_state.label
 
     def ask(self, number: int = 0, label: str = "") -> bool:
         """Whether the node made the transition."""
@@ -442,17 +450,22 @@ class Stage:
         self.cameras.start()
         self.wait("a first result", lambda: self.ears.results)
         self.settle()
-        times = [result.track.seconds for result in self.ears.results[-20:]]
-        self.cameras.rate = float(np.clip(LOAD / np.median(times), 5.0, FASTEST))
-        time.sleep(0.5)
-        began, frames = time.monotonic(), len(self.scene.rgb)
-        first = self.cameras.number
-        self.wait("each frame there and back", lambda: self.cameras.number > first + 2 * frames, 10 * PATIENCE)
+        while self._watch_shots(round(1.5 * self.cameras.rate))[1] < KEPT_PACE and self.cameras.rate > SLOWEST:
+            self.cameras.rate *= 0.7
         seen: dict[int, list[float]] = {}
-        for result in self.between(began, time.monotonic()):
+        for result in self._watch_shots(2 * len(self.scene.rgb))[0]:
             index, _ = self.cameras.truth(result.at, result.track.stamp_ns)
             seen.setdefault(index, []).append(self.overlap(result))
-        self.clean = {index: float(np.mean(overlaps)) for index, overlaps in seen.items()}
+        known = sorted(seen)
+        means = np.interp(range(len(self.scene.rgb)), known, [np.mean(seen[index]) for index in known])
+        self.clean = means.tolist()
+
+    def _watch_shots(self, count: int) -> tuple[list[Result], float]:
+        """Results while so many shots are taken, and how many there were for each."""
+        began, first = time.monotonic(), len(self.cameras.shots)
+        self.wait(f"{count} images", lambda: len(self.cameras.shots) >= first + count, 10 * PATIENCE)
+        results = self.between(began, time.monotonic())
+        return results, len(results) / count
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
 import signal
@@ -27,10 +28,25 @@ MALFORMED = 1000  # messages of either kind
 MALFORMED_RATE = 100.0  # Hz
 MALFORMED_MB = 200.0  # that the node may grow by meanwhile
 SECOND = 10**9
+WARM_UP = 2000  # pairs after which memory is to stay
+GROWTH = 0.05  # of memory that is allowed from then on
+IN_FLIGHT = 20  # pairs sent and not yet answered
 LASTS = 3.0  # s that a fault lasts which is not over at once
 BAD_PIXELS = 0.05  # share of dead and hot ones
+DROPS_TO_SAY = 5
+LOSS_TO_SAY = 0.1
 ANSWERS = 0.5  # share of the images that a fault must leave answered
-Act = Callable[[Stage], None]
+Act = Callable[[Stage], "float | None"]
+"""Returns when the fault began (steady clock, s), where that was not when it was called."""
+
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "robot": {},
+    "initial": {"initial": True},
+    "compressed": {"compressed": True},
+    "memory": {"parameters": {"process_every_pair": "true", "weights": "nano"}},
+}
+"""Options of the stages that the faults share."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,8 @@ class Fault:
         answers: results while it lasts, as a share of the images sent.
         resume_within: s until the first good result after it; None where the act ends without a target.
         sayable: whether there was anything to say, where that depends on the machine.
-        stage: the name of the setting it is played in (see `faults.run`).
-        scenes: that it is played with; what only needs images of any kind is played with one.
+        stage: one of `SETTINGS`.
+        scenes: that it is played with; one is enough for what does not depend on what the images show.
         quick: part of the test suite.
     """
 
@@ -127,7 +143,7 @@ def aux_value(value: float) -> Act:
 
 
 def with_bad_pixels(shot: Shot) -> list[Out]:
-    pixels = shot.aux().message and shot.scene.aux[shot.index].copy()
+    pixels = shot.scene.aux[shot.index].copy()
     rng = np.random.default_rng(0)  # a sensor's bad pixels stay where they are
     bad = rng.random(pixels.shape) < BAD_PIXELS
     hot = rng.random(pixels.shape) < 0.5
@@ -247,16 +263,19 @@ def publishers_restart(reliable: bool) -> Act:
 def malformed(messages: Callable[..., Iterable[object]]) -> Act:
     """Each shot has one malformed image, of either camera in turn."""
 
+    def spoilt(out: Out, fields: dict[str, object]) -> Out:
+        for name, value in fields.items():
+            setattr(out.message, name, value)
+        return out
+
     def act(stage: Stage) -> None:
         cameras, before = stage.cameras, stage.memory_mb()
         cameras.pause()
-        for number, message in enumerate(messages(MALFORMED, seed=0)):
+        for number, fields in enumerate(messages(MALFORMED, seed=0)):
             shot = cameras.take()
             for out in shot.good():
                 bad = out.stream == ("rgb", "aux")[number % 2]
-                if bad:
-                    message.header = out.message.header
-                cameras.publish(out._replace(message=message) if bad else out, shot)
+                cameras.publish(spoilt(out, fields) if bad else out, shot)
             time.sleep(1 / MALFORMED_RATE)
         cameras.start()
         assert stage.alive(), f"the node ended: {stage.last_words()}"
@@ -367,8 +386,10 @@ def new_target_while_aux_is_impossible(stage: Stage) -> None:
     stage.cameras.inject = impossible_aux
     time.sleep(1.0)
     stage.name_target("anew")
-    stage.wait("the new target", lambda: stage.ears.results[-1].track.target_id == "anew", 5.0)
-    stage.cameras.inject = None
+    try:
+        stage.wait("the new target", lambda: stage.ears.results[-1].track.target_id == "anew", 5.0)
+    finally:
+        stage.cameras.inject = None
 
 
 def impossible_aux(shot: Shot) -> list[Out]:
@@ -452,10 +473,24 @@ def busy(count: int):
 
 
 def starved(stage: Stage) -> None:
-    stage.cameras.lateness, before = 0.0, stage.ears.value("dropped")
     with busy(4 * len(os.sched_getaffinity(0))):
         time.sleep(4.0)
-    stage.starved = before
+
+
+def dropped(stage: Stage, episode: Episode) -> bool:
+    """Whether pairs were dropped since the fault began, more than a few."""
+    return stage.ears.grown("dropped", episode.began) > DROPS_TO_SAY
+
+
+def long_silence(stage: Stage, episode: Episode) -> bool:
+    """Whether there was time to notice that nothing came."""
+    return episode.ended - episode.began > 2.0
+
+
+def lost_on_the_way(stage: Stage, episode: Episode) -> bool:
+    """Whether the node missed a share of the images worth a word."""
+    arrived = stage.ears.grown("rgb", episode.began) + stage.ears.grown("aux", episode.began)
+    return arrived < (1 - LOSS_TO_SAY) * 2 * episode.shots
 
 
 def stopped(stage: Stage) -> None:
@@ -484,6 +519,7 @@ def respawned(stage: Stage) -> None:
     state = stage.ears.results[-1].track.state
     said = any(is_said(("old target",), status) for status in stage.ears.newest())
     stage.name_target()
+    assert stage.alive(), f"the node ended: {stage.last_words()}"
     assert state is not TargetState.TRACKING, "TRACKING the initial_box of the process before"
     assert said, "diagnostics did not say 'old target'"
 
@@ -491,22 +527,25 @@ def respawned(stage: Stage) -> None:
 # Settings of their own.
 
 
-def without_clock(stage: Stage) -> None:
+def without_clock(stage: Stage) -> float:
     """use_sim_time, and nobody publishes /clock."""
     stage.kill()
     stage.start(use_sim_time="true")
     stage.wait_active()
     stage.wait("results", lambda: stage.between(time.monotonic() - 0.5, time.monotonic()))
+    began = time.monotonic()
     stage.name_target()
     time.sleep(LASTS)
     restarted(stage)
+    return began
 
 
-def unconfigurable(stage: Stage) -> None:
+def unconfigurable(stage: Stage) -> float:
     """A weights file that is not there; mended 3 s later."""
     stage.kill()
     stage.start(weights="/nowhere/none.safetensors")
-    stage.wait("the node", lambda: stage.state() == "unconfigured")
+    stage.wait("the node", lambda: "none.safetensors" in stage.last_words())
+    began = time.monotonic()
     time.sleep(LASTS)
     assert stage.set("weights", ""), "the parameter could not be mended"
     for label in ("configure", "activate"):
@@ -514,3 +553,120 @@ def unconfigurable(stage: Stage) -> None:
     stage.wait_active()
     stage.wait("results", lambda: stage.between(time.monotonic() - 0.5, time.monotonic()))
     stage.name_target()
+    return began
+
+
+def flooded(pairs: int) -> Act:
+    """Many pairs, as fast as they are answered; the node's memory must not grow."""
+
+    def act(stage: Stage) -> None:
+        cameras, before = stage.cameras, len(stage.ears.results)
+        memory: list[float] = []
+        cameras.pause()
+        for sent in range(pairs):
+            shot = cameras.take()
+            for out in shot.good():
+                cameras.publish(out, shot)
+            if sent >= min(WARM_UP, pairs // 10) and sent % 100 == 0:
+                memory.append(stage.memory_mb())
+            enough = before + sent - IN_FLIGHT
+            stage.wait("results", lambda: len(stage.ears.results) > enough)  # noqa: B023 - done before it changes
+        cameras.start()
+        stage.figures = {"pairs": pairs, "memory_mb": memory[0], "memory_mb_most": max(memory)}
+        grown = max(memory) / memory[0] - 1
+        assert grown < GROWTH, f"memory grew by {grown:.1%} from pair {WARM_UP} on"
+
+    return act
+
+
+def best_effort(stage: Stage) -> float:
+    """Images larger than Fast DDS's shared memory, without its profile."""
+    publishers_restart(reliable=False)(stage)
+    began = time.monotonic()
+    time.sleep(4.0)
+    publishers_restart(reliable=True)(stage)
+    return began
+
+
+def one_hour(shot: Shot) -> int:
+    return shot.stamp + 3600 * SECOND
+
+
+INPUTS = ("bad RGB image", "bad auxiliary image")
+CLOCKS = ("nothing pairs", "few pairs")
+GARBAGE = ("stamp outlier", "stamps missing")
+SIZES = ("image size outlier", "bad RGB image", "bad auxiliary image", "registration")
+EVERY = ("face", "thermal", "depth")
+RANGED = ("face", "thermal")
+
+def faults(pairs: int) -> tuple[Fault, ...]:
+    """All of them; pairs: sent for the one of memory."""
+    return (*_FAULTS, Fault(f"memory over {pairs:,} pairs", flooded(pairs), stage="memory"))
+
+
+_FAULTS = (
+    Fault("all transitions, from active down and up again", transitions, quick=True),
+    Fault("aux clock +1 s", aux_clock(1.0), CLOCKS, answers=ANSWERS, scenes=EVERY),
+    Fault("target in the future", requests(true_box, 5.0), ("target refused",), answers=ANSWERS),
+    Fault("aux clock -1 s", aux_clock(-1.0), CLOCKS, answers=ANSWERS),
+    Fault("RGB silent 3 s", lasting(lambda shot: [shot.aux()]), ("no RGB images",), scenes=EVERY, quick=True),
+    Fault("target on a frame long gone", requests(true_box, -60.0), ("target refused",), answers=ANSWERS),
+    Fault("aux clock +10 h", aux_clock(36_000.0), CLOCKS, answers=ANSWERS),
+    Fault("auxiliary images silent 3 s", lasting(lambda shot: [shot.rgb()]), ("no auxiliary images",), answers=ANSWERS, scenes=EVERY),
+    Fault("target outside of the image", requests(lambda stage: (4000, 10, 40, 40)), ("target refused",), answers=ANSWERS),
+    Fault("aux clock +0.2 s", aux_clock(0.2), CLOCKS, answers=ANSWERS),
+    Fault("both silent 3 s", lasting(lambda shot: []), ("no RGB images", "no auxiliary images")),
+    Fault("target of NaN", requests(lambda stage: (math.nan, 10, 40, 40)), ("target refused",), answers=ANSWERS),
+    Fault("stamps constant", fixed_stamps(), ("stamps constant",), answers=ANSWERS),
+    Fault("loss of 30 % of each stream", lossy(0.3), answers=ANSWERS, scenes=EVERY),
+    Fault("target of 1 px", requests(lambda stage: (10, 10, 1, 1)), ("target refused",), answers=ANSWERS),
+    Fault("stamps zero", both_stamps(lambda shot: 0), ("stamps missing", "stamps constant"), answers=ANSWERS),
+    Fault("arrivals up to 50 ms late", late_arrivals(0.05), answers=ANSWERS),
+    Fault("each image twice", lasting(lambda shot: [out for out in shot.good() for _ in range(2)]), answers=ANSWERS),
+    Fault("stamps 5 s ahead of the clock", both_stamps(lambda shot: shot.stamp + 5 * SECOND), ("stamps ahead",), answers=ANSWERS),
+    Fault("aux stamps unsteady by 50 ms", unsteady_stamps(0.1), answers=ANSWERS),
+    Fault("groups of three last first", reversed_order(3)),
+    Fault("stamps 100 s old", both_stamps(lambda shot: shot.stamp - 100 * SECOND), ("stamps old",), answers=ANSWERS),
+    Fault("publishers restart", publishers_restart(reliable=True), ("no RGB images", "no auxiliary images"), sayable=long_silence, quick=True),
+    Fault("publishers restart as best effort", publishers_restart(reliable=False)),
+    Fault("RGB image of 1x1", rgb_size(1, 1), SIZES, answers=ANSWERS, scenes=EVERY),
+    Fault("auxiliary image of 1e30", aux_value(1e30), ("aux range outlier", "bad auxiliary image"), scenes=RANGED),
+    Fault("lens caps on for 3 s", lasting(covered), ("LOST",), said_within=3.0),
+    Fault("RGB image of 5000x1", rgb_size(1, 5000), SIZES),
+    Fault("auxiliary image of -1e30", aux_value(-1e30), ("aux range outlier", "bad auxiliary image"), scenes=RANGED),
+    Fault("auxiliary image of NaN", aux_value(math.nan), scenes=RANGED),
+    Fault("auxiliary image of infinity", aux_value(math.inf), scenes=RANGED),
+    Fault("depth image without a reading", aux_value(0), scenes=("depth",)),
+    Fault("depth image of 65535", aux_value(65535), scenes=("depth",)),
+    Fault("auxiliary image of 1x1", single(lambda shot: [shot.rgb(), shot.aux(shot.scene.aux[0][:1, :1])]), SIZES),
+    Fault("5 % bad pixels", lasting(with_bad_pixels, 5.0), answers=ANSWERS, scenes=EVERY),
+    Fault("auxiliary images of int32", lasting(impossible_aux), ("bad auxiliary image",), answers=ANSWERS, quick=True),
+    Fault("RGB alone to half size", rescaled(0.5, 1.0, LASTS), ("image size changed", *SIZES), answers=ANSWERS),
+    Fault("new target while aux cannot be read", new_target_while_aux_is_impossible, ("bad auxiliary image",)),
+    Fault("both cameras to half size", rescaled(0.5, 0.5), ("image size changed",), scenes=EVERY),
+    Fault("1,000 malformed images", malformed(malformed_images), INPUTS),
+    Fault("both cameras back to full size", rescaled(1.0, 1.0), ("image size changed",), scenes=EVERY),
+    Fault("malformed CDR", malformed_cdr),
+    Fault("deactivated for 3 s", paused, ("old target",), said_within=LASTS + 2.0),
+    Fault("target named on background", background, ("wrong target suspected", "LOST"), said_within=6.0),
+    Fault("other processes take the CPU", starved, ("too slow",), said_within=4.0, sayable=dropped, resume_within=3.0),
+    Fault("stopped for 3 s (SIGSTOP)", stopped, quick=True),
+    Fault("SIGINT", ended_by(signal.SIGINT)),
+    Fault("SIGTERM", ended_by(signal.SIGTERM)),
+    Fault("each state to its shutdown", shutdowns),
+    Fault("use_sim_time without /clock", without_clock, ("stamps ahead",)),
+    Fault("weights file missing", unconfigurable, ("configure failed",), "ERROR"),
+    Fault("RGB stamp of 0", rgb_stamp(lambda shot: 0), GARBAGE, stage="initial"),
+    Fault("aux stamp of 0", aux_stamp(lambda shot: 0), GARBAGE, stage="initial"),
+    Fault("RGB stamp of -1 s", rgb_stamp(lambda shot: -SECOND), GARBAGE, stage="initial"),
+    Fault("RGB stamp of 2^31 - 1 s", rgb_stamp(lambda shot: (2**31 - 1) * SECOND), GARBAGE, stage="initial"),
+    Fault("aux stamp of 2^31 - 1 s", aux_stamp(lambda shot: (2**31 - 1) * SECOND), GARBAGE, stage="initial"),
+    Fault("RGB stamp +1 h", rgb_stamp(one_hour), GARBAGE, stage="initial"),
+    Fault("aux stamp +1 h", aux_stamp(one_hour), GARBAGE, stage="initial"),
+    Fault("a recording loops", loop, answers=ANSWERS, stage="initial"),
+    Fault("SIGKILL and respawn", respawned, stage="initial"),
+    Fault("JPEG cut in half", single(truncated), ("bad RGB image",), stage="compressed"),
+    Fault("PNG of 30,000 x 30,000", bombs, INPUTS, stage="compressed", quick=True),
+    Fault("1,000 malformed compressed images", malformed(malformed_compressed), INPUTS, stage="compressed"),
+    Fault("best-effort images beyond Fast DDS's memory", best_effort, ("RGB images lost", "auxiliary images lost"), said_within=4.0, sayable=lost_on_the_way, scenes=("thermal",)),
+)
