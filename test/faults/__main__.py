@@ -37,7 +37,9 @@ def main(
             for source in (disk, play_all(chosen, folder)):
                 for row in source:
                     rows.append(row)
-                    console.print(f"{len(rows):3} {row.fault}: {'; '.join(row.short) or 'passed'}", markup=False, soft_wrap=True)
+                    console.print(
+                        f"{len(rows):3} {row.fault}: {'; '.join(row.short) or 'passed'}", markup=False, soft_wrap=True
+                    )
                     output.write_text(json.dumps([row.as_json() for row in rows], indent=1) + "\n")
         except KeyboardInterrupt:
             console.print("interrupted")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cmdtrack_ros.ros.health import CAUSES
+
 if TYPE_CHECKING:
     from faults.stage import Result, Stage, Status
     from faults.table import Fault
@@ -100,8 +102,6 @@ def _judge_results(row: Row, fault: Fault, stage: Stage, episode: Episode) -> No
     answered = len(stage.between(episode.began, episode.ended))
     if fault.answers and answered < fault.answers * episode.shots:
         row.short.append(f"{answered} results of {episode.shots} images while it lasted")
-    if fault.resume_within is None:
-        return
     after = stage.between(episode.ended, episode.watched)
     good = next((result for result in after if stage.follows(result)), None)
     row.resumed_s = good.at - episode.ended if good else None
@@ -136,8 +136,8 @@ def _judge_words(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None
     expected = " or ".join(f"'{cause}'" for cause in fault.causes)
     if row.said_s is None:
         row.short.append(f"diagnostics did not say {expected}")
-    elif LEVELS.index(row.level) < LEVELS.index(fault.level):
-        row.short.append(f"said as {row.level}, expected {fault.level}")
+    elif LEVELS.index(row.level) < (level := min(CAUSES[cause].level[0] for cause in fault.causes)):
+        row.short.append(f"said as {row.level}, expected {LEVELS[level]}")
     elif row.said_s > fault.said_within + episode.lateness:
         row.short.append(f"said after {row.said_s:.1f} s, expected {fault.said_within:g} s")
     _judge_lines(row, fault, stage, episode, expected)

@@ -9,16 +9,19 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
+from faults.acts import restarted
 from faults.judge import AFTER, OVER_WITHIN, Episode, Row, judge, judge_over, over_at
 from faults.scenes import SCENES, available
 from faults.stage import Stage, staged
-from faults.table import SETTINGS, Fault, restarted
+from faults.table import SETTINGS, Fault
 from synthetic import make_block, run_cli
 
 QUIET_WITHIN = 10.0  # s until the diagnostics say nothing any more of what was before
 ANSWER_WITHIN = 10.0  # s for a service of a node that is alive
 # Lines that OpenCV, libjpeg and libpng print by themselves.
-BY_ITSELF = re.compile(r"^(\[ *(?:WARN|ERROR):.*|libpng .*|Corrupt JPEG.*|Premature end.*|.*extraneous bytes.*)$", re.M)
+BY_ITSELF = re.compile(
+    r"^(\[ *(?:WARN|ERROR):.*|libpng .*|Corrupt JPEG.*|Premature end.*|.*extraneous bytes.*)$", re.MULTILINE
+)
 
 
 def play_all(faults: Sequence[Fault], folder: Path) -> Iterator[Row]:

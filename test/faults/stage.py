@@ -25,6 +25,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
 from rcl_interfaces.srv import SetParameters
 from rclpy.context import Context
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -38,6 +39,7 @@ from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.track import TargetState, Track
 from faults.scenes import Scene
 
+ASK_AGAIN = 2.0  # s without an answer
 PATIENCE = 60.0  # s to wait for what must come, however busy the machine
 AUX_LATER = 0.008  # s from an RGB image to its partner
 FASTEST = 30.0  # Hz of the cameras
@@ -137,8 +139,10 @@ class Cameras:
         kind = CompressedImage if self.compressed else Image
         reliability = ReliabilityPolicy.RELIABLE if self.reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=30, reliability=reliability)
+        silent = PublisherEventCallbacks(use_default_callbacks=False)  # of a node that has yet to subscribe anew
         self.publishers = {
-            stream: self.node.create_publisher(kind, f"{stream}/image", qos) for stream in ("rgb", "aux")
+            stream: self.node.create_publisher(kind, f"{stream}/image", qos, event_callbacks=silent)
+            for stream in ("rgb", "aux")
         }
 
     def close_publishers(self) -> None:
@@ -325,12 +329,15 @@ class Stage:
         return self.folder / "node.log"
 
     def start(self, **changed: object) -> None:
-        """Start the node's process; its log is appended to."""
-        options = [part for name, value in {**self.parameters, **changed}.items() for part in ("-p", f"{name}:={value}")]
+        """Start the node's process, and wait until it answers; its log is appended to."""
+        options = [
+            part for name, value in {**self.parameters, **changed}.items() for part in ("-p", f"{name}:={value}")
+        ]
         command = [sys.executable, str(SCRIPT), "--ros-args", "-r", "__ns:=/faults", *options]
         environment = {**os.environ, "ROS_LOG_DIR": str(self.folder)}
         with self.log.open("a") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        self.state()
 
     def kill(self) -> None:
         if self.process:
@@ -380,7 +387,14 @@ class Stage:
         return future.result()
 
     def state(self, patience: float = PATIENCE) -> str:
-        return self.call(GetState, "get_state", patience).current_state.label
+        """The lifecycle state; asked again where an answer is lost, as of a node that was killed or just starts."""
+        end = time.monotonic() + patience
+        while True:
+            try:
+                return self.call(GetState, "get_state", ASK_AGAIN).current_state.label
+            except AssertionError:
+                if not self.alive() or time.monotonic() > end:
+                    raise
 
     def ask(self, number: int = 0, label: str = "") -> bool:
         """Whether the node made the transition."""
@@ -478,4 +492,3 @@ def staged(scene: Scene, folder: Path, **options: Any) -> Iterator[Stage]:
         yield stage
     finally:
         stage.close()
-
