@@ -28,13 +28,12 @@ def main(
     """Play every fault; exit code 1 where the node falls short in one."""
     isolate()
     output.parent.mkdir(parents=True, exist_ok=True)
-    chosen = [fault for fault in faults(pairs) if re.search(only, fault.name)]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="faults_") as scratch:
         folder = Path(scratch)
         disk = full_disk(folder) if re.search(only, "full disk") else ()
         try:
-            for source in (disk, play_all(chosen, folder)):
+            for source in (disk, play_all(faults(pairs), folder, only)):
                 for row in source:
                     rows.append(row)
                     console.print(

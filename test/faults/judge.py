@@ -84,9 +84,13 @@ class Episode:
     printed: str = ""
 
 
+def name_of(fault: Fault, scene: str) -> str:
+    return f"{fault.name} ({scene})"
+
+
 def judge(fault: Fault, stage: Stage, episode: Episode) -> Row:
     """The row of a fault that has just been watched; `judge_over` completes it later."""
-    row = Row(f"{fault.name} ({stage.scene.name})", episode.survived, figures=dict(stage.figures))
+    row = Row(name_of(fault, stage.scene.name), episode.survived, figures=dict(stage.figures))
     if not episode.survived:
         row.short.append("the node did not survive")
     if episode.failed:

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 
 from faults.acts import restarted
-from faults.judge import AFTER, OVER_WITHIN, Episode, Row, judge, judge_over, over_at
+from faults.judge import AFTER, OVER_WITHIN, Episode, Row, judge, judge_over, name_of, over_at
 from faults.scenes import SCENES, available
 from faults.stage import Stage, staged
 from faults.table import SETTINGS, Fault
@@ -24,15 +24,18 @@ BY_ITSELF = re.compile(
 )
 
 
-def play_all(faults: Sequence[Fault], folder: Path) -> Iterator[Row]:
-    """The rows of these faults; those of one stage are played one after the other to the same node."""
-    ordered = sorted(
-        ((fault.stage, scene, fault) for fault in faults for scene in fault.scenes if available(scene)),
-        key=lambda entry: (list(SETTINGS).index(entry[0]), list(SCENES).index(entry[1])),
-    )
-    for (setting, scene), group in groupby(ordered, key=lambda entry: entry[:2]):
-        with staged(SCENES[scene](), folder / f"{setting}_{scene}", **SETTINGS[setting]) as stage:
-            yield from play_on(stage, [fault for _, _, fault in group])
+def play_all(faults: Sequence[Fault], folder: Path, only: str = "") -> Iterator[Row]:
+    """The rows of these faults, where their names have the pattern `only`; one node for all of a stage."""
+    entries = [(fault.stage, scene, fault) for fault in faults for scene in fault.scenes if available(scene)]
+    chosen = [entry for entry in entries if re.search(only, name_of(entry[2], entry[1]))]
+    chosen.sort(key=lambda entry: (list(SETTINGS).index(entry[0]), list(SCENES).index(entry[1])))
+    for (setting, scene), group in groupby(chosen, key=lambda entry: entry[:2]):
+        played = [fault for _, _, fault in group]
+        try:
+            with staged(SCENES[scene](), folder / f"{setting}_{scene}", **SETTINGS[setting]) as stage:
+                yield from play_on(stage, played)
+        except AssertionError as error:
+            yield Row(f"all of stage {setting} ({scene})", False, short=[f"the node was not brought to work: {error}"])
 
 
 def play_on(stage: Stage, faults: Sequence[Fault]) -> Iterator[Row]:
