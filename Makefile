@@ -2,6 +2,7 @@
 #   make demo                     track a face in a video that a package carries, and leave out/demo/
 #   make demo SEQUENCE=path       the same with any sequence folder
 #   make test                     all tests;  make test ARGS="-k pairing -x"  passes options on to pytest
+#   make faults                   attack the running node, write out/faults.json;  make faults ARGS="--only silent"  a part
 #   make check                    what is to be said of the code without running it: lint, format, types
 #   make format                   put it in that format
 #   make setup PYTHON=python3.12  only the set-up, with a Python of your choice
@@ -12,11 +13,11 @@ ARGS ?=
 # A sourced apt ROS 2 must not leak its modules into the virtual environment.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test faults check format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,7s/^# *//p' Makefile
+	@sed -n '2,8s/^# *//p' Makefile
 	@echo "make clean                    remove what was built and written, .venv included"
 
 setup:
@@ -27,6 +28,9 @@ demo: setup
 
 test: setup
 	.venv/bin/python -m pytest $(ARGS)
+
+faults: setup
+	PYTHONPATH=test .venv/bin/python -m faults --output out/faults.json $(ARGS)
 
 check: setup
 	.venv/bin/ruff check .
