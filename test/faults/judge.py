@@ -133,6 +133,8 @@ def _judge_words(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None
         row.said, row.level, row.said_s = _text(first, fault.causes), first.level, first.at - episode.began
     elif heard and not fault.causes:
         row.said, row.level = heard[0].message, heard[0].level
+    if fault.quiet and (alarms := {status.message for status in heard if status.message != "too slow"}):
+        row.short.append(f"false alarm: {', '.join(sorted(alarms))}")
     if any("internal error" in status.message for status in heard):
         row.short.append("internal error")
     if not fault.causes or (fault.sayable and not fault.sayable(stage, episode)):

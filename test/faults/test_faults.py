@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_fault_that_is_said_and_survived_passes() -> None:
 
 
 def falls_short(stage: Heard, says: str, **changes: object) -> None:
-    episode = Episode(**{**EPISODE.__dict__, **changes})
+    episode = replace(EPISODE, **changes)
     assert [short for short in verdict(stage, episode=episode).short if says in short], says
 
 
@@ -80,6 +81,11 @@ def test_node_that_dies_or_errs_falls_short() -> None:
     stage = Heard()
     stage.ears.statuses.append(Status(103.0, "tracker: tracking", "ERROR", "internal error", {}))
     falls_short(stage, "internal error")
+
+
+def test_false_alarm_falls_short() -> None:
+    row = judge(replace(SAID, causes=(), quiet=True), Heard(), EPISODE)
+    assert row.short == ["false alarm: nothing pairs"]
 
 
 def test_silence_falls_short() -> None:
@@ -100,7 +106,7 @@ def test_late_words_fall_short_unless_the_machine_was_late() -> None:
     stage = Heard()
     stage.ears.statuses = [s for s in stage.ears.statuses if s.at >= 103 or s.level == "OK"]
     falls_short(stage, "said after 3.0 s, expected 2 s")
-    assert verdict(stage, episode=Episode(**{**EPISODE.__dict__, "lateness": 1.5})).short == []
+    assert verdict(stage, episode=replace(EPISODE, lateness=1.5)).short == []
 
 
 def test_cause_that_stays_falls_short() -> None:
