@@ -29,7 +29,21 @@ FORMATS = {  # by the suffix that OpenCV knows: what a driver writes into `forma
     ".bmp": "bgr8; bmp compressed bgr8",
 }
 _NUMBERS = (0, 1, 2, 3, 7, 47, 49, 63, 65, 255, 4096, 65535, 70_000, 2**31 - 1, 2**31, 2**32 - 1)
-_NAMES = ("", "foo8", "RGB8", "rgb8 ", "8UC2", "8UC", "8SC3", "32SC1", "64FC4", "bayer_rggb8", "nv12", "yuyv", "\u00e9" * 9)
+_NAMES = (
+    "",
+    "foo8",
+    "RGB8",
+    "rgb8 ",
+    "8UC2",
+    "8UC",
+    "8SC3",
+    "32SC1",
+    "64FC4",
+    "bayer_rggb8",
+    "nv12",
+    "yuyv",
+    "\u00e9" * 9,
+)
 
 
 def malformed_images(count: int, seed: int = 0) -> Iterator[SimpleNamespace]:

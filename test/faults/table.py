@@ -75,6 +75,11 @@ def one_hour(shot: Shot) -> int:
     return shot.stamp + 3600 * acts.SECOND
 
 
+def last_second(_: Shot) -> int:
+    """The last that a stamp can say."""
+    return (2**31 - 1) * acts.SECOND
+
+
 INPUTS = ("bad RGB image", "bad auxiliary image")
 CLOCKS = ("nothing pairs", "few pairs")
 GARBAGE = ("stamp outlier", "stamps missing")
@@ -190,7 +195,7 @@ _FAULTS = (
         stage="initial",
         scenes=RANGED,
     ),
-    Fault("aux stamp of 2^31 - 1 s", acts.aux_stamp(lambda shot: (2**31 - 1) * acts.SECOND), GARBAGE, stage="initial"),
+    Fault("aux stamp of 2^31 - 1 s", acts.aux_stamp(last_second), GARBAGE, stage="initial"),
     Fault("RGB stamp +1 h", acts.rgb_stamp(one_hour), GARBAGE, stage="initial", scenes=RANGED),
     Fault("aux stamp +1 h", acts.aux_stamp(one_hour), GARBAGE, stage="initial"),
     Fault("a recording loops", acts.loop, answers=ANSWERS, stage="initial"),
