@@ -90,7 +90,8 @@ def name_of(fault: Fault, scene: str) -> str:
 
 def judge(fault: Fault, stage: Stage, episode: Episode) -> Row:
     """The row of a fault that has just been watched; `judge_over` completes it later."""
-    row = Row(name_of(fault, stage.scene.name), episode.survived, figures=dict(stage.figures))
+    row = Row(name_of(fault, stage.scene.name), episode.survived)
+    row.figures = {"camera_hz": stage.cameras.rate, **stage.figures}
     if not episode.survived:
         row.short.append("the node did not survive")
     if episode.failed:
@@ -141,7 +142,8 @@ def _judge_words(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None
         return
     expected = " or ".join(f"'{cause}'" for cause in fault.causes)
     if row.said_s is None:
-        row.short.append(f"diagnostics did not say {expected}")
+        instead = "; ".join(sorted({status.message for status in heard})) or "nothing"
+        row.short.append(f"diagnostics did not say {expected}, but {instead}")
     elif LEVELS.index(row.level) < (level := min(CAUSES[cause].level[0] for cause in fault.causes)):
         row.short.append(f"said as {row.level}, expected {LEVELS[level]}")
     elif row.said_s > fault.said_within + episode.lateness:

@@ -96,10 +96,10 @@ def faults(pairs: int) -> tuple[Fault, ...]:
 _FAULTS = (
     Fault("nothing", acts.lasting(Shot.good, 5.0), answers=ANSWERS, quiet=True, scenes=EVERY, quick=True),
     Fault("all transitions, from active down and up again", acts.transitions, quick=True),
-    Fault("aux clock +1 s", acts.aux_clock(1.0), CLOCKS, answers=ANSWERS, scenes=EVERY),
+    Fault("aux clock +1 s", acts.aux_clock(1.0), CLOCKS, answers=ANSWERS),
     Fault("target in the future", acts.requests(acts.true_box, 5.0), ("target refused",), answers=ANSWERS),
     Fault("aux clock -1 s", acts.aux_clock(-1.0), CLOCKS, answers=ANSWERS),
-    Fault("RGB silent 3 s", acts.lasting(lambda shot: [shot.aux()]), ("no RGB images",), scenes=EVERY),
+    Fault("RGB silent 3 s", acts.lasting(lambda shot: [shot.aux()]), ("no RGB images",), scenes=RANGED),
     Fault("target on a frame long gone", acts.requests(acts.true_box, -60.0), ("target refused",), answers=ANSWERS),
     Fault("aux clock +10 h", acts.aux_clock(36_000.0), CLOCKS, answers=ANSWERS),
     Fault(
@@ -107,7 +107,7 @@ _FAULTS = (
         acts.lasting(lambda shot: [shot.rgb()]),
         ("no auxiliary images",),
         answers=ANSWERS,
-        scenes=EVERY,
+        scenes=RANGED,
     ),
     Fault(
         "target outside of the image",

@@ -30,7 +30,7 @@ class Heard:
     """A stage on which nothing is played: results at 10 Hz, and what the node is made to have said."""
 
     scene = SimpleNamespace(name="face")
-    cameras = SimpleNamespace(truth=lambda at, stamp: (0, np.array([10.0, 10, 20, 20])))
+    cameras = SimpleNamespace(rate=10.0, truth=lambda at, stamp: (0, np.array([10.0, 10, 20, 20])))
     overlap, follows = Stage.overlap, Stage.follows
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ def test_false_alarm_falls_short() -> None:
 def test_silence_falls_short() -> None:
     stage = Heard()
     stage.ears.statuses = [Status(s.at, s.name, "OK", "paired", {}) for s in stage.ears.statuses]
-    falls_short(stage, "did not say 'nothing pairs'")
+    falls_short(stage, "did not say 'nothing pairs', but nothing")
     stage = Heard()
     stage.ears.statuses = [s._replace(level="OK") for s in stage.ears.statuses]
     falls_short(stage, "did not say 'nothing pairs'")
