@@ -104,7 +104,8 @@ def judge(fault: Fault, stage: Stage, episode: Episode) -> Row:
 
 
 def _judge_results(row: Row, fault: Fault, stage: Stage, episode: Episode) -> None:
-    answered = len(stage.between(episode.began, episode.ended))
+    # What a busy machine dropped had been taken up all the same.
+    answered = len(stage.between(episode.began, episode.ended)) + stage.ears.grown("dropped", episode.began)
     if fault.answers and answered < fault.answers * episode.shots:
         row.short.append(f"{answered} results of {episode.shots} images while it lasted")
     after = stage.between(episode.ended, episode.watched)
