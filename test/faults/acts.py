@@ -112,6 +112,23 @@ def covered(shot: Shot) -> list[Out]:
     return [shot.rgb(np.full_like(shot.scene.rgb[0], 60)), shot.aux(aux_like(shot, np.median(shot.scene.aux[0])))]
 
 
+def lens_caps(stage: Stage) -> float:
+    """On until the target is lost, and for 3 s more; begins with the loss."""
+    put_on = time.monotonic()
+
+    def lost() -> list[float]:
+        results = stage.between(put_on, time.monotonic())
+        return [result.at for result in results if result.track.state is TargetState.LOST]
+
+    stage.cameras.inject = covered
+    try:
+        stage.wait("the state LOST", lost, 10.0)
+        time.sleep(LASTS)
+    finally:
+        stage.cameras.inject = None
+    return lost()[0]
+
+
 def fixed_stamps() -> Act:
     begun: list[int] = []
 

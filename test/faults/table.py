@@ -148,7 +148,7 @@ _FAULTS = (
     Fault("publishers restart as best effort", acts.publishers_restart(reliable=False)),
     Fault("RGB image of 1x1", acts.rgb_size(1, 1), SIZES, scenes=EVERY),
     Fault("auxiliary image of 1e30", acts.aux_value(1e30), ("aux range outlier", "bad auxiliary image"), scenes=RANGED),
-    Fault("lens caps on for 3 s", acts.lasting(acts.covered), ("LOST",), said_within=3.0),
+    Fault("lens caps on until the target is lost", acts.lens_caps, ("LOST",)),
     Fault("RGB image of 5000x1", acts.rgb_size(1, 5000), SIZES),
     Fault(
         "auxiliary image of -1e30", acts.aux_value(-1e30), ("aux range outlier", "bad auxiliary image"), scenes=RANGED
