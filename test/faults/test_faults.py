@@ -43,7 +43,7 @@ class Heard:
             if 101 <= second < 106:
                 self.ears.statuses.append(Status(second, "tracker: pairing", "WARN", "nothing pairs", said))
             else:
-                self.ears.statuses.append(Status(second, "tracker: pairing", "OK", "paired", {}))
+                self.ears.statuses.append(Status(second, "tracker: pairing", "OK", "nothing pairs: over", {}))
 
     def between(self, began: float, ended: float) -> list[Result]:
         track = Track(self.box, 0.9, TargetState.TRACKING, 0.5, 0.5, True, True)
