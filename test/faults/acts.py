@@ -210,8 +210,8 @@ def rescaled(rgb: float, aux: float, seconds: float = 0.0) -> Act:
 
     def act(stage: Stage) -> None:
         before, stage.cameras.scale = stage.cameras.scale, (rgb, aux)
+        time.sleep(seconds or 2 / stage.cameras.rate)  # the first image at least
         if seconds:
-            time.sleep(seconds)
             stage.cameras.scale = before
 
     return act
