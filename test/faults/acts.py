@@ -88,6 +88,14 @@ def rgb_size(height: int, width: int) -> Act:
     return single(lambda shot: [shot.rgb(np.full((height, width, 3), 90, np.uint8)), shot.aux()])
 
 
+def both_sizes(height: int, width: int) -> Act:
+    def inject(shot: Shot) -> list[Out]:
+        aux = np.full((height, width), shot.scene.aux[0].flat[0], shot.scene.aux[0].dtype)
+        return [shot.rgb(np.full((height, width, 3), 90, np.uint8)), shot.aux(aux)]
+
+    return single(inject)
+
+
 def aux_like(shot: Shot, value: float) -> np.ndarray:
     """An auxiliary image of one value."""
     return np.full_like(shot.scene.aux[shot.index], value)
@@ -291,25 +299,28 @@ def compressed_as(data: bytes, stream: str = "rgb", form: str = "rgb8; jpeg comp
 
 
 def bomb() -> bytes:
-    """A PNG of 30,000 x 30,000 grey pixels, a few hundred kilobytes of zeros."""
+    """A PNG of 30,000 x 30,000 grey pixels, a few megabytes of zeros."""
     import struct
     import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    side, packer = 30_000, zlib.compressobj(9)
+    side, packer = 30_000, zlib.compressobj(1)
     row = bytes(side + 1)
     rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def bombs(stage: Stage) -> None:
-    before, data = stage.memory_mb(), bomb()
+def bombs(stage: Stage) -> float:
+    """One from either camera."""
+    data, before = bomb(), stage.memory_mb()
+    began = time.monotonic()
     compressed_as(data, "rgb", "rgb8; png compressed rgb8")(stage)
     compressed_as(data, "aux", "mono16; png compressed ")(stage)
     assert stage.memory_mb() - before < MALFORMED_MB, f"grew by {stage.memory_mb() - before:.0f} MB"
+    return began
 
 
 def truncated(shot: Shot) -> list[Out]:

@@ -149,7 +149,7 @@ _FAULTS = (
     Fault("RGB image of 1x1", acts.rgb_size(1, 1), SIZES, scenes=EVERY),
     Fault("auxiliary image of 1e30", acts.aux_value(1e30), ("aux range outlier", "bad auxiliary image"), scenes=RANGED),
     Fault("lens caps on until the target is lost", acts.lens_caps, ("LOST",)),
-    Fault("RGB image of 5000x1", acts.rgb_size(1, 5000), SIZES),
+    Fault("both images of 5000x1", acts.both_sizes(1, 5000), SIZES, scenes=RANGED),
     Fault(
         "auxiliary image of -1e30", acts.aux_value(-1e30), ("aux range outlier", "bad auxiliary image"), scenes=RANGED
     ),
@@ -175,6 +175,7 @@ _FAULTS = (
     Fault("both cameras back to full size", acts.rescaled(1.0, 1.0), ("image size changed",), scenes=EVERY),
     Fault("malformed CDR", acts.malformed_cdr),
     Fault("deactivated for 3 s", acts.paused, ("old target",), said_within=acts.LASTS + 2.0),
+    Fault("both images of 1x1", acts.both_sizes(1, 1), SIZES, scenes=RANGED),
     Fault("target named on background", acts.background, ("wrong target suspected", "LOST"), said_within=6.0),
     Fault(
         "other processes take the CPU", acts.starved, ("too slow",), said_within=4.0, sayable=dropped, resume_within=3.0
