@@ -179,7 +179,7 @@ SPECS = (
     Spec(
         "aux_offset",
         _PAIRING_DEFAULTS.aux_offset,
-        "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
+        "Seconds added to every auxiliary stamp; negative where that camera's clock is ahead.",
         *RANGES["aux_offset"],
         live=True,
     ),
