@@ -81,7 +81,7 @@ def last_second(_: Shot) -> int:
 
 
 INPUTS = ("bad RGB image", "bad auxiliary image")
-CLOCKS = ("nothing pairs", "few pairs")
+CLOCKS = ("nothing pairs", "few pairs", "clocks apart")
 GARBAGE = ("stamp outlier", "stamps missing")
 SIZES = ("image size outlier", "bad RGB image", "bad auxiliary image", "registration")
 EVERY = ("face", "thermal", "depth")
