@@ -53,17 +53,18 @@ def lasting(inject: Inject, seconds: float = LASTS) -> Act:
 def single(inject: Inject) -> Act:
     """One shot is sent as `inject` makes it, and none for a moment before and after, lest a newer one replace it."""
 
-    def act(stage: Stage) -> None:
+    def act(stage: Stage) -> float:
         quiet = max(1, round(QUIET * stage.cameras.rate))
-        taken: list[int] = []
+        taken: list[float] = []
 
         def once(shot: Shot) -> list[Out]:
-            taken.append(shot.stamp)
+            taken.append(time.monotonic())
             return inject(shot) if len(taken) == quiet + 1 else []
 
         stage.cameras.inject = once
         stage.wait("the shots", lambda: len(taken) > 2 * quiet)
         stage.cameras.inject = None
+        return taken[quiet]
 
     return act
 
