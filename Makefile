@@ -2,6 +2,7 @@
 #   make demo                     track a face in a video that a package carries, and leave out/demo/
 #   make demo SEQUENCE=path       the same with any sequence folder
 #   make test                     all tests;  make test ARGS="-k pairing -x"  passes options on to pytest
+#   make test CMDTRACK_ROS_EXTRAS=prefix  beside what scripts/real_ros.py built there
 #   make faults                   attack the running node, write out/faults.json;  make faults ARGS="--only silent"  a part
 #   make check                    what is to be said of the code without running it: lint, format, types
 #   make format                   put it in that format
@@ -9,6 +10,7 @@
 PYTHON ?= python3
 SEQUENCE ?=
 ARGS ?=
+CMDTRACK_ROS_EXTRAS ?=
 
 # A sourced apt ROS 2 must not leak its modules into the virtual environment.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
@@ -17,7 +19,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,8s/^# *//p' Makefile
+	@sed -n '2,9s/^# *//p' Makefile
 	@echo "make clean                    remove what was built and written, .venv included"
 
 setup:
@@ -27,7 +29,7 @@ demo: setup
 	.venv/bin/cmdtrack demo --output out/demo $(if $(SEQUENCE),--sequence "$(SEQUENCE)")
 
 test: setup
-	.venv/bin/python -m pytest $(ARGS)
+	$(if $(CMDTRACK_ROS_EXTRAS),. $(abspath $(CMDTRACK_ROS_EXTRAS))/local_setup.sh && ).venv/bin/python -m pytest $(ARGS)
 
 faults: setup
 	PYTHONPATH=test .venv/bin/python -m faults --output out/faults.json $(ARGS)
@@ -36,6 +38,7 @@ check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/hadolint docker/Dockerfile
 
 format: setup
 	.venv/bin/ruff check --fix .

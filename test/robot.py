@@ -228,7 +228,7 @@ def running(folder: Path, repository: Path, robot: Robot, **parameters: object) 
 
 
 def assert_tracks_again(robot: Robot) -> None:
-    results = robot.play(6)
+    results = [result for result in robot.play(6) if result.has_rgb]  # one to aux alone may still be on its way
     assert len(results) == 6
     last = results[-1]
     assert last.state == TrackState.STATE_TRACKING and last.has_rgb and last.has_aux

@@ -47,6 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
         _end(str(error))
     except OSError as error:  # a folder that is read-only, a disk that is full
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in ("", "cmdtrack_ros"):  # a fault of ours
+            raise
+        _end(f"{library} is needed for this, and {sys.executable} does not have it: docs/robot.md says what to install")
 
 
 def _end(text: str) -> NoReturn:

@@ -202,7 +202,8 @@ def test_pictures_are_what_the_network_saw(tracker: Tracker, sensor: str, monkey
 
     monkeypatch.setattr(Crop, "cut", remember)
     pipeline = Pipeline(seeing)
-    frames = [SCENE[..., 0] * np.uint16(8 + 5 * i) + np.uint16(700 * i) for i in range(5)]
+    scene = SCENE[..., 0].astype(np.uint16)  # NumPy 1 would add up in eight bits
+    frames = [scene * np.uint16(8 + 5 * i) + np.uint16(700 * i) for i in range(5)]
     undisturbed = AuxEncoder(modality, encoding)
     for i, frame in enumerate(frames):
         rgb = RGB if i < 3 else None  # the overlay of a silent RGB stream
