@@ -23,7 +23,7 @@ console = Console(highlight=False, width=150)  # of a log, too
 def main(
     output: Annotated[Path, typer.Option(help="JSON file of the rows.")] = Path("out/faults.json"),
     only: Annotated[str, typer.Option(help="Faults whose name has this pattern (a regular expression).")] = "",
-    pairs: Annotated[int, typer.Option(min=1000, help="Pairs of the run that watches the memory.")] = 20_000,
+    pairs: Annotated[int, typer.Option(min=3000, help="Pairs of the run that watches the memory.")] = 20_000,
 ) -> None:
     """Play every fault; exit code 1 where the node falls short in one."""
     isolate()

@@ -550,7 +550,7 @@ def flooded(pairs: int) -> Act:
             shot = cameras.take()
             for out in shot.good():
                 cameras.publish(out, shot)
-            if sent >= min(WARM_UP, pairs // 10) and sent % 100 == 0:
+            if sent >= WARM_UP and sent % 100 == 0:
                 memory.append(stage.memory_mb())
             enough = before + sent - IN_FLIGHT
             stage.wait("results", lambda: len(stage.ears.results) > enough)  # noqa: B023 - done before it changes
