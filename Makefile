@@ -3,6 +3,7 @@
 #   make demo SEQUENCE=path       the same with any sequence folder
 #   make test                     all tests;  make test ARGS="-k pairing -x"  passes options on to pytest
 #   make test CMDTRACK_ROS_EXTRAS=prefix  beside what scripts/real_ros.py built there
+#   make faults                   attack the running node, write out/faults.json;  make faults ARGS="--only silent"  a part
 #   make check                    what is to be said of the code without running it: lint, format, types
 #   make format                   put it in that format
 #   make setup PYTHON=python3.12  only the set-up, with a Python of your choice
@@ -14,11 +15,11 @@ CMDTRACK_ROS_EXTRAS ?=
 # A sourced apt ROS 2 must not leak its modules into the virtual environment.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test faults check format clean
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,8s/^# *//p' Makefile
+	@sed -n '2,9s/^# *//p' Makefile
 	@echo "make clean                    remove what was built and written, .venv included"
 
 setup:
@@ -29,6 +30,9 @@ demo: setup
 
 test: setup
 	$(if $(CMDTRACK_ROS_EXTRAS),. $(abspath $(CMDTRACK_ROS_EXTRAS))/local_setup.sh && ).venv/bin/python -m pytest $(ARGS)
+
+faults: setup
+	PYTHONPATH=test .venv/bin/python -m faults --output out/faults.json $(ARGS)
 
 check: setup
 	.venv/bin/ruff check .

@@ -17,6 +17,7 @@ COUNT_SUFFIX = " (count)"
 """After a cause: the key of the value that says how often it happened."""
 
 SHOWN_SECONDS = 5.0  # an event stands in its status for this long, and its next line waits for as long
+PERIOD_SECONDS = 1.5  # a report comes within this time
 REPEAT_SECONDS = 30.0  # a condition that lasts is logged again
 
 _OK, _WARN, _ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -77,6 +78,7 @@ class _Mode:
         count: how often it happened.
         stage: of the condition.
         announced: the condition's beginning was logged, hence its end will be.
+        shown: the condition was in a report.
     """
 
     text: str = ""
@@ -86,6 +88,7 @@ class _Mode:
     count: int = 0
     stage: int = 0
     announced: bool = False
+    shown: bool = False
 
 
 class Health:
@@ -122,17 +125,18 @@ class Health:
         """A state that lasts until this is called with None.
 
         It is logged when it begins, again every `REPEAT_SECONDS`, when `stage` rises, and when it is over. One
-        that comes and goes is logged at most every `SHOWN_SECONDS`.
+        that comes and goes is logged at most every `SHOWN_SECONDS`; one that is over before a report is in the next.
         """
         with self._lock:
             mode = self._modes[cause]
             if text is None:
                 over, mode.announced = mode.announced, False
                 if mode.until == math.inf:
-                    mode.until = -math.inf
+                    mode.until = -math.inf if mode.shown else time.monotonic() + PERIOD_SECONDS
             else:
                 over = False
                 mode.count += mode.until != math.inf
+                mode.shown &= mode.until == math.inf
                 mode.text, mode.until = text, math.inf
                 if mode.announced and stage > mode.stage:
                     mode.logged = -math.inf
@@ -170,6 +174,8 @@ class Health:
         with self._lock:
             ours = {cause: mode for cause, mode in self._modes.items() if CAUSES[cause].status == status}
             shown = {cause: mode.text for cause, mode in ours.items() if mode.until > now}
+            for cause in shown:
+                ours[cause].shown = True
             counts = {f"{cause}{COUNT_SUFFIX}": str(mode.count) for cause, mode in ours.items() if mode.count}
         level = max((CAUSES[cause].level for cause in shown), default=_OK)
         return level, "; ".join(shown) or summary, shown | counts

@@ -93,6 +93,21 @@ def test_condition_lasts_until_it_is_over(desk: Desk) -> None:
     assert desk.health.report("tracking", "")[2] == {"LOST (count)": "1"}
 
 
+def test_condition_that_is_over_before_a_report_is_in_the_next(desk: Desk) -> None:
+    for _ in range(2):
+        desk.health.condition("old target", "from before a break")
+        desk.now += 0.3
+        desk.health.condition("old target", None)
+        desk.now += 0.6
+        assert "old target" in desk.shown()
+        desk.now += 1.0
+        assert "old target" not in desk.shown()
+    desk.health.condition("old target", "from before a break")
+    assert "old target" in desk.shown()
+    desk.health.condition("old target", None)
+    assert "old target" not in desk.shown(), "seen before it was over"
+
+
 def test_condition_that_comes_and_goes_is_throttled(desk: Desk) -> None:
     for _ in range(20):
         desk.health.condition("few pairs", "10 %")

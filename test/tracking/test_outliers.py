@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from malformed import SCENE, malformed_compressed, malformed_images
 
 from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import load_sequence
@@ -25,6 +24,7 @@ from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop
 from cmdtrack_ros.tracking.pipeline import Pipeline, Target
 from cmdtrack_ros.tracking.tracker import Tracker
+from malformed import SCENE, malformed_compressed, malformed_images
 from synthetic import make_block
 
 BEFORE, AFTER = 15, 60  # frames; the cameras' rate is 30 Hz
