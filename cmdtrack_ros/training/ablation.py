@@ -126,7 +126,7 @@ def _score(weights: Path, row: str, groups: dict[str, list[ImageSequence]], file
 def _groups(config: AblationTraining, data: Path) -> dict[str, list[ImageSequence]]:
     """The test folders and, as ``held-out``, those of the student's sources."""
     groups = {str(path): load_dataset(data / path) for path in config.test}
-    _, held_out = open_sources(config.student.sources, data)
+    _, held_out = open_sources(config.student.sources, data, config.student.split)
     return {**groups, "held-out": held_out} if held_out else groups
 
 

@@ -62,18 +62,20 @@ class Source(Strict):
     """One source of training pairs.
 
     ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them,
-    with boxes on a topic) or ``stills``. ``path``: a folder, below the data folder when relative. ``share``:
-    relative frequency. ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto``
-    tells by their content. ``names``: a text file (below the data folder when relative) with the name of one
-    sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves
-    across another one. ``held_out``: sequences never trained on, used for validation;
+    with boxes on a topic), ``stills``, or ``boxed_stills`` (pictures in ``img/`` and their targets in
+    ``boxes.json``, ``{file: [[x, y, w, h], ...]}``, px). ``path``: a folder, below the data folder when
+    relative. ``share``: relative frequency. ``max_gap``: largest distance of a pair, frames. ``layout``: of
+    the folders, ``auto`` tells by their content. ``names``: a text file (below the data folder when relative)
+    with the name of one sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of
+    one picture moves across another one. ``held_out``: sequences never trained on, used for validation;
     ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
-    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote.
+    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
+    also of boxed stills, which show RGB without it.
     ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``terms``: under
     which the data may be used, for the weights' metadata.
     """
 
-    kind: str = Field(pattern="^(sequences|bags|stills)$")
+    kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills)$")
     path: Path
     share: float = Field(default=1.0, gt=0, le=1000)
     max_gap: int = Field(default=100, gt=0, le=100_000)
@@ -90,6 +92,16 @@ class Source(Strict):
     slop: float = _pairing("slop")
     aux_offset: float = _pairing("aux_offset")
     terms: str = ""
+
+
+class Split(Strict):
+    """What is not trained on, as patterns of paths below the data folder: of sequence folders, of single stills.
+
+    ``validation``: what recipes are chosen by. ``test``: what is run once, at the end.
+    """
+
+    validation: list[str] = []
+    test: list[str] = []
 
 
 class PairConfig(Strict):
@@ -142,7 +154,8 @@ class Training(Strict):
     process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
     never. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the recipe that holds
     one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for single
-    sources, and ``PATH: null`` leaves a source out.
+    sources, and ``PATH: null`` leaves a source out. ``split``: a :class:`Split`, or the name of a YAML file
+    beside the recipe that holds one; whatever it names is kept out of the sources.
     """
 
     name: str
@@ -166,6 +179,12 @@ class Training(Strict):
     pictures_every: StepsOrNever = 500
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
+    split: Split | None = None
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _read_split(cls, value: Any, info: ValidationInfo) -> Any:
+        return _read_yaml((info.context or {}).get("folder", Path()) / value, dict) if isinstance(value, str) else value
 
     @field_validator("sources", mode="before")
     @classmethod

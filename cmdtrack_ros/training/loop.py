@@ -74,7 +74,7 @@ class Trainer:
         optimiser = torch.optim.AdamW(self.task.parameter_groups(), weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
-        self.sources, self.held_out = open_sources(config.sources, data)
+        self.sources, self.held_out = open_sources(config.sources, data, config.split)
         self.scores: dict[str, float] = {}
         self.start_scores: dict[str, float] = {}
         self._scored_at = -1
