@@ -99,6 +99,41 @@ def ablation(config: Config = None, output: Output = None, data: Data = None, te
     typer.echo(table.read_text())
 
 
+@train_app.command()
+def measure(
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH|shipped|nano...",
+            help="Weights of students or teachers, and folders of others' ONNX files (NanoTrack v3, FEAR-XS); all are "
+            "compared with the first.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
+        "runs/measure"
+    ),
+    data: Data = None,
+    split: Annotated[
+        Path | None, typer.Option(help="YAML file whose validation is measured on; default: config/train/split.yaml.")
+    ] = None,
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="Fixed pairs of each recording.")] = 48,
+    sequences: Annotated[bool, typer.Option(help="Also one pass over each whole sequence.")] = False,
+) -> None:
+    """Compare networks on the same pairs, of recordings that none trains on; which of them is worth learning from."""
+    from cmdtrack_ros.training import comparison
+    from cmdtrack_ros.training.config import Split, data_folder, load_config
+    from cmdtrack_ros.training.measure import measure_pairs, measure_sequences
+
+    parts, folder = load_config(split or shipped_config("split"), Split), data_folder(data)
+    table = comparison.compare({n: [v] for n, v in measure_pairs(networks, parts, folder, output, pairs).items()})
+    typer.echo(comparison.markdown(table))
+    for line in comparison.verdicts(table):
+        typer.echo(line)
+    if sequences:
+        whole = comparison.compare({n: [v] for n, v in measure_sequences(networks, parts, folder, output).items()})
+        typer.echo(f"\nWhole sequences. {comparison.markdown(whole)}")
+
+
 def shipped_config(name: str) -> Path:
     """A configuration that comes with the package, in the source tree or where it is installed."""
     for folder in Path(__file__).resolve().parents:

@@ -155,7 +155,8 @@ class Training(Strict):
     never. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the recipe that holds
     one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for single
     sources, and ``PATH: null`` leaves a source out. ``split``: a :class:`Split`, or the name of a YAML file
-    beside the recipe that holds one; whatever it names is kept out of the sources.
+    beside the recipe that holds one; whatever it names is kept out of the sources. ``fixed_pairs``: of each
+    recording of its validation, seen at each validation beside whole sequences; 0 = none.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Training(Strict):
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
     split: Split | None = None
+    fixed_pairs: int = Field(default=0, ge=0, le=1000)
 
     @field_validator("split", mode="before")
     @classmethod
@@ -197,6 +199,12 @@ class Training(Strict):
             raise ValueError(f"expected a list, a file, or file and changes, got {', '.join(value)}")
         listed = _read_yaml((info.context or {}).get("folder", Path()) / str(value["file"]), list)
         return _changed(listed, value.get("changes") or {}, value["file"])
+
+    @model_validator(mode="after")
+    def _pairs_come_from_a_split(self) -> Training:
+        if self.fixed_pairs and self.split is None:
+            raise ValueError("fixed_pairs: they are drawn from the validation of a split, and there is none")
+        return self
 
 
 def _changed(listed: list, changes: Any, file: str) -> list[dict]:
@@ -272,11 +280,13 @@ RECIPES: dict[str, type[Training]] = {
 
 class AblationTraining(Strict):
     """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences
-    that no run sees. Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
+    that no run sees. ``fixed_pairs``: of each recording of the validation of the student's split; 0 = none.
+    Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
     """
 
     seeds: list[Seed] = Field(min_length=1)
     test: list[Path] = []
+    fixed_pairs: int = Field(default=48, ge=0, le=1000)
     cmae: CmaeTraining
     teacher: TeacherTraining | None = None
     student: StudentTraining

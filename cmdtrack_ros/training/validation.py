@@ -59,14 +59,11 @@ class TeacherEngine:
         return torch.as_tensor(picture, device=self.device).permute(2, 0, 1)[None].float()
 
 
-def student_overlap(student: Student, sequences: list[ImageSequence]) -> dict[str, float]:
-    """:func:`mean_overlap` of a student, on the CPU."""
-    return mean_overlap(TorchEngine(student, torch.device("cpu")), sequences)
-
-
-def teacher_overlap(teacher: Teacher, sequences: list[ImageSequence]) -> dict[str, float]:
-    """:func:`mean_overlap` of a teacher, where it is."""
-    return mean_overlap(TeacherEngine(teacher), sequences)
+def engine_of(network: Student | Teacher) -> Engine:
+    """What runs a network as it is now: a student on the CPU, a teacher where it is."""
+    if isinstance(network, Teacher):
+        return TeacherEngine(network)  # type: ignore[return-value]  # its configuration has the crops, which is all
+    return TorchEngine(network, torch.device("cpu"))
 
 
 def mean_overlap(engine: Engine, sequences: list[ImageSequence]) -> dict[str, float]:

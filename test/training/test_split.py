@@ -1,7 +1,6 @@
 """What is kept out of training, and that nothing which a recipe evaluates is trained on."""
 
 import json
-import os
 from pathlib import Path
 
 import cv2
@@ -17,8 +16,6 @@ from cmdtrack_ros.training.split import SplitFolder
 from synthetic import draw_stills, make_folder
 
 RECIPE_FOLDER = Path(__file__).resolve().parents[2] / "config" / "train"
-DATA = Path(os.environ.get("CMDTRACK_DATA", "../shared/data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="CMDTRACK_DATA names no folder of recordings")
 
 
 def boxed(folder: Path, names: list[str], text: str | None = None) -> Path:
@@ -107,15 +104,14 @@ def test_shipped_recipes_name_the_split():
     assert None not in (ablation.cmae.split, ablation.student.split, ablation.distill.split)
 
 
-@needs_data
-def test_split_fits_the_data():
+def test_split_fits_the_data(shared_data):
     split = Split(**yaml.safe_load((RECIPE_FOLDER / "split.yaml").read_text()))
-    assert SplitFolder(split, DATA).validation()
+    assert SplitFolder(split, shared_data).validation()
     for pattern in split.test:
-        assert list(DATA.glob(pattern)), pattern
+        assert list(shared_data.glob(pattern)), pattern
     recipe = load_config(RECIPE_FOLDER / "more.yaml", StudentTraining)
-    opened, held_out = open_sources(recipe.sources, DATA, split)
-    parts = SplitFolder(split, DATA)
+    opened, held_out = open_sources(recipe.sources, shared_data, split)
+    parts = SplitFolder(split, shared_data)
     trained = [sequence.path for source, _ in opened for sequence in getattr(source, "sequences", [])]
     assert trained
     assert {parts.part(path) for path in trained} == {"training"}
