@@ -62,20 +62,21 @@ class Source(Strict):
     """One source of training pairs.
 
     ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them,
-    with boxes on a topic), ``stills``, or ``boxed_stills`` (pictures in ``img/`` and their targets in
-    ``boxes.json``, ``{file: [[x, y, w, h], ...]}``, px). ``path``: a folder, below the data folder when
-    relative. ``share``: relative frequency. ``max_gap``: largest distance of a pair, frames. ``layout``: of
-    the folders, ``auto`` tells by their content. ``names``: a text file (below the data folder when relative)
-    with the name of one sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of
-    one picture moves across another one. ``held_out``: sequences never trained on, used for validation;
-    ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
+    with boxes on a topic), ``stills``, ``boxed_stills`` (pictures in ``img/`` and their targets in
+    ``boxes.json``, ``{file: [[x, y, w, h], ...]}``, px) or ``labelled`` (a file by ``cmdtrack train label``).
+    ``path``: of the folder or file, below the data folder when relative. ``share``: relative frequency.
+    ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto`` tells by their
+    content. ``names``: a text file (below the data folder when relative) with the name of one sequence to use
+    per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves across another
+    one. ``held_out``: sequences never trained on, used for validation; ``held_out_part``: the last part of
+    every sequence, likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
     ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``terms``: under
     which the data may be used, for the weights' metadata.
     """
 
-    kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills)$")
+    kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills|labelled)$")
     path: Path
     share: float = Field(default=1.0, gt=0, le=1000)
     max_gap: int = Field(default=100, gt=0, le=100_000)

@@ -25,7 +25,8 @@ from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.streams.pairing import PairOptions
 from cmdtrack_ros.training.augment import Rng, shifted, warp
 from cmdtrack_ros.training.config import Source, Split
-from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, segment, segment_bounds
+from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, propose_box
+from cmdtrack_ros.training.series import load_labelled
 from cmdtrack_ros.training.split import SplitFolder
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ def open_sources(
         if source.kind in ("stills", "boxed_stills"):
             opened.append((_open_stills(source, path, parts), source.share))
             continue
-        training, kept = _split(_named(load_sequences(source, path), source, data), source, parts)
+        training, kept = _split(_named(load_sequences(source, path, data), source, data), source, parts)
         held_out += [sequence for sequence in kept if _can_be_scored(sequence)]
         opened.append((SequenceSource(training, source.max_gap, source.cache), source.share))
     return opened, held_out
@@ -93,10 +94,12 @@ def _open_stills(source: Source, path: Path, parts: SplitFolder) -> PairSource:
     return StillSource(files, source.cache, source.cutouts)
 
 
-def load_sequences(source: Source, path: Path) -> list[ImageSequence]:
-    """All sequences of a source of kind ``sequences`` or ``bags``."""
+def load_sequences(source: Source, path: Path, data: Path) -> list[ImageSequence]:
+    """All sequences of a source of kind ``sequences``, ``bags`` or ``labelled``."""
     if source.kind == "sequences":
         return load_dataset(path, source.layout)
+    if source.kind == "labelled":
+        return list(load_labelled(path, data))
     from cmdtrack_ros.data.bags import is_bag
 
     if not path.exists():
@@ -367,20 +370,6 @@ def find_stills(folder: Path) -> list[StillFiles]:
     if pairs:
         return pairs
     return [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
-    height, width = image.shape[:2]
-    labels, scale = segment(image, rng)
-    boxes = segment_bounds(labels) / scale
-    area = boxes[:, 2] * boxes[:, 3] / (width * height)
-    aspect = boxes[:, 2] / boxes[:, 3]
-    fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
-    if fit.any():
-        return boxes[fit][int(rng.integers(fit.sum()))]
-    size = np.exp(rng.uniform(np.log(0.1), np.log(0.5), 2)) * [width, height]
-    return np.concatenate([rng.uniform(0, 1, 2) * ([width, height] - size), size])
 
 
 def _moved_pair(template: View, rng: Rng) -> ViewPair:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from cmdtrack_ros.boxes import iou, visible
 from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.models.backbone import fold_batch_norm
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS
 from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.student import Student
@@ -25,7 +25,8 @@ class TeacherEngine:
     """A teacher as an engine, so that it can track; for evaluation only."""
 
     def __init__(self, teacher: Teacher) -> None:
-        self.teacher = copy.deepcopy(teacher).eval()
+        self.teacher = fold_batch_norm(teacher).eval()
+        self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types lack it
         self.config = teacher.config
         self.device = next(teacher.parameters()).device
         self.name = f"teacher ({self.device})"
@@ -56,7 +57,14 @@ class TeacherEngine:
         return Response(*(part.float().cpu().numpy() for part in parts))
 
     def _input(self, picture: np.ndarray) -> Tensor:
-        return torch.as_tensor(picture, device=self.device).permute(2, 0, 1)[None].float()
+        return (
+            torch.as_tensor(picture, device=self.device)
+            .permute(2, 0, 1)[None]
+            .float()
+            .contiguous(
+                memory_format=torch.channels_last  # three times faster on a CPU
+            )
+        )
 
 
 def engine_of(network: Student | Teacher) -> Engine:
