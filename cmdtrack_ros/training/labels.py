@@ -61,13 +61,12 @@ def agreed_track(
     """Boxes (n, 4) of what is in ``box`` at ``frame``, NaN where not followed; None where nothing is to be learnt."""
     boxes = np.full((len(shown), 4), np.nan)
     boxes[frame] = box
-    for order in (np.arange(frame, len(shown)), np.arange(frame, -1, -1)):
-        tracks = [_follow(network, shown, order, box) for network in networks]
-        agreed = np.logical_and.accumulate([_least(answers) >= AGREE for answers in zip(*tracks, strict=True)])
-        order, ahead = order[agreed], tracks[0][agreed]
+    for away in (np.arange(frame, len(shown)), np.arange(frame, -1, -1)):
+        ahead = _agreed(networks, shown, away, box)
+        order: np.ndarray = away[: len(ahead)]
         if len(order) < 2:
             continue
-        back = _follow(networks[0], shown, order[::-1], ahead[-1])[::-1]
+        back = np.array(list(_follow(networks[0], shown, order[::-1], ahead[-1])))[::-1]
         if iou(ahead, back).min() >= RETURN:
             boxes[order[1:]] = ((ahead + back) / 2)[1:]
     kept = boxes[visible(boxes)]
@@ -76,13 +75,18 @@ def agreed_track(
     return boxes if len(kept) >= MIN_FRAMES and moved else None
 
 
-def _follow(network: ForeignNetwork, shown: ImageSequence, order: np.ndarray, box: np.ndarray) -> np.ndarray:
-    return np.array([track.box for track in drive(ForeignTracker(network, shown.modality), shown, order, box)])
+def _agreed(networks: Sequence[ForeignNetwork], shown: ImageSequence, order: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The first network's boxes (n, 4) along ``order``, up to the frame where another one disagrees."""
+    kept = []
+    for answers in zip(*(_follow(network, shown, order, box) for network in networks)):
+        if min(iou(answers[0], other) for other in answers[1:]) < AGREE:
+            break
+        kept.append(answers[0])
+    return np.array(kept)
 
 
-def _least(boxes: Sequence[np.ndarray]) -> float:
-    """Least IoU of the first box with the others."""
-    return min(float(iou(boxes[0], other)) for other in boxes[1:])
+def _follow(network: ForeignNetwork, shown: ImageSequence, order: np.ndarray, box: np.ndarray) -> Iterator[np.ndarray]:
+    return (track.box for track in drive(ForeignTracker(network, shown.modality), shown, order, box))
 
 
 def write_labels(
