@@ -19,12 +19,13 @@ import numpy as np
 
 from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.data import EventSequence, ImageSequence
-from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, WriterOptions, stamps_in_bag, write_bag
+from cmdtrack_ros.data.bags import WriterOptions, stamps_in_bag, write_bag
 from cmdtrack_ros.data.recordings import open_recording
 from cmdtrack_ros.data.video import VideoSequence
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.evaluation.metrics import mean_overlap
 from cmdtrack_ros.evaluation.pictures import write_pictures, write_tracks
+from cmdtrack_ros.evaluation.replay import as_live_camera
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
@@ -97,24 +98,10 @@ def interpolated_boxes(path: Path, count: int) -> np.ndarray:
     return np.stack([np.interp(frames, keys[:, 0], keys[:, k], np.nan, np.nan) for k in range(1, 5)], axis=1)
 
 
-def _topics(sequence: ImageSequence) -> list[str]:
-    streams = ((RGB_TOPIC, sequence.rgb(0)), (AUX_TOPIC, sequence.aux(0)))
-    return [topic for topic, image in streams if image is not None]
-
-
 def _play(sequence: ImageSequence, output: Path, weights: Path | None, rate: float) -> Playback:
-    parameters: dict[str, Any] = {
-        "modality": sequence.modality.value,
-        "rgb_topic": RGB_TOPIC,
-        "aux_topic": AUX_TOPIC,
-        "initial_box": [float(v) for v in sequence.boxes[0]],
-        "process_every_pair": "false",
-    }
-    if weights is not None:
-        parameters["weights"] = str(weights.resolve())
     from cmdtrack_ros.ros.replay.session import play_into_node
 
-    return play_into_node(output / "bag", parameters, _topics(sequence), output / "node.log", rate)
+    return play_into_node(output / "bag", *as_live_camera(sequence, weights), output / "node.log", rate)
 
 
 def slower_rate(sequence: ImageSequence, run: Playback) -> float | None:

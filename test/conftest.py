@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from cmdtrack_ros.data.video import VideoWriter
+from cmdtrack_ros.ros.transport import free_domain
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Runs side by side must hear neither each other nor the network; child processes inherit this.
-os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 # Graphs are exported by this code, not found in the user's cache, and do not fill it up; removed at exit.
 _CACHE = tempfile.TemporaryDirectory(prefix="cmdtrack_test_")

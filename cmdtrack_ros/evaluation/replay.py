@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from cmdtrack_ros.boxes import visible
-from cmdtrack_ros.data.bags import Bag, BagOptions, BagSequence, load_bag
+from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, Bag, BagOptions, BagSequence, load_bag
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.evaluation.baselines import TrackerSpec
 from cmdtrack_ros.evaluation.protocols import Protocol, Run
@@ -46,6 +47,25 @@ class ReplayOptions:
     registration: str = "none"
     weights: Path | None = None
     device: str = "cpu"
+
+
+def as_live_camera(sequence: ImageSequence, weights: Path | None = None) -> tuple[dict[str, Any], list[str]]:
+    """Parameters of a node as it is installed, for a bag written of a sequence, and the topics to play to it.
+
+    Args:
+        weights: None = the shipped ones.
+    """
+    streams = ((RGB_TOPIC, sequence.rgb(0)), (AUX_TOPIC, sequence.aux(0)))
+    parameters: dict[str, Any] = {
+        "modality": sequence.modality.value,
+        "rgb_topic": RGB_TOPIC,
+        "aux_topic": AUX_TOPIC,
+        "initial_box": [float(v) for v in sequence.boxes[0]],
+        "process_every_pair": "false",
+    }
+    if weights is not None:
+        parameters["weights"] = str(weights.resolve())
+    return parameters, [topic for topic, image in streams if image is not None]
 
 
 @dataclass

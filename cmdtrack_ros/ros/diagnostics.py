@@ -1,22 +1,26 @@
-"""The node's health as diagnostic_msgs; diagnostic_updater is a C++ and apt matter, the message is not."""
+"""The node's health as diagnostic_msgs, and the latencies that it reports."""
 
 from __future__ import annotations
 
-import math
-import re
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from cmdtrack_ros.ros.health import STATUSES
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import PERCENTILES, Track, percentiles_ms
 
-_MAX_FAULTS_KEPT = 50
+try:
+    from diagnostic_updater import Updater
+except ImportError:
+    Updater = None
+
+_QUEUE_DEPTH = 10
 
 
 class Latencies:
@@ -69,50 +73,6 @@ def steps_ms(pair: Pair, began: int, ready: int, latency: float) -> dict[str, fl
     }
 
 
-class FaultLog:
-    """Logs each fault once, and again only after some seconds.
-
-    Faults are the same when their texts differ in numbers only.
-
-    Args:
-        log: takes the message.
-        repeat_after: seconds until the same fault is logged again.
-        count_repeats: say how often it was withheld in between.
-    """
-
-    def __init__(self, log: Callable[[str], Any], repeat_after: float = 5.0, *, count_repeats: bool = True) -> None:
-        self._log = log
-        self._repeat_after = repeat_after
-        self._count_repeats = count_repeats
-        self._logged: dict[tuple[str, str], tuple[float, int]] = {}  # fault: when last, withheld since
-        self._lock = threading.Lock()  # callbacks and worker both report
-
-    def __call__(self, kind: str, text: str) -> None:
-        with self._lock:
-            withheld = self._withheld_before((kind, re.sub(r"[\d.]+", "#", text)))
-        if withheld is not None:
-            more = f" ({withheld} more since the last message)" if withheld and self._count_repeats else ""
-            self._log(f"{kind}: {text}{more}")
-
-    def _withheld_before(self, fault: tuple[str, str]) -> int | None:
-        """How often a fault was withheld before now; None where it is withheld now as well."""
-        at, withheld = self._logged.pop(fault, (-math.inf, 0))
-        now = time.monotonic()
-        if now - at < self._repeat_after:
-            self._logged[fault] = (at, withheld + 1)
-            return None
-        while len(self._logged) >= _MAX_FAULTS_KEPT:
-            self._logged.pop(next(iter(self._logged)))
-        self._logged[fault] = (now, 0)
-        return withheld
-
-    def recent_kinds(self) -> list[str]:
-        """Kinds of fault logged within the last `repeat_after` seconds."""
-        now = time.monotonic()
-        with self._lock:
-            return sorted({kind for (kind, _), (at, _) in self._logged.items() if now - at < self._repeat_after})
-
-
 def gpu_memory() -> dict[str, str]:
     """Memory that the network holds on a GPU; nothing where none is in use."""
     torch = sys.modules.get("torch")  # not imported for this: a CPU engine may run without it
@@ -121,17 +81,52 @@ def gpu_memory() -> dict[str, str]:
     return {"GPU memory (MiB)": f"{torch.cuda.memory_allocated() / 2**20:.0f}"}
 
 
-def diagnostic_array(
-    stamp: Any, name: str, hardware: str, problems: list[str], summary: str, values: Mapping[str, Any]
-) -> DiagnosticArray:
-    """One status: OK with `summary`, or a warning that lists the problems."""
-    status = DiagnosticStatus(
-        name=name,
-        hardware_id=hardware,
-        level=DiagnosticStatus.WARN if problems else DiagnosticStatus.OK,
-        message="; ".join(problems) if problems else summary,
-        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-    )
-    array = DiagnosticArray(status=[status])
-    array.header.stamp = stamp
-    return array
+class DiagnosticsPublisher:
+    """Publishes statuses on /diagnostics: through diagnostic_updater where that is installed, else by itself.
+
+    A plain publisher, not the lifecycle's: an operator asks most while the node is not active.
+    """
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._name = node.get_fully_qualified_name()[1:]
+        self._statuses: dict[str, DiagnosticStatus] = {}
+        self._updater = Updater(node) if Updater else None
+        if self._updater is None:
+            self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", _QUEUE_DEPTH)
+            return
+        self._updater.timer.cancel()  # it would go by simulated time, and stop with it
+        self._updater.node_name = self._name
+        for name in STATUSES:
+            self._updater.add(name, partial(self._fill, name))
+
+    def publish(self, hardware: str, statuses: Mapping[str, tuple[bytes, str, Mapping[str, Any]]]) -> None:
+        """Publish level, message and values of each of `STATUSES`.
+
+        Args:
+            hardware: the device in use.
+        """
+        self._statuses = {
+            name: DiagnosticStatus(
+                name=f"{self._name}: {name}",
+                hardware_id=hardware,
+                level=level,
+                message=message,
+                values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+            )
+            for name, (level, message, values) in statuses.items()
+        }
+        if self._updater:
+            self._updater.setHardwareID(hardware)
+            self._updater.force_update()
+            return
+        array = DiagnosticArray(status=list(self._statuses.values()))
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+    def _fill(self, name: str, status: Any) -> Any:
+        """diagnostic_updater's task: what is to be published goes into its status, all but the name."""
+        if name in self._statuses:
+            ours = self._statuses[name]
+            status.level, status.message, status.values = ours.level, ours.message, ours.values
+        return status

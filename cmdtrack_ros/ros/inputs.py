@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 
 from cmdtrack_ros.ros.filters import Subscriber
@@ -17,6 +18,10 @@ try:
     from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble's name of the module
     from rclpy.qos_event import SubscriptionEventCallbacks
+
+
+_SILENT_SECONDS = 1.0
+_SILENT_INTERVALS = 3  # of a stream that comes more slowly
 
 
 class ImageInput:
@@ -78,12 +83,18 @@ class ImageInput:
         """Seconds since the last message, or since the stream was opened."""
         return time.monotonic() - self._heard
 
+    def silent(self) -> bool:
+        """No message for longer than this stream's rate explains."""
+        intervals = np.diff(list(self._arrivals)[-20:])
+        usual = float(np.median(intervals)) if len(intervals) else 0.0
+        return self.seconds_silent() > max(_SILENT_SECONDS, _SILENT_INTERVALS * usual)
+
     def silence_diagnosis(self) -> str:
         """What is known about a silent stream, and what to try."""
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         offers = {f"{p.topic_type}, {reliability_name(p.qos_profile.reliability)}" for p in publishers}
         text = (
-            f"no {self._name} image on {self.topic} for {self.seconds_silent():.1f} s; subscribed to "
+            f"nothing on {self.topic} for {self.seconds_silent():.1f} s; subscribed to "
             f"{self._plan.describe()}; {len(publishers)} publisher(s)"
         )
         if not publishers:

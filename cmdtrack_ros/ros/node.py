@@ -28,11 +28,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
@@ -46,8 +46,9 @@ from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, diagnostic_array, gpu_memory, steps_ms
+from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, Latencies, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
+from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
@@ -98,14 +99,14 @@ class TrackerNode(LifecycleNode):
         self._parameter_table = Parameters(self, lambda: self._settings is not None, self._apply_live)
         # Waits must not stop with simulated time.
         self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
-        # A lifecycle node without any timer sometimes stops answering services.
-        self._awake_timer = self.create_timer(1.0, lambda: None, clock=self._steady_clock)
         self._refuse_impossible_transitions()
-        # rclpy's logger raises when one line of code logs at two severities, hence a line each.
-        self._fault_log = FaultLog(lambda text: self.get_logger().error(text))
-        self._silence_log = FaultLog(lambda text: self.get_logger().warning(text), 30.0, count_repeats=False)
+        self._health = Health(self.get_logger())
+        self._diagnostics = DiagnosticsPublisher(self)
+        self._pipeline: Pipeline | None = None
         self._inputs: dict[str, ImageInput] = {}
         self._opened = ExitStack()  # what `_stop` closes, last first
+        # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
+        self.create_timer(1.0, self._report_health, clock=self._steady_clock)
 
     def autostart(self) -> None:
         """Configure and activate where the parameter says so; after a refusal the node stays for repair."""
@@ -147,7 +148,7 @@ class TrackerNode(LifecycleNode):
             pass
         except Exception:
             if self.context.ok():  # else it was about to publish when the node was interrupted
-                self._fault_log("internal error", traceback.format_exc())
+                self._health.event("internal error", traceback.format_exc())
 
     # Lifecycle: rclpy swallows what these raise, hence `_attempt`.
 
@@ -171,13 +172,21 @@ class TrackerNode(LifecycleNode):
     def _attempt(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             action()
+            if what == "configure":
+                self._health.condition("configure failed", None)
             return TransitionCallbackReturn.SUCCESS
         except (CmdtrackError, OSError) as error:
-            self.get_logger().error(f"cannot {what}: {error}")
+            self._transition_failed(what, str(error))
         except Exception:
             if self.context.ok():  # else interrupted meanwhile
-                self.get_logger().error(f"cannot {what}:\n{traceback.format_exc()}")
+                self._transition_failed(what, f"\n{traceback.format_exc()}")
         return TransitionCallbackReturn.FAILURE
+
+    def _transition_failed(self, what: str, why: str) -> None:
+        if what == "configure":
+            self._health.condition("configure failed", why)
+        else:
+            self._health.event("transition failed", f"cannot {what}: {why}")
 
     def _configure(self) -> None:
         settings = self._parameter_table.settings()
@@ -197,11 +206,10 @@ class TrackerNode(LifecycleNode):
             registration=settings.registration,
             max_pixels=settings.max_pixels,
             topics=topics,
-            report=self._fault_log,
+            report=self._health.event,
         )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
         self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
-        self._diagnostics_out = self.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", _RESULT_QUEUE_DEPTH)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
@@ -227,8 +235,6 @@ class TrackerNode(LifecycleNode):
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
             opened.callback(self.destroy_timer, self._flush_timer)
             self._flush_timer.cancel()  # runs only while an image waits
-            health_timer = self.create_timer(1.0, self._report_health, clock=self._steady_clock)
-            opened.callback(self.destroy_timer, health_timer)
             threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
             jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
             opened.callback(jumps.unregister)
@@ -260,12 +266,13 @@ class TrackerNode(LifecycleNode):
     def _stop(self) -> None:
         """End the worker and close the inputs; safe to call when nothing runs."""
         self._opened.close()
+        self._health.clear("inputs", "pairing")
 
     def _clean_up(self) -> None:
-        for publisher in (self._track_out, self._overlay_out, self._diagnostics_out, self._detections_out):
+        for publisher in (self._track_out, self._overlay_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
-        del self._pipeline
+        self._pipeline = None
         self._settings = None
 
     def _shut_down(self) -> None:
@@ -319,8 +326,8 @@ class TrackerNode(LifecycleNode):
         if message.width == 0 and message.height == 0:
             request = _TargetRequest(None)
         elif not np.isfinite(box).all() or min(box[2:]) <= 0:
-            self._fault_log(
-                "target",
+            self._health.event(
+                "target refused",
                 f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and height above 0",
             )
             return
@@ -330,32 +337,33 @@ class TrackerNode(LifecycleNode):
             self._request = request
 
     def _report_health(self) -> None:
-        problems = self._fault_log.recent_kinds()
-        silent = 0
+        self._check_inputs()
+        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
+        summaries = dict.fromkeys(STATUSES, self._state_machine.current_state[1])
+        hardware = "none"
+        if self._pipeline:
+            hardware = self._pipeline.engine.device
+            values["device"] = {"engine": self._pipeline.engine.name, **gpu_memory()}
+        if self._inputs:
+            values["inputs"] = {f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}
+            values["pairing"] = self._pairing_filter.counters.as_dict()
+            values["tracking"] = {"state": self._pipeline.state.name, **self._latencies.values()}
+            values["device"]["dropped"] = self._mailbox.dropped
+            summaries["tracking"] = self._pipeline.state.name
+        reports = {}
+        for name in STATUSES:
+            level, message, causes = self._health.report(name, summaries[name])
+            reports[name] = (level, message, values[name] | causes)
+        self._diagnostics.publish(hardware, reports)
+
+    def _check_inputs(self) -> None:
         for name, stream in self._inputs.items():
             stream.follow_publishers()
-            if stream.seconds_silent() > self._settings.data_timeout:
-                silent += 1
-                problems.append(f"no {name} images")
-                self._silence_log("no data", stream.silence_diagnosis())
-        if silent == len(self._inputs):
+            stage = stream.seconds_silent() > self._settings.data_timeout
+            text = stream.silence_diagnosis() if stream.silent() else None
+            self._health.condition(f"no {name} images", text, stage)
+        if self._inputs and all(s.seconds_silent() > self._settings.data_timeout for s in self._inputs.values()):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
-        state = self._pipeline.state.name
-        engine = self._pipeline.engine
-        values = {"state": state, "engine": engine.name}
-        values |= {f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}
-        values |= self._latencies.values() | self._pairing_filter.counters.as_dict()
-        values |= {"dropped": self._mailbox.dropped, **self._pipeline.faults, **gpu_memory()}
-        self._diagnostics_out.publish(
-            diagnostic_array(
-                self.get_clock().now().to_msg(),
-                f"{self.get_fully_qualified_name()[1:]}: tracking",
-                engine.device,
-                problems,
-                state,
-                values,
-            )
-        )
 
     # Worker thread: owns the pipeline.
 
@@ -366,7 +374,7 @@ class TrackerNode(LifecycleNode):
             except Exception:
                 if not self.context.ok():  # interrupted: nothing can be published any more
                     return
-                self._fault_log("internal error", traceback.format_exc())
+                self._health.event("internal error", traceback.format_exc())
 
     def _track_pair(self, pair: Pair) -> None:
         began = time.monotonic_ns()
@@ -394,8 +402,8 @@ class TrackerNode(LifecycleNode):
             return request.target, []
         kept = self._mailbox.since(request.stamp)
         if not kept and not request.pair:
-            self._fault_log(
-                "target",
+            self._health.event(
+                "target refused",
                 f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
                 "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame",
             )
@@ -435,6 +443,7 @@ def main() -> None:
         pass
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # ros2 launch sends a second one while this cleans up
+        executor.shutdown()  # else its finaliser may find the context gone, and print a traceback
         node._shut_down()
         node.destroy_node()
         rclpy.try_shutdown()

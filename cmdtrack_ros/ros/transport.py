@@ -1,14 +1,21 @@
-"""Fast DDS' transports for camera images: which processes load config/fastdds.xml, and where it is."""
+"""Fast DDS' transports for camera images: which processes load config/fastdds.xml, and where it is; free domains."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
+
+from cmdtrack_ros.errors import CmdtrackError
 
 # Fast DDS 2 reads the first, Fast DDS 3 the second.
 _VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 _FILE = Path("config") / "fastdds.xml"
+_DOMAINS = 100  # beyond, DDS' ports run into those that Linux gives to clients
+_held: list[TextIOWrapper] = []  # locks of domains, for the life of this process
 
 
 def profile_variables(environment: Mapping[str, str]) -> dict[str, str]:
@@ -36,3 +43,17 @@ def profile_file() -> Path:
     from ament_index_python import get_package_share_directory
 
     return Path(get_package_share_directory("cmdtrack_ros")) / _FILE
+
+
+def free_domain() -> int:
+    """A ROS domain that no other process of this machine was given by this; its own until it ends."""
+    for domain in range(1, _DOMAINS + 1):
+        lock = (Path(tempfile.gettempdir()) / f"cmdtrack_domain_{os.getuid()}_{domain}.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _held.append(lock)
+        return domain
+    raise CmdtrackError(f"all ROS domains from 1 to {_DOMAINS} are taken by runs on this machine: set ROS_DOMAIN_ID")

@@ -106,11 +106,11 @@ class Pipeline:
             if all(image is None for image in self._images):
                 continue
             if target:
-                answer = self._attempt("target", self._tracker.init, *self._images, target.box)
+                answer = self._attempt("target refused", self._tracker.init, *self._images, target.box)
                 if answer:
                     self._name, started = target.name, True
                 target = None
-            answer = answer or self._attempt("tracking", self._follow, *self._images)
+            answer = answer or self._attempt("internal error", self._follow, *self._images)
             if answer:
                 times = {"convert": (converted - began) * 1e3, "total": (time.perf_counter() - began) * 1e3}
                 answer = replace(answer, times_ms={**answer.times_ms, **times})
@@ -132,10 +132,10 @@ class Pipeline:
 
     def _convert(self, pair: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
         rgb_topic, aux_topic = self._topics
-        rgb = self._read("rgb image", rgb_topic, self._to_rgb, pair.rgb)
+        rgb = self._read("bad RGB image", rgb_topic, self._to_rgb, pair.rgb)
         if rgb is not None:
             self._size = rgb.shape[:2]
-        aux = self._read("aux image", aux_topic, self._to_aux, pair.aux)
+        aux = self._read("bad auxiliary image", aux_topic, self._to_aux, pair.aux)
         return rgb, aux if aux is None else self._register(aux)
 
     def _to_rgb(self, message: Any) -> np.ndarray:

@@ -103,7 +103,7 @@ def test_a_start_box_is_needed(tmp_path):
 def test_a_start_that_fails_leaves_no_answers(recording, caplog):
     replay = replay_offline(recording, ReplayOptions(initial_box=np.array([500.0, 500, 20, 20])))
     assert replay.tracks == [] and replay.statistics()["drops"] == FRAMES
-    assert replay.faults["target"] == 1 and "500.0" in caplog.text
+    assert replay.faults["target refused"] == 1 and "500.0" in caplog.text
 
 
 def test_missing_topics_are_named_with_those_there_are(recording):

@@ -1,44 +1,17 @@
-"""What the operator is told: faults without repetition, and latencies."""
+"""What the operator is told: latencies, and the steps they consist of."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
-from cmdtrack_ros.ros import diagnostics  # noqa: E402
-from cmdtrack_ros.ros.diagnostics import FaultLog, Latencies, steps_ms  # noqa: E402
+from cmdtrack_ros.ros.diagnostics import Latencies, steps_ms  # noqa: E402
 from cmdtrack_ros.streams.pairing import Pair  # noqa: E402
 from cmdtrack_ros.track import Track  # noqa: E402
 
 pytestmark = pytest.mark.ros
-
-
-def test_each_fault_is_logged_once() -> None:
-    logged: list[str] = []
-    faults = FaultLog(logged.append, 60.0)
-    for size in (3, 4, 5):
-        faults("rgb image", f"expected 10 bytes, got {size}")
-    faults("rgb image", "expected rgb8, got 'foo'")
-    assert logged == ["rgb image: expected 10 bytes, got 3", "rgb image: expected rgb8, got 'foo'"]
-    assert faults.recent_kinds() == ["rgb image"]
-    again = FaultLog(logged.append, 0.0)
-    again("tracking", "x")
-    again("tracking", "x")
-    assert logged[2:] == ["tracking: x"] * 2
-
-
-def test_repeats_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    logged: list[str] = []
-    now = 100.0
-    monkeypatch.setattr(diagnostics, "time", SimpleNamespace(monotonic=lambda: now))
-    faults = FaultLog(logged.append, 5.0)
-    for now in (100.0, 101.0, 102.0, 106.0):  # noqa: B007 - the clock reads it
-        faults("tracking", "x")
-    assert logged == ["tracking: x", "tracking: x (2 more since the last message)"]
 
 
 def test_latency_percentiles() -> None:

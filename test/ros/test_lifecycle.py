@@ -196,7 +196,7 @@ def test_node_that_refused_to_configure_answers_and_ends(
     start: Callable[..., Process], manager: Manager, number: signal.Signals
 ) -> None:
     process = start("-p", "slop:=99.0")
-    manager.wait(lambda: process.says("cannot configure: "), "the refusal")
+    manager.wait(lambda: process.says("configure failed: "), "the refusal")
     for _ in range(20):
         assert manager.state() == "unconfigured"
         assert not manager.ask(label="configure")

@@ -54,3 +54,15 @@ def test_fast_dds_takes_the_profile() -> None:
     probe = subprocess.run([sys.executable, "-c", PROBE], env=os.environ | chosen, capture_output=True, text=True)
     assert probe.returncode == 0 and "XMLPARSER" not in probe.stdout + probe.stderr, probe.stdout + probe.stderr
     assert max(map(int, probe.stdout.split())) >= SEGMENT
+
+
+def test_processes_side_by_side_get_domains_of_their_own() -> None:
+    ask = "from cmdtrack_ros.ros.transport import free_domain; print(free_domain(), flush=True); input()"
+    command = [sys.executable, "-c", ask]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(3)]
+    domains = [int(process.stdout.readline()) for process in processes]
+    for process in processes:
+        process.communicate("\n")
+    mine = int(os.environ["ROS_DOMAIN_ID"])
+    assert len({*domains, mine}) == 4, domains

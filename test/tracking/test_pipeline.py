@@ -70,9 +70,14 @@ def test_bad_image_leaves_the_other_stream(pipeline: Pipeline, reports: list) ->
     alone = pipeline.process(pair(RGB, BAD))
     assert not alone.has_aux and alone.weight_aux == 0
     assert pipeline.process(pair(BAD, BAD)) is None
-    assert [kind for kind, _ in reports] == ["rgb image", "aux image", "rgb image", "aux image"]
+    assert [kind for kind, _ in reports] == [
+        "bad RGB image",
+        "bad auxiliary image",
+        "bad RGB image",
+        "bad auxiliary image",
+    ]
     assert all("'foo8'" in text for _, text in reports)
-    assert pipeline.faults == {"rgb image": 2, "aux image": 2}
+    assert pipeline.faults == {"bad RGB image": 2, "bad auxiliary image": 2}
     assert pipeline.process(pair(RGB, AUX)).state != TargetState.IDLE
 
 
@@ -83,7 +88,7 @@ def test_aux_image_that_its_modality_does_not_have_leaves_rgb(tracker: Tracker) 
         track = events.process(pair(RGB, counts), target)
         assert track.has_rgb and not track.has_aux
         assert events.pictures()[1] is None
-    assert track.state != TargetState.IDLE and events.faults == {"aux image": 3}
+    assert track.state != TargetState.IDLE and events.faults == {"bad auxiliary image": 3}
 
 
 def test_sizes_that_differ_need_a_registration(pipeline: Pipeline, tracker: Tracker, reports: list) -> None:
@@ -110,7 +115,7 @@ def test_refused_target_leaves_the_one_before(pipeline: Pipeline, reports: list)
     pipeline.process(pair(RGB, AUX), Target(BOX, "cup"))
     track = pipeline.process(pair(RGB, AUX), Target(np.array([500.0, 0, 20, 20]), "outside"))
     assert track.target_id == "cup" and not track.started and track.state != TargetState.IDLE
-    assert reports[0][0] == "target" and "160x120" in reports[0][1]
+    assert reports[0][0] == "target refused" and "160x120" in reports[0][1]
 
 
 def test_target_starts_on_an_earlier_frame_and_is_followed_up(pipeline: Pipeline, tracker: Tracker) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cmdtrack_ros.data import ImageSequence
-from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, write_bag
+from cmdtrack_ros.data.bags import write_bag
 from cmdtrack_ros.data.derived import GreyAsDepth, Resized
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.benchmark.competitors import SIZES
 from cmdtrack_ros.evaluation.benchmark.rounds import Spread
+from cmdtrack_ros.evaluation.replay import as_live_camera
 from cmdtrack_ros.track import TargetState, Track, percentiles_ms
 from cmdtrack_ros.tracking.drive import first_visible
 
@@ -137,24 +138,9 @@ def run_node(
         for case, sequence in staged.items():
             if case.name not in failed:
                 try:
-                    playback = play(folder / case.name, *_how(sequence, weights), folder / f"{case.name}.log")
+                    playback = play(folder / case.name, *as_live_camera(sequence, weights), folder / f"{case.name}.log")
                     results.setdefault(case.name, CaseResult()).add(playback, len(sequence))
                 except CmdtrackError as error:
                     failed[case.name] = str(error)
             advance()
     return results, failed
-
-
-def _how(sequence: ImageSequence, weights: Path | None) -> tuple[dict[str, Any], list[str]]:
-    """Parameters of the node, and the topics to play: a node as it is installed, for live cameras."""
-    streams = ((RGB_TOPIC, sequence.rgb(0)), (AUX_TOPIC, sequence.aux(0)))
-    parameters: dict[str, Any] = {
-        "modality": sequence.modality.value,
-        "rgb_topic": RGB_TOPIC,
-        "aux_topic": AUX_TOPIC,
-        "initial_box": [float(v) for v in sequence.boxes[0]],
-        "process_every_pair": "false",
-    }
-    if weights is not None:
-        parameters["weights"] = str(weights.resolve())
-    return parameters, [topic for topic, image in streams if image is not None]

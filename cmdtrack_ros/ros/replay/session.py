@@ -21,7 +21,7 @@ from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
 from cmdtrack_ros.ros.replay.player import PlayReport, play
 from cmdtrack_ros.ros.replay.recorder import TrackRecorder
-from cmdtrack_ros.ros.transport import use_profile
+from cmdtrack_ros.ros.transport import free_domain, use_profile
 from cmdtrack_ros.track import TargetState, Track
 
 _NODE_PROGRAM = "from cmdtrack_ros.ros.node import main; main()"
@@ -61,7 +61,8 @@ class Playback:
 def isolate() -> None:
     """Keep topics on this machine and, unless the user chose one, in a DDS domain of their own."""
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    if "ROS_DOMAIN_ID" not in os.environ:
+        os.environ["ROS_DOMAIN_ID"] = str(free_domain())
 
 
 def play_into_node(
