@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from cmdtrack_ros.data import ImageSequence, load_sequence
 from cmdtrack_ros.data.derived import OneStream
 from cmdtrack_ros.errors import ConfigError, writing
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.header import sha256_of, weights_file
+from cmdtrack_ros.models.header import Provenance, read_header, weights_file
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights, model_of
 from cmdtrack_ros.tracking.drive import BoxTracker
@@ -38,17 +39,21 @@ class Measured:
         pairs: answers to single pairs.
         track: a tracker for an aux stream of this modality.
         streams: what it can be shown.
+        provenance: what its file says of its training, where it says it.
     """
 
     name: str
     digest: str
     pairs: PairTracker
     track: Callable[[Modality], BoxTracker]
-    streams: tuple[str, ...] = field(default=("both", "rgb", "aux"))
+    streams: tuple[str, ...] = ("both", "rgb", "aux")
+    provenance: Provenance | None = None
 
 
 def open_network(name: str) -> Measured:
     """A weights file or its name (``shipped``, ``nano``), of a student or a teacher; or a folder of a foreign network.
+
+    What a foreign one was trained on, nobody here knows.
 
     Raises:
         WeightsError: what is there is neither.
@@ -67,13 +72,20 @@ def open_network(name: str) -> Measured:
         engine = engine_of(load_weights(path, Teacher)[0])
     else:
         engine = make_engine(path, engine="onnx", device="cpu", precision="fp32", threads=1)
-    return Measured(label, sha256_of(path), EnginePairs(engine), lambda modality: Tracker(engine, modality))
+    header = read_header(path)
+    return Measured(
+        label,
+        header.sha256,
+        EnginePairs(engine),
+        lambda modality: Tracker(engine, modality),
+        provenance=header.provenance,
+    )
 
 
 def measure_pairs(names: list[str], split: Split, data: Path, folder: Path, count: int) -> dict[str, Overlaps]:
     """The fixed pairs of the split's validation, of each network; what ``folder`` keeps of them is not run again."""
     units = open_units(split, data)
-    networks = _opened(names)
+    networks = _opened(names, split, data)
     kept = _Kept(folder, f"pairs-{count}", [unit.name for unit in units])
     missing = {name: network for name, network in networks.items() if kept.read(network) is None}
     if missing:
@@ -87,7 +99,7 @@ def measure_pairs(names: list[str], split: Split, data: Path, folder: Path, coun
 def measure_sequences(names: list[str], split: Split, data: Path, folder: Path) -> dict[str, Overlaps]:
     """One pass over each whole sequence of the split's validation, with one number each; kept as the pairs are."""
     paths = [path for found in SplitFolder(split, data).validation().values() for path in found if path.is_dir()]
-    networks = _opened(names)
+    networks = _opened(names, split, data)
     kept = _Kept(folder, "sequences", [path.name for path in paths])
     for network in networks.values():
         if kept.read(network) is None:
@@ -96,12 +108,31 @@ def measure_sequences(names: list[str], split: Split, data: Path, folder: Path) 
     return {name: kept.read(network) or {} for name, network in networks.items()}
 
 
-def _opened(names: list[str]) -> dict[str, Measured]:
-    """By the names for tables; ConfigError when two are called alike."""
+def _opened(names: list[str], split: Split, data: Path) -> dict[str, Measured]:
+    """By the names for tables; ConfigError when two are called alike, or one was trained on what it is measured on."""
     networks = {network.name: network for network in map(open_network, names)}
     if len(networks) < len(names):
         raise ConfigError(f"networks to measure: expected different names, got {', '.join(names)}")
+    found = SplitFolder(split, data).validation().values()
+    recordings = [path.relative_to(data.resolve()).as_posix() for paths in found for path in paths]
+    for network in networks.values():
+        if network.provenance and (seen := [name for name in recordings if _saw(network.provenance, name)]):
+            raise ConfigError(
+                f"{network.name}: was trained on {len(seen)} of the recordings to measure on, such as {seen[0]}; "
+                "name a split without them (--split), or train by a recipe that names this one"
+            )
     return networks
+
+
+def _saw(provenance: Provenance, recording: str) -> bool:
+    """Whether a network was trained on a recording (path below the data folder), as far as its file says."""
+    split = provenance.recipe.get("split") or {}
+    if any(fnmatchcase(recording, pattern) for part in ("validation", "test") for pattern in split.get(part, ())):
+        return False
+    return any(
+        recording.startswith(f"{source}/") and recording.rsplit("/", 1)[1] not in about.get("held_out", ())
+        for source, about in provenance.data.items()
+    )
 
 
 def _passes(network: Measured, sequence: ImageSequence) -> dict:

@@ -9,13 +9,14 @@ from tiny_runs import tiny
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.derived import OneStream
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.training.comparison import compare, difference, markdown, verdicts
 from cmdtrack_ros.training.config import Split
 from cmdtrack_ros.training.fixed_pairs import EnginePairs, FixedPair, Unit, measure, open_units, scores_of
 from cmdtrack_ros.training.loop import Trainer
+from cmdtrack_ros.training.measure import measure_pairs
 from cmdtrack_ros.training.sources import SequenceSource
 from cmdtrack_ros.training.validation import overlaps
 from synthetic import Drawn, draw_stills, make_block, run_cli
@@ -158,6 +159,19 @@ def test_command_compares_keeps_and_names_what_is_no_network(data):
     refused = run_cli(*call[:3], data / "none", *call[4:])
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1].startswith(f"cmdtrack: {data / 'none'}: expected one *backbone*.onnx")
+
+
+def test_network_is_not_measured_on_what_it_was_trained_on(data):
+    """As far as its file says: by what its sources and its split were."""
+    for name in ("blind", "seeing"):
+        sources = [{"kind": "sequences", "path": "seq"}]
+        split = Split(validation=["seq/block"] if name == "blind" else ["seq/rgb"])
+        Trainer(tiny(steps=1, split=split, sources=sources), data, data / name).train()
+    measured = Split(validation=["seq/block"])
+    arguments = measured, data, data / "out", 1
+    assert set(measure_pairs([str(data / "blind" / "student.safetensors")], *arguments)) == {"blind/student"}
+    with pytest.raises(ConfigError, match="seeing/student: was trained on 1 of the recordings .* such as seq/block"):
+        measure_pairs([str(data / "seeing" / "student.safetensors")], *arguments)
 
 
 def test_foreign_trackers_follow_a_person_in_thermal(shared_data):
