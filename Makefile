@@ -2,12 +2,14 @@
 #   make demo                     track a face in a video that a package carries, and leave out/demo/
 #   make demo SEQUENCE=path       the same with any sequence folder
 #   make test                     all tests;  make test ARGS="-k pairing -x"  passes options on to pytest
+#   make test CMDTRACK_ROS_EXTRAS=prefix  beside what scripts/real_ros.py built there
 #   make check                    what is to be said of the code without running it: lint, format, types
 #   make format                   put it in that format
 #   make setup PYTHON=python3.12  only the set-up, with a Python of your choice
 PYTHON ?= python3
 SEQUENCE ?=
 ARGS ?=
+CMDTRACK_ROS_EXTRAS ?=
 
 # A sourced apt ROS 2 must not leak its modules into the virtual environment.
 unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
@@ -16,7 +18,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 .DEFAULT_GOAL := help
 
 help:
-	@sed -n '2,7s/^# *//p' Makefile
+	@sed -n '2,8s/^# *//p' Makefile
 	@echo "make clean                    remove what was built and written, .venv included"
 
 setup:
@@ -26,12 +28,13 @@ demo: setup
 	.venv/bin/cmdtrack demo --output out/demo $(if $(SEQUENCE),--sequence "$(SEQUENCE)")
 
 test: setup
-	.venv/bin/python -m pytest $(ARGS)
+	$(if $(CMDTRACK_ROS_EXTRAS),. $(abspath $(CMDTRACK_ROS_EXTRAS))/local_setup.sh && ).venv/bin/python -m pytest $(ARGS)
 
 check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/hadolint docker/Dockerfile
 
 format: setup
 	.venv/bin/ruff check --fix .

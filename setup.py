@@ -21,7 +21,7 @@ setup(
         "numpy>=1.21",
         "onnx>=1.16",
         "onnxruntime>=1.17",
-        "opencv-contrib-python-headless>=4.8,<5",
+        "opencv-contrib-python-headless>=4.5.4,<5",
         "pillow>=9",
         "psutil>=5.9",
         "pydantic>=2",

@@ -18,6 +18,10 @@ import numpy as np
 
 from cmdtrack_ros.errors import ConfigError, ImageError
 
+# Between the 1st and 99th percentile, as a multiple of the middle 80 %: from here on bad pixels are looked for.
+_WIDE = 4.0
+Range = tuple[float, float]
+"""Low and high end, in metres or the thermal sensor's unit."""
 _SAMPLE = 160 * 120  # pixels that a range is taken from: every fourth of a VGA image either way
 
 
@@ -69,6 +73,9 @@ class AuxEncoder:
 
     ``encoder(image)`` is what the network sees of the stream's next image: :meth:`observe`, then
     :meth:`picture`. Whoever shows the same image to people asks the same encoder for its :meth:`picture`.
+
+    Attributes:
+        outlier: where the last image observed did not count, in words; empty where it did.
     """
 
     def __init__(self, modality: Modality | str, encoding: AuxEncoding = AuxEncoding()) -> None:
@@ -79,7 +86,9 @@ class AuxEncoder:
 
     def reset(self) -> None:
         """Forget the smoothed range, as at the start of another recording."""
-        self._range: tuple[float, float] | None = None
+        self._range: Range | None = None
+        self._doubted: Range | None = None  # of the image before, where it was far off
+        self.outlier = ""
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Encode the stream's next image.
@@ -97,14 +106,29 @@ class AuxEncoder:
         return self.picture(image)
 
     def observe(self, image: np.ndarray) -> None:
-        """Let the range follow the stream's next image; arguments and errors as of a call."""
+        """Let the range follow the stream's next image; arguments and errors as of a call.
+
+        A range that is far off the stream's counts once the next image confirms it: one garbage image moves
+        nothing. Where the confirmed range hardly shows in the present one, smoothing would leave the stream
+        blind for long, and it is taken at once.
+        """
         image = self.checked(image)
-        if not self._follows(image) or not (readings := self._readings(image)).size:
+        self.outlier = ""
+        if not self._follows(image):
             return
-        now = self._measure(readings)
-        keep = self.encoding.smoothing if self._range else 0.0
-        low, high = (keep * before + (1 - keep) * new for before, new in zip(self._range or now, now))
-        self._range = low, high
+        if (now := self._measure(image)) is None:
+            self.outlier = "no pixel has a reading"
+            return
+        before, doubted = self._range or now, self._doubted
+        self._doubted = now if _far(now, before) else None
+        if self._doubted and (doubted is None or _far(now, doubted)) and self.encoding.smoothing:
+            self.outlier = (
+                f"values {now[0]:.5g} to {now[1]:.5g} after {before[0]:.5g} to {before[1]:.5g}: taken over once the "
+                "next image confirms it"
+            )
+            return
+        keep = 0.0 if _hidden(now, before) else self.encoding.smoothing
+        self._range = keep * before[0] + (1 - keep) * now[0], keep * before[1] + (1 - keep) * now[1]
 
     def picture(self, image: np.ndarray) -> np.ndarray:
         """The image, or a part of it, over the range as it is: HxWx3 uint8, pixel by pixel. Errors as of a call."""
@@ -115,10 +139,9 @@ class AuxEncoder:
             return as_three_channels(image)
         if not self._follows(image):
             return _grey(image, self.encoding.thermal_low, self.encoding.thermal_high)
-        if self._range is None and not self._readings(image).size:
+        if (over := self._range or self._measure(image)) is None:
             return np.zeros((*image.shape, 3), np.uint8)
-        low, high = self._range or self._measure(self._readings(image))
-        return self._depth(image, low, high) if self.modality is Modality.DEPTH else _grey(image, low, high)
+        return self._depth(image, *over) if self.modality is Modality.DEPTH else _grey(image, *over)
 
     def checked(self, image: np.ndarray) -> np.ndarray:
         """The image, HxWx1 as HxW; errors as of a call."""
@@ -142,21 +165,16 @@ class AuxEncoder:
         fixed = self.modality is Modality.THERMAL and not np.isnan(self.encoding.thermal_low)
         return self._stretched(image) and not fixed
 
-    def _readings(self, image: np.ndarray) -> np.ndarray:
-        """A sample of an image's valid values, (n,) float32 in metres or the thermal sensor's unit."""
+    def _measure(self, image: np.ndarray) -> Range | None:
+        """The range of one image by a sample of its valid values; None without any."""
         step = max(math.isqrt(image.size // _SAMPLE), 4)  # enough for a percentile, at a fraction of its cost
-        part = image[::step, ::step]
         if self.modality is Modality.THERMAL:
-            return part[np.isfinite(part)].astype(np.float32)
-        metres = self._metres(part)
-        return metres[metres > 0]
-
-    def _measure(self, readings: np.ndarray) -> tuple[float, float]:
-        """The range of one image."""
-        if self.modality is Modality.THERMAL:
-            return tuple(np.percentile(readings, (1, 99)).tolist())
-        far = 3.0 * float(np.median(readings))
-        return float(np.percentile(readings, 1)), min(far, self.encoding.depth_max)
+            return _thermal_range(image, step)
+        metres = self._metres(image[::step, ::step])
+        if not (metres := metres[metres > 0]).size:
+            return None
+        far = min(3.0 * float(np.median(metres.astype(np.float64))), self.encoding.depth_max)
+        return min(float(np.percentile(metres, 1)), far), far
 
     def _metres(self, image: np.ndarray) -> np.ndarray:
         """Depth in metres, float32, 0 where there is no reading."""
@@ -173,13 +191,54 @@ class AuxEncoder:
         return cv2.bitwise_and(picture, picture, mask=(metres > 0).view(np.uint8))  # black without a reading
 
 
+def _thermal_range(image: np.ndarray, step: int) -> Range | None:
+    """1st and 99th percentile of every `step`-th pixel either way, without dead and hot ones; None without readings."""
+    part = image[::step, ::step]
+    readings = part[np.isfinite(part)].astype(np.float64)
+    if not readings.size:
+        return None
+    low, lower, upper, high = np.percentile(readings, (1, 10, 90, 99)).tolist()
+    if high - low > _WIDE * (upper - lower) and min(image.shape) > 1:
+        readings = _without_lone(image, step, upper - lower)
+        low, high = np.percentile(readings, (1, 99)).tolist()
+    return low, high
+
+
+def _without_lone(image: np.ndarray, step: int, span: float) -> np.ndarray:
+    """The sample of `_thermal_range`, without pixels that differ by more than `span` from those right and below.
+
+    What is hot or cold in a scene has neighbours like itself; a bad pixel of the sensor rarely does.
+    """
+    own, right, below = (
+        image[y : image.shape[0] - 1 + y : step, x : image.shape[1] - 1 + x : step].astype(np.float64)
+        for y, x in ((0, 0), (0, 1), (1, 0))
+    )
+    median = np.maximum(np.minimum(own, right), np.minimum(np.maximum(own, right), below))
+    valid = np.isfinite(own)
+    with np.errstate(invalid="ignore"):
+        kept = own[valid & ~(np.abs(own - median) > span)]
+    return kept if kept.size else own[valid]
+
+
+def _far(now: Range, before: Range) -> bool:
+    """Whether an end moved by more than the whole range, or little of the range is left."""
+    span = before[1] - before[0]
+    return max(abs(new - old) for new, old in zip(now, before)) > span or _hidden(now, before)
+
+
+def _hidden(now: Range, before: Range) -> bool:
+    """Whether an image of range `now` takes up less than a quarter of the levels over range `before`."""
+    return min(now[1], before[1]) - max(now[0], before[0]) < 0.25 * (before[1] - before[0])
+
+
 def _grey(image: np.ndarray, low: float, high: float) -> np.ndarray:
     return as_three_channels(np.nan_to_num(_levels(image.astype(np.float32), low, high)).astype(np.uint8))
 
 
 def _levels(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values float32 over a range -> 0..255, float32."""
-    return np.clip((values - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
+    with np.errstate(over="ignore", invalid="ignore"):  # garbage of either sign leaves the type's range
+        return np.clip((values - low) * (255.0 / max(high - low, 1e-6)), 0, 255)
 
 
 def as_three_channels(image: np.ndarray) -> np.ndarray:

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, TimerAction
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, IncludeLaunchDescription, OpaqueFunction, TimerAction
 from launch.conditions import IfCondition, UnlessCondition
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
@@ -29,6 +30,16 @@ ARGUMENTS = (
         description="Seconds before the replay starts, so that the network is loaded by then",
     ),
 )
+
+
+def find_player(context: LaunchContext) -> None:  # noqa: ARG001
+    try:
+        get_package_prefix("ros2bag")
+    except PackageNotFoundError:
+        raise RuntimeError(
+            "ros2bag is not installed (apt install ros-$ROS_DISTRO-ros2bag ros-$ROS_DISTRO-rosbag2-storage-mcap); "
+            "`cmdtrack bag play` plays a recording without it"
+        ) from None
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -54,4 +65,5 @@ def generate_launch_description() -> LaunchDescription:
         ExecuteProcess(cmd=[*play, "--loop"], output="screen", condition=IfCondition(loop)),
     ]
     # A timer and not the player's own --delay, which waits before every round of a loop.
-    return LaunchDescription([*ARGUMENTS, tracker, TimerAction(period=LaunchConfiguration("delay"), actions=player)])
+    delayed = TimerAction(period=LaunchConfiguration("delay"), actions=player)
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=find_player), tracker, delayed])

@@ -6,9 +6,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
+from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -17,8 +21,9 @@ from launch_ros.substitutions import FindPackageShare
 from cmdtrack_ros.ros.transport import profile_variables
 
 SHARE = FindPackageShare("cmdtrack_ros")
+MODALITIES = ("thermal", "depth", "event", "rgb")
 
-# Names and order are Nav2's; modality must stand before params_file, whose default needs it.
+# Names and order are Nav2's. Of values that are given twice, these arguments' go before params_file's.
 ARGUMENTS = (
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and of its topics"),
     DeclareLaunchArgument(
@@ -29,14 +34,14 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument(
         "modality",
-        default_value="thermal",
-        choices=["thermal", "depth", "event"],
-        description="Whose parameter file is the default; a params_file of your own names its own modality",
+        default_value="",
+        description="thermal, depth, event, or rgb for RGB alone: takes over the parameters that differ for it "
+        "(config/depth.yaml, ...); empty: as params_file says, else thermal",
     ),
     DeclareLaunchArgument(
         "params_file",
-        default_value=[SHARE, "/config/", LaunchConfiguration("modality"), ".yaml"],
-        description="Parameters that differ from config/tracker.yaml; by default those of the modality",
+        default_value="",
+        description="A file of yours with the parameters that differ from config/tracker.yaml and from the modality's",
     ),
     DeclareLaunchArgument(
         "autostart",
@@ -74,14 +79,18 @@ def load_transport_profile(context: LaunchContext) -> list[SetEnvironmentVariabl
 
 
 def start_tracker(context: LaunchContext) -> list[Node]:
-    parameters = [
-        [SHARE, "/config/tracker.yaml"],
-        LaunchConfiguration("params_file"),
-        {name: ParameterValue(LaunchConfiguration(name), value_type=bool) for name in ("use_sim_time", "autostart")},
-    ]
-    box = LaunchConfiguration("initial_box").perform(context).strip("[] ")
-    if box:  # an empty one must not hide that of params_file
-        parameters.append({"initial_box": [float(number) for number in box.split(",")]})
+    modality = modality_in(context)
+    parameters = [[SHARE, "/config/tracker.yaml"]]
+    if modality:
+        parameters.append([SHARE, "/config/", modality, ".yaml"])
+    parameters += params_file_in(context)
+    if modality:
+        parameters.append({"modality": modality})
+    parameters.append(
+        {name: ParameterValue(LaunchConfiguration(name), value_type=bool) for name in ("use_sim_time", "autostart")}
+    )
+    if box := initial_box_in(context):
+        parameters.append({"initial_box": box})
     return [
         Node(
             package="cmdtrack_ros",
@@ -102,7 +111,49 @@ def start_tracker(context: LaunchContext) -> list[Node]:
     ]
 
 
-def generate_launch_description() -> LaunchDescription:
+def modality_in(context: LaunchContext) -> str:
+    modality = LaunchConfiguration("modality").perform(context)
+    if modality and modality not in MODALITIES:
+        raise RuntimeError(
+            f"modality:={modality}: expected one of {', '.join(MODALITIES)}: what the camera beside the RGB one sees, "
+            "or rgb without one"
+        )
+    return modality
+
+
+def params_file_in(context: LaunchContext) -> list[str]:
+    """The user's file, if there is one; launch_ros itself only warns of one that is missing."""
+    path = LaunchConfiguration("params_file").perform(context)
+    if path and not Path(path).is_file():
+        raise RuntimeError(f"params_file:={path}: there is no such file (searched from {Path.cwd()})")
+    return [path] if path else []
+
+
+def initial_box_in(context: LaunchContext) -> list[float]:
+    """Four numbers, or none: an empty box must not hide that of params_file. The node checks their values."""
+    text = LaunchConfiguration("initial_box").perform(context)
+    words = text.strip("[] ").split(",")
+    if words == [""]:
+        return []
+    try:
+        x, y, width, height = map(float, words)
+    except ValueError:
+        raise RuntimeError(
+            f"initial_box:={text}: expected four numbers, x, y, width and height in px of the RGB image, "
+            'such as initial_box:="[312, 140, 48, 96]"'
+        ) from None
+    return [x, y, width, height]
+
+
+def start_rviz(context: LaunchContext) -> list[Node]:  # noqa: ARG001
+    """RViz, which a headless robot lacks and which the tracker does not need."""
+    try:
+        get_package_prefix("rviz2")
+    except PackageNotFoundError:
+        get_logger("tracker.launch").warning(
+            "rviz:=true, but rviz2 is not installed (apt install ros-$ROS_DISTRO-rviz2); started without it"
+        )
+        return []
     rviz = Node(
         package="rviz2",
         executable="rviz2",
@@ -111,8 +162,12 @@ def generate_launch_description() -> LaunchDescription:
         parameters=[{"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}],
         # The RViz file names the topic of a node without a namespace.
         remappings=[("/tracker/overlay", "tracker/overlay")],
-        condition=IfCondition(LaunchConfiguration("rviz")),
     )
+    return [rviz]
+
+
+def generate_launch_description() -> LaunchDescription:
+    rviz = OpaqueFunction(function=start_rviz, condition=IfCondition(LaunchConfiguration("rviz")))
     # The environment first: it is that of what is started after it, the player of replay.launch.py too.
     actions = [OpaqueFunction(function=load_transport_profile), OpaqueFunction(function=start_tracker), rviz]
     return LaunchDescription([*ARGUMENTS, *actions])

@@ -107,7 +107,7 @@ def set_up() -> None:
         install = partial(pip_install, *options, "-r", str(file))
         step(group, f"installing {what}", install, python_key, file, CONSTRAINTS)
     wheels = (python_key, STAMPS / "ros")
-    step("cmake-paths", "mending the wheels' CMake paths", mend_cmake_paths, *wheels)
+    step("cmake-paths", "mending the wheels' CMake paths", partial(mend_cmake_paths, VENV), *wheels)
     step("variables", "linking .venv to this source tree", link_environment, python_key, Path(__file__))
     step("editable", "installing the command line", install_editable, python_key, ROOT / "setup.py")
     manifest = (ROOT / "package.xml", ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg")))
@@ -161,13 +161,13 @@ def pip_install(*arguments: str) -> None:
     )
 
 
-def mend_cmake_paths() -> None:
+def mend_cmake_paths(venv: Path) -> None:
     """The exported CMake files name the Python of the machine that built the wheels; name ours instead."""
     prefix = re.compile(r"/opt/python/cp\d+-cp\d+")
     include = re.compile(prefix.pattern + r"/include/python3\.\d+")
-    for path in (VENV / "share").rglob("*.cmake"):
+    for path in (venv / "share").rglob("*.cmake"):
         text = path.read_text()
-        mended = prefix.sub(str(VENV), include.sub(sysconfig.get_path("include"), text))
+        mended = prefix.sub(str(venv), include.sub(sysconfig.get_path("include"), text))
         if mended != text:
             path.write_text(mended)
 
@@ -185,50 +185,59 @@ def install_editable() -> None:
 
 
 def build_messages() -> None:
-    # CMake refuses to export include folders below the source folder, and NumPy's lie in .venv; so build from
-    # a folder of links beside it.
     staged = BUILD / "source"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
+    stage(staged)
+    colcon_build(VENV, staged, BUILD, INSTALL, "--symlink-install")
+
+
+def stage(folder: Path) -> None:
+    """A folder of links to what colcon builds: CMake refuses to export include folders below the source folder,
+    and NumPy's lie in .venv."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for name in PACKAGE_FILES:
-        (staged / name).symlink_to(ROOT / name)
+        (folder / name).symlink_to(ROOT / name)
+
+
+def colcon_build(venv: Path, source: Path, build: Path, install: Path, *options: str) -> None:
+    """Build the packages below `source` into `install`, with the colcon and the ROS 2 of a virtual environment."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if name not in ("PYTHONPATH", "PYTHONHOME", "COLCON_PREFIX_PATH", "_ROS_WHEELS_BOOTSTRAP_COMPLETE")
     }
     environment |= {
-        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "AMENT_PREFIX_PATH": str(VENV),
-        "CMAKE_PREFIX_PATH": str(VENV),
+        "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "AMENT_PREFIX_PATH": str(venv),
+        "CMAKE_PREFIX_PATH": str(venv),
         "ROS_DISTRO": "jazzy",
         "ROS_VERSION": "2",
         "ROS_PYTHON_VERSION": "3",
     }
     run(
-        str(VENV / "bin" / "colcon"),
+        str(venv / "bin" / "colcon"),
         "--log-level",
         "error",
         "--log-base",
-        str(BUILD / "log"),
+        str(build / "log"),
         "build",
-        "--paths",
-        str(staged),
+        "--base-paths",
+        str(source),
         "--build-base",
-        str(BUILD),
+        str(build),
         "--install-base",
-        str(INSTALL),
+        str(install),
         "--merge-install",
-        "--symlink-install",
+        *options,
         "--event-handlers",
         "console_cohesion-",
         "console_direct-",
         "summary-",
         "--cmake-args",
-        f"-DPython3_EXECUTABLE={PYTHON}",
+        f"-DPython3_EXECUTABLE={venv / 'bin' / 'python'}",
         "-DBUILD_TESTING=OFF",
         environment=environment,
-        hint="the compiler's output is in build/log/latest_build/cmdtrack_ros",
+        hint=f"the compiler's output is below {build}/log/latest_build",
     )
 
 

@@ -23,6 +23,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="cmdtrack_test_")
 _USERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 os.environ.setdefault("MPLCONFIGDIR", str(_USERS / "matplotlib"))  # its list of fonts takes seconds
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["ROS_HOME"] = _CACHE.name  # nodes that a test kills leave nothing that the next run would find
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -35,6 +35,48 @@ def test_thermal_range_follows_slowly():
     assert flickering(hot)[0, 30, 0] < 10
 
 
+def thermal(low: float, high: float, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(low, high, (80, 80)).astype(np.float32)
+
+
+@pytest.mark.parametrize("value", [1e30, -1e30, 3.4e38, np.nan, np.inf, -np.inf])
+def test_one_garbage_image_moves_no_range(value):
+    encoder = AuxEncoder("thermal")
+    for seed in range(3):
+        encoder(thermal(20, 30, seed))
+    before = encoder.picture(thermal(20, 30))
+    encoder(np.full((80, 80), value, np.float32))
+    assert encoder.outlier
+    np.testing.assert_array_equal(encoder.picture(thermal(20, 30)), before)
+    encoder(thermal(20, 30))
+    assert not encoder.outlier
+
+
+@pytest.mark.parametrize("start, end", [((20, 30), (200, 300)), ((1e29, 1e30), (20, 30)), ((20, 30), (20, 20.1))])
+def test_a_sensor_that_changes_its_range_is_followed_by_the_second_image(start, end):
+    """Another gain, or garbage at the start."""
+    encoder = AuxEncoder("thermal")
+    encoder(thermal(*start))
+    encoder(thermal(*end, 1))
+    assert encoder.outlier
+    picture = encoder(thermal(*end, 2))
+    assert not encoder.outlier and picture.min() == 0 and picture.max() == 255
+
+
+@pytest.mark.parametrize("dtype, dead, hot", [(np.uint16, 0, 65535), (np.float32, -300, 1000)])
+def test_bad_pixels_stretch_no_range(dtype, dead, hot):
+    """Nor do they take a real hot object for one of them."""
+    scene = thermal(7000, 7400).astype(dtype)
+    scene[10:30, 10:30] = 9500
+    clean = AuxEncoder("thermal")(scene).astype(int)
+    damaged = scene.copy()
+    lot = np.random.default_rng(1).random(scene.shape)
+    damaged[lot < 0.025], damaged[lot > 0.975] = dead, hot
+    picture = AuxEncoder("thermal")(damaged).astype(int)
+    good = (lot >= 0.025) & (lot <= 0.975)
+    assert clean[20, 20, 0] == 255 and np.abs(picture - clean)[good].mean() < 3
+
+
 def test_depth_in_metres_and_millimetres_agree():
     metres = np.random.default_rng(1).uniform(0.5, 4, (32, 32)).astype(np.float32)
     millimetres = np.round(metres * 1000).astype(np.uint16)

@@ -11,6 +11,7 @@ import typer
 from cmdtrack_ros.cli import benchmark, evaluate, track
 from cmdtrack_ros.cli.bag import bag_app
 from cmdtrack_ros.cli.export import export
+from cmdtrack_ros.cli.sync import sync
 from cmdtrack_ros.cli.train import train_app
 from cmdtrack_ros.errors import CmdtrackError
 
@@ -23,6 +24,7 @@ app = typer.Typer(
 for verb in (track.track, track.demo):
     app.command()(verb)
 app.add_typer(bag_app, name="bag")
+app.command()(sync)
 for verb in (
     evaluate.evaluate,
     evaluate.score,
@@ -45,6 +47,11 @@ def main(arguments: list[str] | None = None) -> None:
         _end(str(error))
     except OSError as error:  # a folder that is read-only, a disk that is full
         _end(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library in ("", "cmdtrack_ros"):  # a fault of ours
+            raise
+        _end(f"{library} is needed for this, and {sys.executable} does not have it: docs/robot.md says what to install")
 
 
 def _end(text: str) -> NoReturn:

@@ -33,6 +33,9 @@ def bag_write(
     aux_topic: Annotated[str, typer.Option(help="Topic of the aux images.")] = AUX_TOPIC,
     truth_topic: Annotated[str, typer.Option(help="Topic of the true boxes.")] = TRUTH_TOPIC,
     aux_offset: Annotated[float, typer.Option(help="Seconds added to every aux stamp.")] = 0.0,
+    aux_clock: Annotated[
+        float, typer.Option(help="Seconds that the aux camera's clock is ahead: in stamps, not in times of recording.")
+    ] = 0.0,
     aux_jitter: Annotated[float, typer.Option(help="Standard deviation of aux stamps, seconds.")] = 0.0,
     aux_drop: Annotated[float, typer.Option(help="Share of aux images left out.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of jitter, drops and simulated events.")] = 0,
@@ -46,7 +49,9 @@ def bag_write(
     sequence = open_recording(recording, layout, options=BagOptions(modality=modality), aux_video=aux_video)
     if simulate_events:
         sequence = EventSequence(sequence, seed=seed)
-    options = WriterOptions(rgb_topic, aux_topic, truth_topic, compressed, aux_offset, aux_jitter, aux_drop, seed)
+    options = WriterOptions(
+        rgb_topic, aux_topic, truth_topic, compressed, aux_offset, aux_jitter, aux_drop, seed, aux_clock=aux_clock
+    )
     write_bag(sequence, output, options, overwrite=overwrite, progress=sys.stderr.isatty())
     typer.echo(
         f"{output}: {len(sequence)} frames, {sequence.modality}, {sequence.stamps[-1] - sequence.stamps[0]:.2f} s"

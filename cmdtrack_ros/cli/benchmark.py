@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cmdtrack_ros.cli.options import DeviceOption, WeightsOption
-from cmdtrack_ros.errors import ConfigError, writing
+from cmdtrack_ros.cli.options import DeviceOption, WeightsOption, check_plot
+from cmdtrack_ros.errors import writing
 
 if TYPE_CHECKING:
     from cmdtrack_ros.evaluation.benchmark.node import Play
@@ -48,7 +48,7 @@ def benchmark(
     from cmdtrack_ros.evaluation.benchmark.run import quick as quick_plan
     from cmdtrack_ros.evaluation.results import write_text
 
-    _check_plot(plot)
+    check_plot(plot)
     sequence = demo_sequence() if recording is None else open_recording(recording)
     plan = quick_plan(rounds, frames) if quick else Plan(rounds, frames)
     play, why_not = _player() if node else (None, "not asked for (--no-node)")
@@ -64,15 +64,6 @@ def benchmark(
         with writing(plot):
             plot.parent.mkdir(parents=True, exist_ok=True)
             report.plot(result).savefig(plot)
-
-
-def _check_plot(file: Path | None) -> None:
-    """ConfigError for a kind of picture that cannot be written, before minutes are spent."""
-    from matplotlib.figure import Figure
-
-    kinds = Figure().canvas.get_supported_filetypes()
-    if file is not None and file.suffix.lstrip(".").lower() not in kinds:
-        raise ConfigError(f"--plot {file}: expected a name that ends in one of {', '.join(sorted(kinds))}")
 
 
 def _player() -> tuple[Play | None, str]:

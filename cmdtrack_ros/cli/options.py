@@ -48,3 +48,12 @@ def need_rclpy(verb: str) -> None:
             f"`cmdtrack {verb}` needs rclpy: source a ROS 2 installation, or run `make setup` and use "
             ".venv/bin/cmdtrack"
         )
+
+
+def check_plot(file: Path | None) -> None:
+    """ConfigError for a kind of picture that cannot be written, before minutes are spent."""
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if file is not None and file.suffix.lstrip(".").lower() not in kinds:
+        raise ConfigError(f"--plot {file}: expected a name that ends in one of {', '.join(sorted(kinds))}")

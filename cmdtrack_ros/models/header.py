@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cmdtrack_ros.errors import WeightsError
@@ -75,11 +76,15 @@ def read_header(path: str | Path, sha256: str | None = None) -> Header:
         sha256: if given, the file must have this hash.
 
     Raises:
-        WeightsError: missing or damaged file, another hash, or metadata that is not JSON.
+        WeightsError: missing or damaged file, another hash, a tensor that holds NaN or Inf, or metadata that is not
+            JSON.
     """
     path = Path(path).expanduser()
     with opened(path) as file:
         metadata = file.metadata() or {}
+        for name in file.keys():  # noqa: SIM118 - no dictionary
+            if wrong := np.count_nonzero(~np.isfinite(file.get_tensor(name))):
+                raise WeightsError(f"weights {path}: tensor {name} holds {wrong} values that are NaN or infinite")
     found = sha256_of(path)
     if sha256 and found != sha256.lower():
         raise WeightsError(f"weights {path}: expected sha256 {sha256.lower()}, got {found}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,19 +23,31 @@ except ImportError:
     Updater = None
 
 _QUEUE_DEPTH = 10
+_LEAST_LATENCY, _MOST_LATENCY = -0.1, 60.0  # s
 
 
 class Latencies:
     """Times of the last results: their rate, and percentiles of latency, processing and each step.
 
+    Results whose stamp cannot be right, by the latency it would mean, are counted, and not among the latencies.
     One thread fills it, another reads.
     """
 
     def __init__(self, kept: int = 300) -> None:
         self._entries: deque[tuple[float, Track]] = deque(maxlen=kept)
+        self._impossible = 0
 
     def add(self, track: Track) -> None:
+        if not _LEAST_LATENCY <= track.latency <= _MOST_LATENCY:
+            self._impossible += 1
+            times = {name: value for name, value in track.times_ms.items() if name != "arrival"}
+            track = replace(track, latency=math.nan, times_ms=times)
         self._entries.append((time.monotonic(), track))
+
+    def processing_text(self) -> str:
+        """How long tracking takes, in words."""
+        percentiles = percentiles_ms(track.seconds for _, track in list(self._entries))
+        return f"tracking one takes {percentiles['p50']:.0f} ms" if percentiles else "none was tracked yet"
 
     def values(self) -> dict[str, str]:
         entries = list(self._entries)
@@ -41,7 +55,7 @@ class Latencies:
             return {}
         recent = [moment for moment, _ in entries if moment > time.monotonic() - 5.0]
         rate = (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
-        values = {"output rate (Hz)": f"{rate:.1f}"}
+        values = {"output rate (Hz)": f"{rate:.1f}", "impossible stamps": str(self._impossible)}
         for name, seconds in _seconds_by_step([track for _, track in entries]).items():
             percentiles = percentiles_ms(seconds)
             values |= {f"{name} p{p} (ms)": f"{percentiles[f'p{p}']:.1f}" for p in PERCENTILES if percentiles}

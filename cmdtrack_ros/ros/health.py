@@ -13,6 +13,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 STATUSES = ("inputs", "pairing", "tracking", "device")
 """The concerns of /diagnostics, one status each."""
 
+COUNT_SUFFIX = " (count)"
+"""After a cause: the key of the value that says how often it happened."""
+
 SHOWN_SECONDS = 5.0  # an event stands in its status for this long, and its next line waits for as long
 REPEAT_SECONDS = 30.0  # a condition that lasts is logged again
 
@@ -33,6 +36,7 @@ CAUSES = {
     "auxiliary images lost": Cause("inputs", _WARN),
     "stamps constant": Cause("inputs", _WARN),
     "stamps missing": Cause("inputs", _WARN),
+    "stamps jumping": Cause("inputs", _WARN),
     "stamps ahead": Cause("inputs", _WARN),
     "stamps old": Cause("inputs", _WARN),
     "stamp outlier": Cause("inputs", _WARN),
@@ -46,10 +50,12 @@ CAUSES = {
     "aux range outlier": Cause("inputs", _WARN),
     "nothing pairs": Cause("pairing", _WARN),
     "few pairs": Cause("pairing", _WARN),
+    "clocks apart": Cause("pairing", _WARN),
     "LOST": Cause("tracking", _WARN),
     "target refused": Cause("tracking", _WARN),
     "wrong target suspected": Cause("tracking", _WARN),
     "old target": Cause("tracking", _WARN),
+    "no respawn guard": Cause("tracking", _WARN),
     "internal error": Cause("tracking", _ERROR),
     "network hangs": Cause("device", _ERROR),
     "too slow": Cause("device", _WARN),
@@ -164,7 +170,7 @@ class Health:
         with self._lock:
             ours = {cause: mode for cause, mode in self._modes.items() if CAUSES[cause].status == status}
             shown = {cause: mode.text for cause, mode in ours.items() if mode.until > now}
-            counts = {f"{cause} (count)": str(mode.count) for cause, mode in ours.items() if mode.count}
+            counts = {f"{cause}{COUNT_SUFFIX}": str(mode.count) for cause, mode in ours.items() if mode.count}
         level = max((CAUSES[cause].level for cause in shown), default=_OK)
         return level, "; ".join(shown) or summary, shown | counts
 

@@ -46,6 +46,8 @@ class ImageInput:
         self._callbacks: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._arrivals: deque[float] = deque(maxlen=100)
         self._heard = time.monotonic()
+        self.received = 0
+        self.lost = 0  # in transport, as far as the middleware tells
         # A subscription must not be destroyed by its own event, so the event only wakes this.
         self._wake = node.create_guard_condition(self.follow_publishers)
         self._subscriber: Subscriber | None = None
@@ -68,7 +70,9 @@ class ImageInput:
             self._node.get_logger().info(f"{self._name} on {self.topic}: subscribing anew ({plan.describe()})")
             self._node.destroy_subscription(self._subscriber.sub)
         self._plan = plan
-        events = SubscriptionEventCallbacks(incompatible_qos=lambda _: self._wake.trigger())
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=lambda _: self._wake.trigger(), message_lost=self._note_loss
+        )
         self._subscriber = Subscriber(
             self._node, plan.message_type, self.topic, event_callbacks=events, qos_profile=plan.profile(self._depth)
         )
@@ -111,12 +115,34 @@ class ImageInput:
             f"node with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()}"
         )
 
+    def loss_diagnosis(self, lost: int, sent: int) -> str:
+        """What a loss in transport comes from, and what to try."""
+        return (
+            f"{lost} of the last {sent} images on {self.topic} did not arrive ({self._plan.describe()}): large images "
+            "need larger buffers than Fast DDS has by itself. Start the camera's driver, above all, and this node with "
+            f"FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()}, or publish compressed images"
+        )
+
+    def values(self) -> dict[str, str]:
+        """For the diagnostics."""
+        return {
+            "topic": self.topic,
+            "subscription": self._plan.describe(),
+            "rate (Hz)": f"{self.rate():.1f}",
+            "received": str(self.received),
+            "lost": str(self.lost),
+        }
+
     def close(self) -> None:
         self._node.destroy_subscription(self._subscriber.sub)
         self._node.destroy_guard_condition(self._wake)
 
+    def _note_loss(self, status: Any) -> None:
+        self.lost += status.total_count_change
+
     def _receive(self, message: Any) -> None:
         self._heard = time.monotonic()
         self._arrivals.append(self._heard)
+        self.received += 1
         for callback, args in self._callbacks:
             callback(message, *args)

@@ -15,18 +15,20 @@ Topics (the image topics are parameters, all can be remapped):
     ~/overlay               Image out, while somebody subscribes
     /diagnostics            DiagnosticArray out, every second
 
-When time or stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is
-started again on the new first frame; any other target stays where it was last seen.
+When stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is started again
+when the recording is back at the frame it was started on; any other target stays where it was last seen.
+
+A target from before a break (deactivation, a pause of the images, a jump back) is LOST until new images confirm it.
+`initial_box` counts once after each configuration, and not where launch has started the process again after a crash.
 """
 
 from __future__ import annotations
 
 import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -34,8 +36,7 @@ import cv2
 import numpy as np
 import rclpy
 from lifecycle_msgs.srv import ChangeState
-from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
-from rclpy.duration import Duration
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -46,24 +47,26 @@ from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
-from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, Latencies, gpu_memory, steps_ms
+from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
+from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
+from cmdtrack_ros.ros.supervision import Supervisor
+from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
-from cmdtrack_ros.streams.mailbox import Mailbox
+from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline, Target
+from cmdtrack_ros.tracking.requests import TargetRequests
 from cmdtrack_ros.tracking.tracker import load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_QUEUE_DEPTH = 10
-_CATCH_UP_FRAMES = 5  # tracked between a target's and the newest; to track all takes a slow machine too long
-_SAME_RESTART_SECONDS = 1.0  # s; clock and stamps of a looping bag jump within this time of each other
 
 
 def _encoding(settings: Settings) -> AuxEncoding:
@@ -74,20 +77,6 @@ def _encoding(settings: Settings) -> AuxEncoding:
 def _pairing(settings: Settings) -> PairOptions:
     options = PairOptions(settings.slop, settings.aux_timeout, settings.aux_offset, settings.queue_size)
     return options.for_streams(1 if settings.modality == "rgb" else 2)
-
-
-class _TargetRequest:
-    """A target that waits for its pair, the one at `stamp` (ns) or the next to come."""
-
-    def __init__(self, target: Target | None, stamp: int | None = None) -> None:
-        self.target = target  # None releases the one there is
-        self.stamp = stamp
-        self.pair: Pair | None = None
-
-    def offer(self, pair: Pair) -> None:
-        """Take the next pair, which is then kept until the worker gets to it, however slow that is."""
-        if self.stamp is None:
-            self.stamp, self.pair = pair.stamp, pair
 
 
 class TrackerNode(LifecycleNode):
@@ -103,6 +92,9 @@ class TrackerNode(LifecycleNode):
         self._health = Health(self.get_logger())
         self._diagnostics = DiagnosticsPublisher(self)
         self._pipeline: Pipeline | None = None
+        self._mark = RespawnMark(self.get_fully_qualified_name())
+        self._worker: Worker | None = None
+        self._supervisor: Supervisor | None = None  # while active
         self._inputs: dict[str, ImageInput] = {}
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
@@ -206,7 +198,16 @@ class TrackerNode(LifecycleNode):
             registration=settings.registration,
             max_pixels=settings.max_pixels,
             topics=topics,
-            report=self._health.event,
+            report=self._report_fault,
+        )
+        self._respawned = bool(settings.initial_box) and self._mark.found()
+        self._requests = TargetRequests(
+            History(settings.target_history, settings.target_history_mb * 2**20),
+            lambda text: self._health.event(TARGET_REFUSED, text),
+            initial=None
+            if self._respawned or not settings.initial_box
+            else Target(np.array(settings.initial_box), "initial"),
+            taken=self._leave_mark,
         )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
         self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
@@ -220,28 +221,36 @@ class TrackerNode(LifecycleNode):
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
+        fell_back = settings.device == "cuda" and tracker.engine.device != "cuda"
+        text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"
+        self._health.condition("engine fallback", text if fell_back else None)
 
     def _activate(self) -> None:
         settings = self._settings
-        self._latencies = Latencies()
-        self._mailbox: Mailbox[Pair] = Mailbox(settings.target_history, settings.process_every_pair)
-        self._request = self._first_request()
-        self._request_lock = threading.Lock()
-        self._restarted_at = -_SAME_RESTART_SECONDS
+        if self._worker and self._worker.left_behind:
+            raise CmdtrackError("the network still works on a pair of before: clean up and configure, or restart")
+        self._mailbox: Mailbox[tuple[int, Pair]] = Mailbox(settings.process_every_pair)
+        self._pipeline.doubt()
+        self._say_old_target()
         with ExitStack() as opened:  # closed here if one of these fails
             self._open_inputs(settings, opened)
+            self._supervisor = Supervisor(
+                self._health,
+                self._inputs,
+                self._pairing_filter,
+                self._mailbox,
+                _pairing(settings),
+                lambda: self.get_clock().now().nanoseconds,
+            )
+            opened.callback(self._end_supervision)
             target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
             opened.callback(self.destroy_subscription, target_in)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
             opened.callback(self.destroy_timer, self._flush_timer)
             self._flush_timer.cancel()  # runs only while an image waits
-            threshold = JumpThreshold(min_forward=None, min_backward=Duration(seconds=-0.1), on_clock_change=True)
-            jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._on_clock_jump)
-            opened.callback(jumps.unregister)
-            worker = threading.Thread(target=self._track_pairs, args=(self._mailbox,), name="tracking", daemon=True)
-            worker.start()
-            opened.callback(worker.join)
-            opened.callback(self._mailbox.close)
+            opened.callback(self._close_requests)
+            self._worker = Worker(self._mailbox, self._track_pair, self._health, self.context.ok)
+            opened.callback(self._worker.stop)
             self._opened = opened.pop_all()
         self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
@@ -266,19 +275,33 @@ class TrackerNode(LifecycleNode):
     def _stop(self) -> None:
         """End the worker and close the inputs; safe to call when nothing runs."""
         self._opened.close()
-        self._health.clear("inputs", "pairing")
+
+    def _end_supervision(self) -> None:
+        if self.context.ok():  # else nobody hears that it is over
+            self._supervisor.close()
+        self._supervisor = None
 
     def _clean_up(self) -> None:
         for publisher in (self._track_out, self._overlay_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
-        self._pipeline = None
+        self._pipeline = self._worker = None  # a worker left behind goes with its network
+        for cause in ("network hangs", "engine fallback"):
+            self._health.condition(cause, None)
         self._settings = None
+        self._forget_target()
 
     def _shut_down(self) -> None:
         self._stop()
         if self._settings:
             self._clean_up()
+        self._forget_target()
+
+    def _forget_target(self) -> None:
+        """The end is in order: `initial_box` counts again."""
+        self._health.clear("tracking")
+        with suppress(OSError):  # then the next node says that it waits for a target
+            self._mark.remove()
 
     # Executor thread: store and return.
 
@@ -286,6 +309,7 @@ class TrackerNode(LifecycleNode):
         self._settings = settings
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
+            self._supervisor.configure(_pairing(settings))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -295,121 +319,101 @@ class TrackerNode(LifecycleNode):
 
     def _on_pair(self, pair: Pair) -> None:
         if pair.restarted:
-            self._restarted_at = time.monotonic()
             self.get_logger().info("stamps jumped back: pairing starts afresh")
-            self._start_over()
-        with self._request_lock:
-            if self._request:
-                self._request.offer(pair)
-        self._mailbox.put(pair.stamp, pair)
-
-    def _on_clock_jump(self, jump: TimeJump) -> None:
-        self._pairing_filter.reset()
-        if time.monotonic() - self._restarted_at > _SAME_RESTART_SECONDS:
-            self.get_logger().info("the clock jumped: pairing starts afresh")
-            self._start_over()
-
-    def _start_over(self) -> None:
-        self._mailbox.forget()
-        first = self._first_request()
-        if first:
-            with self._request_lock:
-                self._request = first
-
-    def _first_request(self) -> _TargetRequest | None:
-        box = self._settings.initial_box
-        return _TargetRequest(Target(np.array(box), "initial")) if box else None
+        self._mailbox.put((self._requests.offer(pair), pair))
 
     def _on_target(self, message: TargetBox) -> None:
+        release = message.width == 0 and message.height == 0
         box = np.array([message.x, message.y, message.width, message.height])
-        stamp = stamp_ns(message) or None
-        if message.width == 0 and message.height == 0:
-            request = _TargetRequest(None)
-        elif not np.isfinite(box).all() or min(box[2:]) <= 0:
-            self._health.event(
-                "target refused",
-                f"box {box.tolist()} (x, y, width, height): expected finite numbers with width and height above 0",
+        self._requests.request(None if release else Target(box, message.target_id), stamp_ns(message) or None)
+
+    def _close_requests(self) -> None:
+        if self._requests.close() and not (self._worker and self._worker.left_behind):
+            self._pipeline.release()
+
+    def _say_old_target(self) -> None:
+        text = None
+        if self._pipeline.unconfirmed:
+            text = (
+                "the target is from before a break of the images or of the node's activity: it is LOST until new "
+                "images confirm it at its place; name it anew through ~/target where it has moved"
             )
-            return
-        else:
-            request = _TargetRequest(Target(box, message.target_id), stamp)
-        with self._request_lock:
-            self._request = request
+        elif self._respawned:
+            text = (
+                "the node was started again after a crash, and what 'initial_box' meant has moved since: name the "
+                "target through ~/target, or end the node in order and start it anew to have 'initial_box' taken"
+            )
+        self._health.condition("old target", text)
 
     def _report_health(self) -> None:
-        self._check_inputs()
-        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
         summaries = dict.fromkeys(STATUSES, self._state_machine.current_state[1])
-        hardware = "none"
-        if self._pipeline:
-            hardware = self._pipeline.engine.device
-            values["device"] = {"engine": self._pipeline.engine.name, **gpu_memory()}
-        if self._inputs:
-            values["inputs"] = {f"{name} rate (Hz)": f"{s.rate():.1f}" for name, s in self._inputs.items()}
-            values["pairing"] = self._pairing_filter.counters.as_dict()
-            values["tracking"] = {"state": self._pipeline.state.name, **self._latencies.values()}
-            values["device"]["dropped"] = self._mailbox.dropped
+        values: dict[str, dict[str, Any]] = {name: {} for name in STATUSES}
+        self._survive(self._check_health)
+        if self._supervisor:
+            values = self._supervisor.values()
             summaries["tracking"] = self._pipeline.state.name
+        if self._pipeline:
+            values["tracking"]["state"] = self._pipeline.state.name
+            values["device"] |= {"engine": self._pipeline.engine.name, **gpu_memory()}
         reports = {}
         for name in STATUSES:
             level, message, causes = self._health.report(name, summaries[name])
             reports[name] = (level, message, values[name] | causes)
-        self._diagnostics.publish(hardware, reports)
+        self._diagnostics.publish(self._pipeline.engine.device if self._pipeline else "none", reports)
 
-    def _check_inputs(self) -> None:
-        for name, stream in self._inputs.items():
+    def _check_health(self) -> None:
+        if self._worker:
+            self._worker.check()
+        if self._supervisor:
+            self._look_after_inputs()
+            self._requests.expire()
+            self._say_old_target()
+            self._supervisor.check(self._settings.data_timeout)
+
+    def _look_after_inputs(self) -> None:
+        for stream in self._inputs.values():
             stream.follow_publishers()
-            stage = stream.seconds_silent() > self._settings.data_timeout
-            text = stream.silence_diagnosis() if stream.silent() else None
-            self._health.condition(f"no {name} images", text, stage)
-        if self._inputs and all(s.seconds_silent() > self._settings.data_timeout for s in self._inputs.values()):
+        if all(stream.seconds_silent() > self._settings.data_timeout for stream in self._inputs.values()):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
 
     # Worker thread: owns the pipeline.
 
-    def _track_pairs(self, mailbox: Mailbox[Pair]) -> None:
-        while (pair := mailbox.take()) is not None:
-            try:
-                self._track_pair(pair)
-            except Exception:
-                if not self.context.ok():  # interrupted: nothing can be published any more
-                    return
-                self._health.event("internal error", traceback.format_exc())
-
-    def _track_pair(self, pair: Pair) -> None:
+    def _track_pair(self, item: tuple[int, Pair]) -> None:
         began = time.monotonic_ns()
-        target, since = self._due_target(pair.stamp)
-        track = self._pipeline.process(pair, target, since)
-        if track is None:
+        number, pair = item
+        try:
+            due = self._requests.due(number, pair)
+            if due.release:
+                self._pipeline.release()
+                self.get_logger().info("target released")
+            track = self._pipeline.process(pair, due.target, due.since)
+        except Exception:
+            self._requests.refuse("an internal error, see the log")
+            raise
+        self._requests.settle(track)
+        if track is None or not self._worker.runs_here():
             return
         if track.started:
-            box = np.round(target.box, 1).tolist()
+            self._respawned = False
+            box = np.round(track.box, 1).tolist()
             self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
         self._publish(pair, track, began)
 
-    def _due_target(self, now: int) -> tuple[Target | None, list[Pair]]:
-        """The requested target if its pair has come, and the pairs from there up to before `now` (ns)."""
-        with self._request_lock:
-            request = self._request
-            if request is None or request.stamp is None or request.stamp > now:
-                return None, []
-            self._request = None
-        if request.target is None:
-            self._pipeline.release()
-            self.get_logger().info("target released")
-            return None, []
-        if request.stamp == now:
-            return request.target, []
-        kept = self._mailbox.since(request.stamp)
-        if not kept and not request.pair:
-            self._health.event(
-                "target refused",
-                f"its stamp {request.stamp * 1e-9:.3f} s is older than the kept frames: send it "
-                "sooner, raise parameter 'target_history', or send stamp 0 for the newest frame",
+    def _report_fault(self, cause: str, text: str) -> None:
+        if cause == TARGET_REFUSED:  # the requests report it, by the target's name
+            self._requests.refuse(text)
+        else:
+            self._health.event(cause, text)
+
+    def _leave_mark(self) -> None:
+        try:
+            self._mark.leave()
+        except OSError as error:
+            self._health.condition(
+                "no respawn guard",
+                f"{error}: a node that is started again after a crash will take 'initial_box' anew; set ROS_HOME to a "
+                "folder that can be written",
             )
-            return None, []
-        pairs = [pair for stamp, pair in kept if stamp < now] if kept else [request.pair]
-        return request.target, pairs[:: max(-(-len(pairs) // _CATCH_UP_FRAMES), 1)]
 
     def _publish(self, pair: Pair, track: Track, began: int) -> None:
         """Send out the result of a pair that the worker took at `began` (ns)."""
@@ -423,7 +427,7 @@ class TrackerNode(LifecycleNode):
             picture = operator_picture(*self._pipeline.pictures(), track)
             self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
-        self._latencies.add(replace(track, times_ms={**track.times_ms, **steps}))
+        self._supervisor.note(replace(track, times_ms={**track.times_ms, **steps}))
 
 
 def main() -> None:

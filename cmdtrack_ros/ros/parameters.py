@@ -46,7 +46,8 @@ class Settings:
     depth_unit: float
     range_smoothing: float
     initial_box: tuple[float, ...]
-    target_history: int
+    target_history: float
+    target_history_mb: int
     data_timeout: float
     process_every_pair: bool
 
@@ -179,7 +180,7 @@ SPECS = (
     Spec(
         "aux_offset",
         _PAIRING_DEFAULTS.aux_offset,
-        "Seconds added to every auxiliary stamp; negative where that camera stamps late.",
+        "Seconds added to every auxiliary stamp; negative where that camera's clock is ahead.",
         *RANGES["aux_offset"],
         live=True,
     ),
@@ -251,14 +252,28 @@ SPECS = (
     ),
     Spec(
         "target_history",
-        30,
-        "Recent frames kept so that a target can be started on the frame its user saw. More "
+        5.0,
+        "Seconds of frames kept so that a target can be started on the frame its user saw. More "
         "accepts slower users, and takes memory.",
-        1,
-        300,
+        0.0,
+        60.0,
     ),
     Spec(
-        "data_timeout", 5.0, "Seconds without images after which a warning says what to check.", 0.1, 3600.0, live=True
+        "target_history_mb",
+        256,
+        "MiB of images that these frames may take; the oldest go first. More keeps larger images for all of "
+        "`target_history`.",
+        1,
+        16384,
+    ),
+    Spec(
+        "data_timeout",
+        5.0,
+        "Seconds without images, after the first warning, until the log says again what to check; when both streams "
+        "are silent for as long, images that wait for a partner are tracked alone. More tolerates pauses.",
+        0.1,
+        3600.0,
+        live=True,
     ),
     Spec(
         "process_every_pair",

@@ -9,9 +9,11 @@ from __future__ import annotations
 import array
 import io
 import logging
+import os
 import re
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -70,18 +72,31 @@ _HEADERS = {"JPEG": JpegImageFile, "PNG": PngImageFile, "TIFF": TiffImageFile, "
 # A damaged one is our error to report, with the topic's name.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
+# What libjpeg, libpng, libtiff and OpenCV's own decoders print, to tell it from what other threads print meanwhile.
+_PRINTED = re.compile(
+    rb"(Corrupt JPEG|Premature end|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning: unknown JFIF|libpng |"
+    rb"TIFF|LZW|\[ ?(WARN|ERROR|INFO):\d+@|> |\s*$)"
+)
+# A picture that ends early is filled up with grey; OpenCV returns one of which a part is missing.
+_INCOMPLETE = re.compile("premature end|ERROR", re.IGNORECASE)
+_PNG = b"\x89PNG\r\n\x1a\n"
+_stderr_lock = threading.Lock()
+
 ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
 
 
-def to_rgb(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def to_rgb(message: Any, max_pixels: int = MAX_PIXELS, warn: Callable[[str], None] | None = None) -> np.ndarray:
     """An RGB camera's Image or CompressedImage -> HxWx3 uint8 RGB (grey becomes three equal channels).
+
+    Args:
+        warn: told of damage that leaves a whole picture; None = nobody is.
 
     Raises:
         ImageError: unknown encoding, impossible sizes or more than `max_pixels`, too little data, or data that
-            does not decode.
+            does not decode to a whole picture.
     """
     if hasattr(message, "format"):
-        return _decode_picture(message, cv2.IMREAD_COLOR, max_pixels)
+        return _decode_picture(message, cv2.IMREAD_COLOR, max_pixels, warn)
     encoding = _AS_COLOUR.get(message.encoding, message.encoding)
     known = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS)
     if encoding not in known:
@@ -89,8 +104,8 @@ def to_rgb(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     return _convert(_pixels(message, max_pixels), encoding)
 
 
-def to_sensor(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """An auxiliary camera's Image or CompressedImage -> the sensor's own array.
+def to_sensor(message: Any, max_pixels: int = MAX_PIXELS, warn: Callable[[str], None] | None = None) -> np.ndarray:
+    """An auxiliary camera's Image or CompressedImage -> the sensor's own array; arguments as of `to_rgb`.
 
     Returns:
         HxW uint8, uint16 (counts, millimetres) or float32 (metres, degrees), or HxWx3 uint8 RGB where the
@@ -101,30 +116,82 @@ def to_sensor(message: Any, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     if hasattr(message, "format"):
         if "compressedDepth" in message.format:
-            return _decode_depth(message, max_pixels)
-        return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, max_pixels)
+            return _decode_depth(message, max_pixels, warn)
+        return _decode_picture(message, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR, max_pixels, warn)
     if message.encoding in _COLOUR_ENCODINGS or message.encoding in ("8UC3", "8UC4"):
-        return to_rgb(message, max_pixels)
+        return to_rgb(message, max_pixels, warn)
     pixels = _pixels(message, max_pixels)
     if pixels.ndim == 3 or pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise ImageError(f"auxiliary image: expected one of {', '.join(ENCODINGS)}, got {message.encoding!r}")
     return pixels
 
 
-def decode(data: np.ndarray, flags: int, what: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decode(
+    data: np.ndarray, flags: int, what: str, max_pixels: int = MAX_PIXELS, warn: Callable[[str], None] | None = None
+) -> np.ndarray:
     """JPEG, PNG, TIFF or BMP as (n,) uint8 -> HxW or HxWxC, BGR, as `cv2.imdecode` does with these flags.
 
+    What the decoders print about damage does not reach stderr, where nobody could tell whose image it is.
+
+    Args:
+        warn: told of damage that leaves a whole picture, as some USB cameras always send; begins with `what`.
+
     Raises:
-        ImageError: begins with `what`: data that does not decode, or more pixels than `max_pixels` by its header.
+        ImageError: begins with `what`: data that does not decode to a whole picture, or more pixels than
+            `max_pixels` by its header.
     """
     _check_size(*_header_size(data, what), what, max_pixels)
-    try:
-        picture = cv2.imdecode(data, flags)
-    except cv2.error as error:
-        raise ImageError(f"{what}: {data.size} bytes do not decode: {error}") from error
-    if picture is None:
-        raise ImageError(f"{what}: {data.size} bytes do not decode")
+    if data[:8].tobytes() == _PNG:
+        _check_png(data.data, what)
+    picture, printed = _decode_quietly(data, flags)
+    if picture is None or _INCOMPLETE.search(printed):
+        raise ImageError(f"{what}: {data.size} bytes do not decode{f' ({printed})' if printed else ''}")
+    if printed and warn:
+        warn(f"{what}: {printed}")
     return picture
+
+
+def _check_png(data: memoryview, what: str) -> None:
+    """ImageError where a chunk says that it is longer than the data: OpenCV would first take that much memory."""
+    at = len(_PNG)
+    while at < len(data):
+        if len(data) - at < 12:
+            raise ImageError(f"{what}: PNG of {len(data)} bytes ends within a chunk")
+        length, kind = struct.unpack_from(">I4s", data, at)
+        at += 12 + length
+        if at > len(data):
+            raise ImageError(f"{what}: PNG of {len(data)} bytes ends within chunk {kind!r} of {length} bytes")
+        if kind == b"IEND":
+            return
+
+
+def _decode_quietly(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
+    """`cv2.imdecode`, None where it fails, and the first line that a decoder printed, or an empty text."""
+    with _stderr_lock:
+        try:
+            stderr = os.dup(2)
+        except OSError:  # closed: there is nothing to keep clean
+            return _imdecode(data, flags)
+        with os.fdopen(os.memfd_create("decoder"), "r+b") as sink:
+            os.dup2(sink.fileno(), 2)
+            try:
+                picture, error = _imdecode(data, flags)
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+            sink.seek(0)
+            lines = sink.readlines()
+    ours = [line for line in lines if _PRINTED.match(line)]
+    if len(ours) < len(lines):
+        os.write(2, b"".join(line for line in lines if line not in ours))
+    return picture, ours[0].decode(errors="replace").strip() if ours else error
+
+
+def _imdecode(data: np.ndarray, flags: int) -> tuple[np.ndarray | None, str]:
+    try:
+        return cv2.imdecode(data, flags), ""
+    except cv2.error as error:
+        return None, str(error)
 
 
 def _header_size(data: np.ndarray, what: str) -> tuple[int, int]:
@@ -244,14 +311,14 @@ def _converter() -> Callable[[Any], np.ndarray]:
     return lambda message: image_to_cvimage(message, "rgb8")
 
 
-def _decode_picture(message: Any, flags: int, max_pixels: int) -> np.ndarray:
+def _decode_picture(message: Any, flags: int, max_pixels: int, warn: Callable[[str], None] | None) -> np.ndarray:
     """A CompressedImage -> HxW or HxWx3 RGB."""
     data = np.frombuffer(message.data, np.uint8)
-    picture = decode(data, flags, f"compressed image ({message.format!r})", max_pixels)
+    picture = decode(data, flags, f"compressed image ({message.format!r})", max_pixels, warn)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
 
 
-def _decode_depth(message: Any, max_pixels: int) -> np.ndarray:
+def _decode_depth(message: Any, max_pixels: int, warn: Callable[[str], None] | None) -> np.ndarray:
     """compressedDepth: 12 bytes of header (int32, 2 float32), then PNG or RVL -> HxW uint16 mm or float32 m.
 
     Depth in metres is stored as its inverse: Z = A / (stored - B), 0 = no reading (NaN).
@@ -267,7 +334,7 @@ def _decode_depth(message: Any, max_pixels: int) -> np.ndarray:
     if message.format.rstrip().endswith("rvl"):
         stored = _decode_rvl(data[12:], what, max_pixels)
     else:
-        stored = decode(data[12:], cv2.IMREAD_UNCHANGED, what, max_pixels)
+        stored = decode(data[12:], cv2.IMREAD_UNCHANGED, what, max_pixels, warn)
     if stored.dtype != np.uint16 or stored.ndim != 2:
         raise ImageError(f"{what}: expected one 16-bit channel, got {stored.dtype} of shape {stored.shape}")
     if encoding != "32FC1":
@@ -293,6 +360,8 @@ def _decode_rvl(data: np.ndarray, what: str, max_pixels: int) -> np.ndarray:
         if at + 1 >= numbers.size:
             raise ImageError(f"{what}: RVL data ends after {filled} of {out.size} pixels")
         zeros, nonzeros = int(numbers[at]), int(numbers[at + 1])
+        if min(zeros, nonzeros) < 0:  # more bits than a number has
+            raise ImageError(f"{what}: RVL data has an impossible run of pixels")
         coded = numbers[at + 2 : at + 2 + nonzeros]
         filled += zeros
         if coded.size < nonzeros or filled + nonzeros > out.size:

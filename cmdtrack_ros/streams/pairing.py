@@ -15,6 +15,10 @@ How long an RGB image waits for its partner. It goes out as soon as one of these
 
 When RGB has been silent for `SILENT_NS` while auxiliary images keep coming, these come out alone until it
 returns.
+
+A stamp that leaps is held back until a second image confirms it (`streams.stamps`): one that none follows is left
+out, and nothing else is lost. Where the stamps of a stream do not advance, arrival takes their place: its images, and
+where it is RGB those of the other stream too, are paired as if stamped when they came.
 """
 
 from __future__ import annotations
@@ -29,8 +33,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.streams.stamps import RESTART_NS, Image, StampGuard
 
-RESTART_NS = 500_000_000  # a stamp this far behind the newest is a restarted recording, not a late message
 SILENT_NS = 1_000_000_000
 _IMAGES_BEFORE_ALONE = 3  # of one stream: the first to return after a pause of both does not go alone
 _INTERVALS_NEEDED = 8
@@ -40,7 +44,7 @@ _INTERVAL_MARGIN = 0.8  # the next interval may be this much shorter than the sh
 RANGES: dict[str, tuple[float, float]] = {
     "slop": (0.0, 10.0),
     "aux_timeout": (0.0, 10.0),
-    "aux_offset": (-10.0, 10.0),
+    "aux_offset": (-86_400.0, 86_400.0),
     "queue_size": (1, 1000),
 }
 """Lowest and highest of the numbers of `PairOptions`."""
@@ -105,6 +109,8 @@ class PairCounters:
     late: came after its moment had gone out (raise `aux_timeout`), or repeats a stamp.
     evicted: auxiliary images pushed out of a full queue while still usable (raise `queue_size`).
     restarts: times the stamps jumped back.
+    outliers: left out, because their stamp leapt and no other image followed it.
+    by_arrival: images whose stamp was not gone by, because their stream's stamps did not advance.
     """
 
     rgb: int = 0
@@ -115,6 +121,8 @@ class PairCounters:
     late: int = 0
     evicted: int = 0
     restarts: int = 0
+    outliers: int = 0
+    by_arrival: int = 0
 
     def as_dict(self) -> dict[str, int]:
         return asdict(self)
@@ -138,6 +146,7 @@ class NearestPairer:
         self.configure(options)
         self.counters = PairCounters()
         self._order = 0
+        self._rgb_guard, self._aux_guard = StampGuard(), StampGuard()
         self.reset()
 
     def configure(self, options: PairOptions) -> None:
@@ -149,6 +158,12 @@ class NearestPairer:
 
     def reset(self) -> None:
         """Forget all queued images and the past; counters stay."""
+        self._rgb_guard.reset()
+        self._aux_guard.reset()
+        self._anchor: tuple[int, int] | None = None  # a stamp, and the clock when its image came
+        self._forget()
+
+    def _forget(self) -> None:
         self._pending: list[_Entry] = []
         self._last_out: int | None = None
         self._newest_rgb: int | None = None
@@ -169,30 +184,69 @@ class NearestPairer:
         self.counters.rgb += 1
         self._aux_since_rgb = 0
         self._rgb_since_aux += 1
-        out: list[Pair] = []
-        if self._newest_rgb is not None and stamp_ns < self._newest_rgb - RESTART_NS:
-            out = self._restart(stamp_ns)
-        self._newest_rgb = max(stamp_ns, self._newest_rgb) if self._newest_rgb is not None else stamp_ns
-        now = self._now(now_ns)
-        self._rgb_heard = now
-        known = any(entry.stamp == stamp_ns for entry in self._pending)
-        if known or (self._last_out is not None and stamp_ns <= self._last_out):
-            self.counters.late += 1
-            return out
-        if self._aux_heard is None:
-            self._aux_heard = now
-        insort(self._pending, self._entry(stamp_ns, item, now))
-        out += self._settle(now)
-        while len(self._pending) > self._queue_size:
-            out.append(self._emit())
-        return out
+        by_arrival = self._rgb_guard.by_arrival
+        images = self._rgb_guard.take(stamp_ns, item, now_ns)
+        if self._rgb_guard.by_arrival is not by_arrival:
+            known = [stamp for stamp in (self._newest_rgb, self._last_out) if stamp is not None]
+            self._anchor = (max(known), now_ns) if known and now_ns is not None else None
+        return self._take(images, self._take_rgb, self._aux_guard, self._take_aux, -self._offset)
 
     def add_aux(self, stamp_ns: int, item: Any, now_ns: int | None = None) -> list[Pair]:
         """Take one auxiliary image; returns the pairs it completes, oldest first."""
         self.counters.aux += 1
         self._aux_since_rgb += 1
         self._rgb_since_aux = 0
-        stamp = stamp_ns + self._offset
+        images = self._aux_guard.take(stamp_ns, item, now_ns)
+        return self._take(images, self._take_aux, self._rgb_guard, self._take_rgb, self._offset)
+
+    def _take(
+        self,
+        images: list[Image],
+        take: Callable[[Image], list[Pair]],
+        other: StampGuard,
+        take_other: Callable[[Image], list[Pair]],
+        offset: int,
+    ) -> list[Pair]:
+        """Go on with images of one stream; a leap that they confirm holds for the other stream's, too."""
+        out: list[Pair] = []
+        for number, image in enumerate(images):
+            out += take(image)
+            if number + 1 < len(images):
+                for released in other.release(image.stamp + offset):
+                    out += take_other(released)
+        self._count_outliers()
+        return out
+
+    def _count_outliers(self) -> None:
+        self.counters.outliers = self._rgb_guard.outliers + self._aux_guard.outliers
+
+    def _take_rgb(self, image: Image) -> list[Pair]:
+        stamp = image.stamp
+        if self._rgb_guard.by_arrival:
+            stamp = self._stamp_by_arrival(image)
+        elif image.now is not None:
+            self._anchor = stamp, image.now
+        out: list[Pair] = []
+        if self._newest_rgb is not None and stamp < self._newest_rgb - RESTART_NS:
+            out = self._restart(stamp)
+        self._newest_rgb = max(stamp, self._newest_rgb) if self._newest_rgb is not None else stamp
+        now = self._now(image.now)
+        self._rgb_heard = now
+        known = any(entry.stamp == stamp for entry in self._pending)
+        if known or (self._last_out is not None and stamp <= self._last_out):
+            self.counters.late += 1
+            return out
+        if self._aux_heard is None:
+            self._aux_heard = now
+        insort(self._pending, self._entry(stamp, image.item, now))
+        out += self._settle(now)
+        while len(self._pending) > self._queue_size:
+            out.append(self._emit())
+        return out
+
+    def _take_aux(self, image: Image) -> list[Pair]:
+        by_arrival = self._rgb_guard.by_arrival or self._aux_guard.by_arrival
+        stamp = self._stamp_by_arrival(image) if by_arrival else image.stamp + self._offset
         out: list[Pair] = []
         if self._newest_aux is not None and stamp < self._newest_aux - RESTART_NS:
             while self._pending and self._pending[0].stamp > stamp + RESTART_NS:
@@ -200,25 +254,36 @@ class NearestPairer:
             self._forget_aux()
             self._aux_ahead = self._last_out is not None and stamp < self._last_out - RESTART_NS
         self._note_interval(stamp)
-        now = self._now(now_ns)
+        now = self._now(image.now)
         self._aux_heard = now
         rgb_silent = self._rgb_silent(now)
         if self._too_late(stamp) or any(entry.stamp == stamp for entry in self._aux):
             self.counters.late += 1
         else:
-            insort(self._aux, self._entry(stamp, item, now))
+            insort(self._aux, self._entry(stamp, image.item, now))
         out += self._settle(now)
         while len(self._aux) > self._queue_size:
             self._aux.pop(0)
             self.counters.evicted += 1
         if rgb_silent and not self._pending:
-            out += self._emit_aux(stamp, item, now)
+            out += self._emit_aux(stamp, image.item, now)
         return out
+
+    def _stamp_by_arrival(self, image: Image) -> int:
+        """The stamp an image would have, had it been taken when it came."""
+        self.counters.by_arrival += 1
+        if self._anchor is None or image.now is None:
+            return image.stamp
+        stamp, moment = self._anchor
+        return stamp + image.now - moment
 
     def flush(self, now_ns: int | None = None) -> list[Pair]:
         """Send out what has waited long enough at `now_ns`; everything when it is None (end of data)."""
         if now_ns is None:
-            return [self._emit() for _ in range(len(self._pending))]
+            out = [pair for image in self._aux_guard.finish() for pair in self._take_aux(image)]
+            out += [pair for image in self._rgb_guard.finish() for pair in self._take_rgb(image)]
+            self._count_outliers()
+            return out + [self._emit() for _ in range(len(self._pending))]
         return self._settle(now_ns)
 
     def _entry(self, stamp: int, item: Any, now: int) -> _Entry:
@@ -240,7 +305,7 @@ class NearestPairer:
         self.counters.restarts += 1
         out = [self._emit() for _ in range(len(self._pending))]
         kept = [entry for entry in self._aux if entry.stamp <= stamp + RESTART_NS]
-        self.reset()
+        self._forget()
         self._restarted = True
         self._aux = kept
         self._newest_aux = kept[-1].stamp if kept else None

@@ -53,6 +53,10 @@ class StateMachine:
         self.reset()
         self.state = TargetState.TRACKING
 
+    def lose(self) -> None:
+        """The target may have gone while nobody looked."""
+        self.state, self._found = TargetState.LOST, 0
+
     def update(self, score: float) -> TargetState:
         """The state after a frame with this score."""
         config = self.config
@@ -63,7 +67,7 @@ class StateMachine:
             return self.state
         self._doubtful = self._doubtful + 1 if score < config.doubtful else 0
         if self._doubtful >= config.patience:
-            self.state, self._found = TargetState.LOST, 0
+            self.lose()
         else:
             self.state = TargetState.TRACKING if score >= config.confident else TargetState.UNCERTAIN
         return self.state

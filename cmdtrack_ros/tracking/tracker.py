@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
+_MIN_IMAGE_SIDE = 8
+_SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
+# An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.
+_MAX_TILES = 1024
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,28 @@ class TrackerConfig:
             )
 
 
+def _all_or_nothing(method: Callable[..., Track]) -> Callable[..., Track]:
+    """A method of the tracker which, where it raises, leaves the target that is being followed as it was."""
+
+    @functools.wraps(method)
+    def attempt(self: Tracker, *args: Any) -> Track:
+        before = {**vars(self), "encoder": copy.copy(self.encoder), "_machine": copy.copy(self._machine)}
+        try:
+            return method(self, *args)
+        except BaseException:
+            vars(self).update(before)
+            raise
+
+    return attempt
+
+
 class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame.
 
     Attributes:
         encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
             the range that the network saw; only the tracker lets it observe.
+        remarks: cause and text of what is to be told about the last frame.
     """
 
     def __init__(
@@ -90,6 +112,8 @@ class Tracker:
         self._first: dict[int, Template] = {}  # by stream, as all that follows
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
+        self._size: tuple[int, int] | None = None  # height, width of the last images
+        self.remarks: list[tuple[str, str]] = []
         self._scan = self._tracked = 0
 
     @property
@@ -97,6 +121,13 @@ class Tracker:
         """The state after the last frame."""
         return self._machine.state
 
+    def doubt(self) -> None:
+        """Nobody looked for long: the target is LOST until two frames confirm it, first at its last place."""
+        if self.state != TargetState.IDLE:
+            self._machine.lose()
+            self._scan = 0
+
+    @_all_or_nothing
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         """Take the target from a box.
 
@@ -109,9 +140,11 @@ class Tracker:
             ImageError: no image, two images of different size, or one of an unusable type.
             ConfigError: a box that is not finite, smaller than 2 px, or more than three quarters outside of
                 the image.
+            CmdtrackError: a network that answers NaN.
+
+        Whatever is raised, the target that is being followed is left as it was.
         """
         clock = Stopwatch()
-        # Before the reset: a mistaken box or image must not cost the target that is being followed.
         height, width = self._check_images(rgb, aux)
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
@@ -151,6 +184,9 @@ class Tracker:
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
         """The target after the frame; None where there was nothing to ask."""
+        if response is not None and not all(np.isfinite(part).all() for part in vars(response).values()):
+            self.remarks.append(("internal error", self._nonsense()))
+            response = None
         if response is None:
             self._machine.update(0.0)
             return self._track(0.0, {}, look.images, look.clock)
@@ -181,8 +217,9 @@ class Tracker:
             raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
         if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
             raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
-        if aux is not None and aux.ndim not in (2, 3):
-            raise ImageError(f"{self.modality} image: expected HxW or HxWx3, got shape {aux.shape}")
+        if aux is not None:
+            self.encoder.checked(aux)
+        check_sides(given)
         if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
             raise ImageError(
                 f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
@@ -192,21 +229,44 @@ class Tracker:
 
     def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
         """The checked images; the encoder has seen the auxiliary one."""
-        self._check_images(rgb, aux)
+        size = self._check_images(rgb, aux)
+        self.remarks = []
+        self._follow_size(*size)
         if aux is not None:
             self.encoder.observe(aux)
+            if self.encoder.outlier:
+                self.remarks.append(("aux range outlier", self.encoder.outlier))
         return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+
+    def _follow_size(self, height: int, width: int) -> None:
+        """Take the target along where the images changed size."""
+        before, self._size = self._size or (height, width), (height, width)
+        if before == self._size:
+            return
+        scale = np.array([width / before[1], height / before[0]])
+        if abs(scale[0] / scale[1] - 1) < _SAME_ASPECT:
+            self._box = self._box * np.tile(scale, 2)
+        else:  # another part of the scene: the target may be anywhere
+            self._box = clip_box(self._box, width, height)
+            self.doubt()
+
+    def _nonsense(self) -> str:
+        return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"
 
     def _cut(self, crop: Crop, images: Images, stream: int) -> np.ndarray:
         return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
 
     def _encode(self, images: Images, streams: Sequence[int] | None = None) -> list[Template]:
-        """Templates of the present box, None = of all streams."""
+        """Templates of the present box, None = of all streams; CmdtrackError where the network answers NaN."""
         streams = list(images) if streams is None else streams
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
-        return self.engine.encode([TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams])
+        crops = [TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams]
+        templates = self.engine.encode(crops)
+        if not all(_sound(template) for template in templates):
+            raise CmdtrackError(self._nonsense())
+        return templates
 
     def _renew_templates(self, images: Images, score: float, weights: dict[int, float]) -> None:
         """Take templates from the frame just tracked, where it can be trusted."""
@@ -230,9 +290,10 @@ class Tracker:
         self._scan += 1
         if self._scan % 2:
             return crop
-        columns, rows = (max(math.ceil(side / (crop.side * 0.6)), 1) for side in (width, height))
+        side = max(crop.side, math.sqrt(width * height / _MAX_TILES) / 0.6)
+        columns, rows = (max(math.ceil(length / (side * 0.6)), 1) for length in (width, height))
         row, column = divmod(self._scan // 2 % (rows * columns), columns)
-        return Crop((column + 0.5) * width / columns, (row + 0.5) * height / rows, crop.side, crop.size)
+        return Crop((column + 0.5) * width / columns, (row + 0.5) * height / rows, side, crop.size)
 
     def _decode(self, response: Response, crop: Crop, height: int, width: int) -> tuple[float, np.ndarray]:
         """Move the box to the best cell; returns its score and the modalities' weights there."""
@@ -256,6 +317,19 @@ class Tracker:
         center = found[:2] + found[2:] / 2
         size = keep * self._box[2:] + (1 - keep) * found[2:]
         self._box = clip_box(np.concatenate([center - size / 2, size]), width, height)
+
+
+def check_sides(image: np.ndarray) -> None:
+    """ImageError for an image HxW or HxWxC that is too small to hold a target."""
+    if min(image.shape[:2]) < _MIN_IMAGE_SIDE:
+        raise ImageError(
+            f"image of {image.shape[1]}x{image.shape[0]}: expected at least {_MIN_IMAGE_SIDE} pixels either way"
+        )
+
+
+def _sound(template: Template) -> bool:
+    """Whether all of it is finite: arrays of any engine, on any device."""
+    return all(math.isfinite(float(part.max()) - float(part.min())) for part in template.parts)
 
 
 def _box_around(response: Response, row: int, column: int) -> np.ndarray:

@@ -53,3 +53,12 @@ def test_help_is_shown_as_it_is_written() -> None:
         for text in (command.help, *(getattr(one, "help", None) for one in command.params)):
             assert "[" not in (text or ""), f"{command.name}: {text}"
     assert len(commands) > len(VERBS) + len(GROUPS)
+
+
+@pytest.mark.parametrize("missing, words", [("torch", ["train", "student", "--data", "."]), ("rclpy", ["demo"])])
+def test_verb_that_needs_a_missing_library_names_it(missing: str, words: list[str]) -> None:
+    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom cmdtrack_ros.cli.app import main\nmain({words!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("cmdtrack: ") and missing in line

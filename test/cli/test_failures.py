@@ -152,13 +152,13 @@ def test_bag_with_an_empty_message(tmp_path: Path) -> None:
     assert f"{bag}, {RGB_TOPIC}, message 0: expected 12 bytes up to the stamp, got 0" in said
 
 
-def test_bag_with_one_bad_stamp(tmp_path: Path) -> None:
-    stamps = [START + i * STEP for i in range(6)]
-    ahead = stamps[3] + 3_600 * 10**9
-    bag = write_free_running_bag(tmp_path / "bag", stamps, stamps, wrong={3: ahead})
+def test_bag_whose_stamps_jump_back(tmp_path: Path) -> None:
+    times = [START + i * STEP for i in range(8)]
+    again = {number: times[number] - 3_600 * 10**9 for number in range(4, 8)}
+    bag = write_free_running_bag(tmp_path / "bag", times, times, wrong=again)
     said = refused("track", bag, "--output", tmp_path / "out")
-    assert f"{bag}: stamps jump back from {ahead / 1e9:.3f} s ({RGB_TOPIC}, message 3)" in said
-    assert f"to {stamps[4] / 1e9:.3f} s ({RGB_TOPIC}, message 4)" in said and "cut the recording there" in said
+    assert f"{bag}: stamps jump back from {times[3] / 1e9:.3f} s ({RGB_TOPIC}, message 3)" in said
+    assert f"to {again[4] / 1e9:.3f} s ({RGB_TOPIC}, message 4)" in said and "cut the recording there" in said
 
 
 def test_numbers_out_of_range(recording: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Weights files: what travels in them, and what is refused."""
 
+import copy
 import json
 import re
 import resource
@@ -25,6 +26,7 @@ from cmdtrack_ros.models.header import (
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
 from cmdtrack_ros.models.weights import load_student, load_weights, save_weights
+from cmdtrack_ros.tracking.engines.choose import make_engine
 
 
 def test_weights_of_every_network_travel(tmp_path):
@@ -128,6 +130,19 @@ def test_damaged_configuration_is_named(tmp_path, config, says):
     save_file({"a": torch.zeros(2)}, file, {"model": "cmdtrack_student", "config": config})
     with pytest.raises(WeightsError, match=f"damaged.*{re.escape(says)}"):
         student_config(file, read_header(file))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_by_every_reader(student, tmp_path, value):
+    file = tmp_path / "diverged.safetensors"
+    broken = copy.deepcopy(student)
+    name, values = next((n, v) for n, v in broken.state_dict().items() if v.dim() > 1)
+    values.view(-1)[1:3] = value
+    save_weights(broken, file, Provenance({}, {}, {}))
+    said = f"diverged.*tensor {re.escape(name)} holds 2 values that are NaN or infinite"
+    for read in (load_student, read_header, make_engine):
+        with pytest.raises(WeightsError, match=said):
+            read(file)
 
 
 def test_weights_on_a_full_disk(student, tmp_path):

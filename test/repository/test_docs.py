@@ -71,3 +71,14 @@ def test_parameters_that_are_named_exist() -> None:
     cells = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "parameters.md").read_text(), re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert named and named <= {spec.name for spec in SPECS}
+
+
+def test_every_cause_of_the_diagnostics_is_explained() -> None:
+    pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
+    from cmdtrack_ros.ros.health import CAUSES, STATUSES
+
+    section = (ROOT / "docs" / "robot.md").read_text().split("## What the diagnostics say")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\w+) \| `([^`]+)` \| (WARN|ERROR) \| ([^|]+) \| ([^|]+) \|$", section, re.MULTILINE)
+    levels = {"WARN": b"\x01", "ERROR": b"\x02"}
+    assert {cause: (status, levels[level]) for status, cause, level, _, _ in rows} == CAUSES
+    assert all(f"`{status}`" in section for status in STATUSES)

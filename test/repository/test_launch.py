@@ -18,13 +18,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
+from shutil import which
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
-MODALITIES = ("thermal", "depth", "event")
+MODALITIES = ("thermal", "depth", "event", "rgb")
 NAV2_ARGUMENTS = ["namespace", "use_sim_time", "params_file", "autostart", "use_respawn", "log_level"]
 
 needs_launch = pytest.mark.skipif(
@@ -38,6 +39,7 @@ DIFFERENCES = {
     "thermal": {"modality": "thermal"},
     "depth": {"modality": "depth", "slop": 0.01},
     "event": {"modality": "event", "slop": 0.02, "aux_timeout": 0.05},
+    "rgb": {"modality": "rgb"},
 }
 
 
@@ -123,7 +125,6 @@ def test_arguments_are_those_of_nav2(path: Path) -> None:
     # Replay declares its own first, and sets use_sim_time itself.
     expected = [name for name in NAV2_ARGUMENTS if path.name != "replay.launch.py" or name != "use_sim_time"]
     assert [name for name in names if name in expected] == expected
-    assert names.index("modality") < names.index("params_file")  # whose default needs it
     assert (names[0] == "bag") is (path.name == "replay.launch.py")
 
 
@@ -182,6 +183,58 @@ def test_params_file_of_the_user_goes_before_the_shipped_ones_but_not_the_comman
 
 
 @needs_launch
+@pytest.mark.ros
+def test_modality_beside_a_params_file_does_what_it_says(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"tracker": {"ros__parameters": {"modality": "thermal", "slop": 0.5}}}))
+    arguments = ["modality:=event", f"params_file:={own}", "autostart:=false"]
+    with Launched("tracker.launch.py", arguments, tmp_path):
+        answer = _ask("/tracker", ["modality", "slop", "aux_timeout"])
+    assert answer == {"modality": "event", "slop": 0.5, "aux_timeout": 0.05}
+
+
+@needs_launch
+@pytest.mark.parametrize(
+    "argument, sentence",
+    [
+        ("modality:=infrared", "modality:=infrared: expected one of thermal, depth, event, rgb"),
+        ("initial_box:=a,b", "initial_box:=a,b: expected four numbers, x, y, width and height"),
+        ("initial_box:=[1, 2, 3]", "initial_box:=[1, 2, 3]: expected four numbers, x, y, width and height"),
+        ("params_file:=/no/file.yaml", "params_file:=/no/file.yaml: there is no such file"),
+    ],
+)
+def test_wrong_argument_is_named_and_nothing_is_started(argument: str, sentence: str, tmp_path: Path) -> None:
+    launched = Launched("tracker.launch.py", [argument], tmp_path)
+    with launched as process:
+        assert process.wait(60) == 1
+    assert sentence in launched.log()
+    assert "process started" not in launched.log()
+
+
+@needs_launch
+@pytest.mark.ros
+@pytest.mark.skipif(which("rviz2") is not None, reason="rviz2 is installed: it would open a window")
+def test_missing_rviz_is_said_and_the_tracker_starts_without_it(tmp_path: Path) -> None:
+    launched = Launched("tracker.launch.py", ["rviz:=true", "modality:=rgb", "autostart:=false"], tmp_path)
+    with launched:
+        assert _ask("/tracker", ["modality"]) == {"modality": "rgb"}
+    assert "rviz:=true, but rviz2 is not installed" in launched.log()
+
+
+@needs_launch
+@pytest.mark.ros
+def test_node_runs_in_the_python_of_the_activated_environment(tmp_path: Path) -> None:
+    """What stands first on PATH, as after `source venv/bin/activate`, and not the Python that launch runs in."""
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/started\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with Launched("tracker.launch.py", ["autostart:=false"], tmp_path, path=python.parent):
+        assert _ask("/tracker", ["autostart"]) == {"autostart": False}
+    assert (tmp_path / "started").read_text().strip().endswith("lib/cmdtrack_ros/tracker_node")
+
+
+@needs_launch
 @pytest.mark.parametrize("own", [None, "own.xml"])
 def test_processes_load_the_transport_profile_unless_the_user_has_one(own: str | None, monkeypatch) -> None:
     from launch import LaunchContext
@@ -205,11 +258,13 @@ def test_processes_load_the_transport_profile_unless_the_user_has_one(own: str |
 @pytest.mark.ros
 def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
     """With a stand-in for `ros2`, which writes its arguments down: ros2 bag is not there to play."""
+    (tmp_path / "share" / "ament_index" / "resource_index" / "packages").mkdir(parents=True)
+    (tmp_path / "share" / "ament_index" / "resource_index" / "packages" / "ros2bag").touch()
     player = tmp_path / "ros2"
     player.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
     player.chmod(0o755)
     arguments = ["bag:=walk.mcap", "rate:=2.0", "loop:=true", "delay:=0.5", "autostart:=false", "modality:=event"]
-    with Launched("replay.launch.py", arguments, tmp_path, path=tmp_path):
+    with Launched("replay.launch.py", arguments, tmp_path, path=tmp_path, prefix=tmp_path):
         values = _ask("/tracker", ["modality", "use_sim_time"])
         deadline = time.monotonic() + 90
         while not (tmp_path / "arguments").exists() and time.monotonic() < deadline:
@@ -228,6 +283,16 @@ def test_replay_starts_the_player_after_the_delay(tmp_path: Path) -> None:
     ]
 
 
+@needs_launch
+@pytest.mark.skipif(which("ros2") is not None and find_spec("ros2bag") is not None, reason="ros2bag is installed")
+def test_replay_without_ros2bag_says_what_to_install(tmp_path: Path) -> None:
+    launched = Launched("replay.launch.py", ["bag:=walk.mcap"], tmp_path)
+    with launched as process:
+        assert process.wait(60) == 1
+    assert "ros2bag is not installed" in launched.log()
+    assert "process started" not in launched.log()
+
+
 def _description(path: Path):
     spec = importlib.util.spec_from_file_location("launch_file", path)
     module = importlib.util.module_from_spec(spec)
@@ -240,7 +305,7 @@ import sys
 from launch import LaunchDescription, LaunchService
 from launch.actions import IncludeLaunchDescription
 from launch.launch_description_sources import PythonLaunchDescriptionSource
-service = LaunchService()
+service = LaunchService(noninteractive=True)  # no terminal sends our Ctrl-C to the nodes too
 arguments = [argument.split(":=", 1) for argument in sys.argv[2:]]
 service.include_launch_description(LaunchDescription([
     IncludeLaunchDescription(PythonLaunchDescriptionSource(sys.argv[1]), launch_arguments=arguments)]))
@@ -251,13 +316,20 @@ sys.exit(service.run())
 class Launched:
     """A launch file run in a process of its own, and ended with all that it started."""
 
-    def __init__(self, name: str, arguments: list[str], home: Path, path: Path | None = None) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], home: Path, path: Path | None = None, prefix: Path | None = None
+    ) -> None:
         self._command = [sys.executable, "-c", RUN, str(ROOT / "launch" / name), *arguments]
         folders = [str(path)] if path else []
         # The nodes' `#!/usr/bin/env python3` must find the Python these tests run in.
         folders += [str(Path(sys.executable).parent), os.environ["PATH"]]
         self._environment = {**os.environ, "PATH": os.pathsep.join(folders), "ROS_LOG_DIR": str(home / "log")}
+        if prefix:
+            self._environment["AMENT_PREFIX_PATH"] = f"{prefix}:{os.environ['AMENT_PREFIX_PATH']}"
         self._log = home / "launch.log"
+
+    def log(self) -> str:
+        return self._log.read_text()
 
     def __enter__(self) -> subprocess.Popen:
         with open(self._log, "w") as log:
@@ -270,8 +342,8 @@ class Launched:
             self._process.wait(60)
         finally:
             self._process.kill()
-            print(self._log.read_text())
-        assert "process has died" not in self._log.read_text()
+            print(self.log())
+        assert "process has died" not in self.log()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "cmdtrack_ros"
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
-ROS_MODULES = {"rclpy", "message_filters", "cv_bridge", "ament_index_python"}
+ROS_MODULES = {"rclpy", "message_filters", "diagnostic_updater", "cv_bridge", "ament_index_python"}
 
 # A room may import those on the floors below it, and none beside it.
 FLOORS = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,13 +24,11 @@ def test_manifest_is_valid_and_says_where_the_project_lives() -> None:
     assert [group.name for group in package.member_of_groups] == ["rosidl_interface_packages"]
 
 
-@pytest.mark.parametrize("distribution, expected", [("humble", True), ("jazzy", False), ("lyrical", False)])
-def test_torch_is_a_system_dependency_only_where_apt_has_it(distribution: str, expected: bool) -> None:
+def test_headless_robot_gets_no_window_system() -> None:
     catkin_pkg = pytest.importorskip("catkin_pkg.package", reason=NO_CATKIN_PKG)
     package = catkin_pkg.parse_package(ROOT / "package.xml")
-    package.evaluate_conditions({"ROS_DISTRO": distribution})
-    active = {dependency.name for dependency in package.exec_depends if dependency.evaluated_condition}
-    assert ("python3-torch" in active) is expected
+    named = {dependency.name for dependency in package.exec_depends}
+    assert not named & {"rviz2", "ros2bag", "rosbag2", "rqt", "desktop"}
 
 
 def test_versions_agree() -> None:
@@ -51,6 +51,7 @@ def test_installed_package_has_what_launch_and_run_look_for() -> None:
         "config/thermal.yaml",
         "config/depth.yaml",
         "config/event.yaml",
+        "config/rgb.yaml",
         "config/tracker.rviz",
         "msg/TrackState.msg",
     ):
@@ -60,3 +61,21 @@ def test_installed_package_has_what_launch_and_run_look_for() -> None:
         assert os.access(executable, os.X_OK), name
         # Not a path: an active virtual environment, where torch may live, must be honoured.
         assert executable.read_text().splitlines()[0] == "#!/usr/bin/env python3"
+
+
+@pytest.mark.parametrize("name, room", [("tracker_node", "ros/node"), ("cmdtrack", "cli/app")])
+def test_executable_outside_its_environment_names_what_is_missing(name: str, room: str, tmp_path: Path) -> None:
+    module = tmp_path / "cmdtrack_ros" / f"{room}.py"
+    module.parent.mkdir(parents=True)
+    for folder in (module.parent, module.parent.parent):
+        (folder / "__init__.py").touch()
+    module.write_text("import not_installed_here")
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / name)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "no module 'not_installed_here': activate the virtual environment first" in line

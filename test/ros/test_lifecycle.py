@@ -142,12 +142,12 @@ def test_possible_transitions(manager: Manager, start: str, number: int, label: 
 def test_failed_activation_leaves_nothing_open(
     tracker: TrackerNode, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_callback(*_: object, **__: object) -> None:
+    def no_timer(*_: object, **__: object) -> None:
         raise RuntimeError("no more")
 
     bring(manager, "inactive")
     before = len(list(tracker.timers)), len(list(tracker.subscriptions))
-    monkeypatch.setattr(tracker.get_clock(), "create_jump_callback", no_callback)
+    monkeypatch.setattr(tracker, "create_timer", no_timer)
     assert not manager.ask(label="activate")
     assert manager.state() == "inactive"
     assert (len(list(tracker.timers)), len(list(tracker.subscriptions))) == before

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,227 +14,39 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
 import cv2  # noqa: E402
-from builtin_interfaces.msg import Time  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from rcl_interfaces.msg import SetParametersResult  # noqa: E402
-from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically  # noqa: E402
-from rclpy.context import Context  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.node import Node  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from rosgraph_msgs.msg import Clock  # noqa: E402
+from rclpy.qos import ReliabilityPolicy  # noqa: E402
+from robot import (  # noqa: E402
+    HEIGHT,
+    SCENE,
+    STEP,
+    WIDTH,
+    Robot,
+    Tracker,
+    assert_tracks_again,
+    good_aux,
+    good_rgb,
+    image,
+    running,
+    scene,
+    to_time,
+)
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 from cmdtrack_ros.drawing import STATE_COLOURS  # noqa: E402
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding  # noqa: E402
-from cmdtrack_ros.msg import TargetBox, TrackState  # noqa: E402
+from cmdtrack_ros.msg import TrackState  # noqa: E402
 from cmdtrack_ros.ros.health import STATUSES  # noqa: E402
-from cmdtrack_ros.streams.images import fill_image, to_rgb, to_sensor  # noqa: E402
+from cmdtrack_ros.streams.images import to_rgb, to_sensor  # noqa: E402
 from cmdtrack_ros.streams.pairing import NearestPairer, PairOptions, stamp_ns  # noqa: E402
 from cmdtrack_ros.track import ROBOT_STEPS, TargetState  # noqa: E402
 from cmdtrack_ros.tracking.pipeline import Pipeline, Target  # noqa: E402
 from cmdtrack_ros.tracking.tracker import load_tracker  # noqa: E402
 
 pytestmark = pytest.mark.ros
-
-HEIGHT, WIDTH = 240, 320
-STEP = 1 / 30
-PATIENCE = 60.0  # s to wait for what must come, however busy the machine
-SCENE = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
-PATCH = cv2.resize(
-    np.random.default_rng(2).integers(0, 256, (5, 5, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC
-)
-
-
-def scene(i: int) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """A patch that drifts over a blurred noise; the RGB image and its box."""
-    x, y = 100 + round(20 * math.sin(i / 15)), 90
-    picture = SCENE.copy()
-    picture[y : y + 48, x : x + 48] = PATCH
-    return picture, (x, y, 48, 48)
-
-
-def to_time(stamp: int) -> Time:
-    return Time(sec=stamp // 10**9, nanosec=stamp % 10**9)
-
-
-def image(pixels: np.ndarray, encoding: str, stamp: int, **changes) -> Image:
-    message = fill_image(Image(), pixels, encoding)
-    message.header.stamp, message.header.frame_id = to_time(stamp), "camera_optical"
-    for name, value in changes.items():
-        setattr(message, name, value)
-    return message
-
-
-def good_rgb(i: int, stamp: int) -> Image:
-    return image(scene(i)[0], "rgb8", stamp)
-
-
-def good_aux(i: int, stamp: int) -> Image:
-    return image(scene(i)[0][..., 1], "mono8", stamp)
-
-
-class Robot:
-    """Cameras, and the ears that hear the node."""
-
-    def __init__(
-        self, namespace: str, reliability: ReliabilityPolicy = ReliabilityPolicy.RELIABLE, rgb_type: type = Image
-    ) -> None:
-        self.context = Context()
-        rclpy.init(context=self.context)
-        self.node = Node("robot", context=self.context, namespace=namespace)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        qos = QoSProfile(depth=100, reliability=reliability)
-        self.rgb = self.node.create_publisher(rgb_type, "rgb/image", qos)
-        self.aux = self.node.create_publisher(Image, "aux/image", qos)
-        self.clock = self.node.create_publisher(Clock, "/clock", 10)
-        self.target = self.node.create_publisher(TargetBox, "tracker/target", 10)
-        self.tracks: list[TrackState] = []
-        self.diagnostics: list[DiagnosticArray] = []
-        self.node.create_subscription(TrackState, "tracker/track", self.tracks.append, 100)
-        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
-        self.frame = 0
-
-    def spin(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
-            self.executor.spin_once(timeout_sec=left)
-
-    def wait(self, what: str, condition: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
-            self.spin(0.02)
-
-    def match(self) -> None:
-        self.wait(
-            "the node's subscriptions",
-            lambda: (
-                self.rgb.get_subscription_count()
-                and self.aux.get_subscription_count()
-                and self.target.get_subscription_count()
-                and self.node.count_publishers("tracker/track")
-            ),
-        )
-
-    def connect(self) -> None:
-        self.match()
-        # Either side may still miss what is sent before both know of each other.
-        self.wait("a first result", lambda: self.play(1, answered=False))
-
-    def play(
-        self,
-        frames: int,
-        rgb: Callable | None = good_rgb,
-        aux: Callable | None = good_aux,
-        *,
-        start: int | None = None,
-        clock: bool = False,
-        answered: bool = True,
-    ) -> list[TrackState]:
-        """Publish frames, at most 30 a second, stamped now or from `start` (ns) on; returns the results.
-
-        Each frame waits for the result of the last one, so that a busy machine is slow instead of dropping
-        frames; not so with `answered` False.
-        """
-        before = len(self.tracks)
-        for k in range(frames):
-            stamp = time.time_ns() if start is None else start + round(k * STEP * 1e9)
-            if clock:
-                self.clock.publish(Clock(clock=to_time(stamp)))
-            for make, publisher in ((rgb, self.rgb), (aux, self.aux)):
-                if make:
-                    publisher.publish(make(self.frame, stamp))
-            self.frame += 1
-            self.spin(STEP)
-            end = time.monotonic() + 10.0  # best effort may have lost it
-            while answered and (not self.tracks or stamp_ns(self.tracks[-1]) != stamp) and time.monotonic() < end:
-                self.spin(0.005)
-        self.spin(0.2)
-        return self.tracks[before:]
-
-    def send_target(self, box: tuple, stamp: Time | None = None, name: str = "patch") -> None:
-        message = TargetBox(target_id=name)
-        if stamp:
-            message.header.stamp = stamp
-        message.x, message.y, message.width, message.height = (float(v) for v in box)
-        self.target.publish(message)
-        self.spin(0.1)
-
-    def call(self, kind: type, service: str, **fields):
-        client = self.node.create_client(kind, f"tracker/{service}")
-        assert client.wait_for_service(PATIENCE), service
-        future = client.call_async(kind.Request(**fields))
-        self.wait(service, future.done)
-        return future.result()
-
-    def set(self, name: str, value: object) -> SetParametersResult:
-        return self.call(
-            SetParameters, "set_parameters", parameters=[Parameter(name, value=value).to_parameter_msg()]
-        ).results[0]
-
-    def values(self) -> dict[str, str]:
-        """What the node reported last, of all its statuses."""
-        return {v.key: v.value for status in self.diagnostics[-1].status for v in status.values}
-
-    def close(self) -> None:
-        self.executor.shutdown()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-
-class Tracker:
-    """The node's process and its log."""
-
-    def __init__(self, folder: Path, repository: Path, namespace: str, **parameters: object) -> None:
-        self.log = folder / "node.log"
-        options = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-        command = [
-            sys.executable,
-            str(repository / "scripts" / "tracker_node"),
-            "--ros-args",
-            "-r",
-            f"__ns:={namespace}",
-            *options,
-        ]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def lines(self, pattern: str) -> list[str]:
-        return [line for line in self.text().splitlines() if re.search(pattern, line)]
-
-    def wait_for(self, pattern: str) -> None:
-        end = time.monotonic() + PATIENCE
-        while not self.lines(pattern):
-            assert self.process.poll() is None, f"the node ended:\n{self.text()}"
-            assert time.monotonic() < end, f"no {pattern!r} in the node's log:\n{self.text()}"
-            time.sleep(0.05)
-
-    def close(self) -> None:
-        assert self.process.poll() is None, f"the node died:\n{self.text()}"
-        self.process.terminate()
-        assert self.process.wait(PATIENCE) in (0, -15)
-        assert "Traceback" not in self.text(), self.text()
-
-
-@contextmanager
-def running(folder: Path, repository: Path, robot: Robot, **parameters: object) -> Iterator[Tracker]:
-    tracker = Tracker(folder, repository, robot.node.get_namespace(), device="cpu", threads=1, **parameters)
-    try:
-        tracker.wait_for("active:")
-        robot.match()
-        yield tracker
-        tracker.close()
-    finally:
-        tracker.process.kill()
-        robot.close()
 
 
 @pytest.fixture(scope="module")
@@ -249,15 +58,6 @@ def thermal(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Itera
         robot.send_target(scene(robot.frame)[1])
         assert_tracks_again(robot)
         yield tracker, robot
-
-
-def assert_tracks_again(robot: Robot) -> None:
-    results = robot.play(6)
-    assert len(results) == 6
-    last = results[-1]
-    assert last.state == TrackState.STATE_TRACKING and last.has_rgb and last.has_aux
-    x, y, w, h = scene(robot.frame - 1)[1]
-    assert abs(last.x + last.width / 2 - x - w / 2) < 15 and abs(last.y + last.height / 2 - y - h / 2) < 15
 
 
 def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robot]) -> None:
@@ -341,9 +141,38 @@ def test_stamps_that_jump_back_are_followed(thermal: tuple[Tracker, Robot]) -> N
     tracker, robot = thermal
     past = time.time_ns() - 3_600 * 10**9
     for _ in range(2):
-        results = robot.play(18, start=past)  # longer than the 0.5 s that tell a restart from lateness
-        assert len(results) == 18 and results[-1].has_aux and results[-1].state == TrackState.STATE_TRACKING
+        # The second image confirms the jump. Together, longer than the 0.5 s that tell a restart from lateness.
+        robot.play(1, start=past, answered=False)
+        results = robot.play(17, start=past + round(STEP * 1e9))
+        assert len(results) in (17, 18) and results[-1].has_aux and results[-1].state == TrackState.STATE_TRACKING
     assert len(tracker.lines("stamps jumped back")) == 2
+    robot.play(1, answered=False)
+    assert robot.play(1)
+    assert_tracks_again(robot)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, 2**31 - 1], ids=["zero", "minus one", "end of int32"])
+def test_one_garbage_stamp_costs_its_image_alone(thermal: tuple[Tracker, Robot], seconds: int) -> None:
+    tracker, robot = thermal
+    jumps = len(tracker.lines("stamps jumped back"))
+    assert_tracks_again(robot)
+    assert robot.play(1, rgb=lambda i, _: good_rgb(i, seconds * 10**9), answered=False) == []
+    assert_tracks_again(robot)
+    assert len(tracker.lines("stamps jumped back")) == jumps
+
+
+def test_rgb_stamps_that_stand_still_are_replaced_by_arrival(thermal: tuple[Tracker, Robot]) -> None:
+    _, robot = thermal
+
+    def tracked() -> list[TrackState]:
+        results = robot.play(10, rgb=lambda i, _: good_rgb(i, 0), answered=False)
+        return [r for r in results if r.has_rgb and r.has_aux and stamp_ns(r) == 0]
+
+    robot.wait("results with the header of the RGB image", tracked)
+    assert tracked()[-1].state == TrackState.STATE_TRACKING
+    robot.wait(
+        "stamps that are gone by again", lambda: [r for r in robot.play(6, answered=False) if r.has_rgb and stamp_ns(r)]
+    )
     assert_tracks_again(robot)
 
 
@@ -369,7 +198,7 @@ def test_target_on_an_earlier_frame(thermal: tuple[Tracker, Robot]) -> None:
     assert results[-1].target_id == "earlier" and results[-1].state == TrackState.STATE_TRACKING
     robot.send_target(scene(robot.frame)[1], to_time(time.time_ns() - 60 * 10**9), "too old")
     robot.play(3)
-    robot.wait("the refusal", lambda: "older than the kept frames" in str(robot.values()))
+    robot.wait("the refusal", lambda: "behind the newest image" in str(robot.values()))
     robot.send_target(scene(robot.frame)[1])
     assert_tracks_again(robot)
     assert robot.tracks[-1].target_id == "patch"

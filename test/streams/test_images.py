@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import zlib
@@ -288,6 +289,50 @@ def test_damaged_pictures_never_break_out(suffix: str) -> None:
             data[at] = rng.integers(0, 256)
         with suppress(ImageError):
             to_sensor(compressed(bytes(data), "8UC3"))
+
+
+JPEG = cv2.imencode(".jpg", cv2.resize(RGB, (64, 48)))[1].tobytes()
+
+
+def test_a_jpeg_that_ends_early_is_refused_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """libjpeg fills it up with grey, and says so on stderr, where nobody knows whose image it was."""
+    for convert in (to_rgb, to_sensor):
+        with pytest.raises(ImageError, match="'jpeg'.*premature end of data"):
+            convert(compressed(JPEG[: len(JPEG) * 2 // 3] + JPEG[-2:], "jpeg"))
+        with pytest.raises(ImageError, match="'jpeg'.* do not decode"):
+            convert(compressed(JPEG[: len(JPEG) * 2 // 3], "jpeg"))
+    assert capfd.readouterr().err == ""
+
+
+def test_damage_that_leaves_a_whole_picture_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """Some USB cameras always send it."""
+    told: list[str] = []
+    picture = to_rgb(compressed(JPEG[:-2] + bytes(40) + JPEG[-2:], "jpeg"), warn=told.append)
+    np.testing.assert_array_equal(picture, to_rgb(compressed(JPEG, "jpeg")))
+    assert len(told) == 1 and "extraneous bytes" in told[0]
+    assert capfd.readouterr().err == ""
+
+
+def test_what_others_print_during_decoding_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    imdecode = cv2.imdecode
+
+    def busy(*arguments: object) -> np.ndarray:
+        os.write(2, b"[INFO] [tracker]: another thread\n")
+        return imdecode(*arguments)
+
+    monkeypatch.setattr(cv2, "imdecode", busy)
+    to_rgb(compressed(JPEG, "jpeg"))
+    assert capfd.readouterr().err == "[INFO] [tracker]: another thread\n"
+
+
+def test_a_png_chunk_longer_than_the_data_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
+    data = bytearray(cv2.imencode(".png", RGB)[1].tobytes())
+    data[33:37] = b"\xff\xff\xff\xff"  # the length of the chunk after the header
+    with pytest.raises(ImageError, match="ends within chunk .* of 4294967295 bytes"):
+        to_rgb(compressed(bytes(data), "png"))
 
 
 @pytest.mark.parametrize("encoding", ["uyvy", "nv12"])

@@ -5,19 +5,32 @@ and, where known, the true box of each frame as cmdtrack_ros/msg/TargetBox.
 """
 
 from cmdtrack_ros.data.bags.messages import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC, header_stamp, with_stamp
-from cmdtrack_ros.data.bags.reader import Bag, BagOptions, BagSequence, RawMessage, is_bag, load_bag
+from cmdtrack_ros.data.bags.reader import (
+    Arrival,
+    Bag,
+    BagOptions,
+    BagSequence,
+    RawMessage,
+    choose_topics,
+    image_arrivals,
+    is_bag,
+    load_bag,
+)
 from cmdtrack_ros.data.bags.writer import WriterOptions, stamps_in_bag, write_bag
 
 __all__ = [
     "AUX_TOPIC",
     "RGB_TOPIC",
     "TRUTH_TOPIC",
+    "Arrival",
     "Bag",
     "BagOptions",
     "BagSequence",
     "RawMessage",
     "WriterOptions",
+    "choose_topics",
     "header_stamp",
+    "image_arrivals",
     "is_bag",
     "load_bag",
     "stamps_in_bag",

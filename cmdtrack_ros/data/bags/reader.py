@@ -183,28 +183,54 @@ class _TopicIndex:
     recorded: list[int] = field(default_factory=list)
 
 
+class Arrival(NamedTuple):
+    """When an image was taken and recorded. number: of its topic, from 0; stamp, recorded: ns."""
+
+    topic: str
+    number: int
+    stamp: int
+    recorded: int
+
+
+def image_arrivals(bag: Bag, topics: BagTopics) -> Iterator[Arrival]:
+    """Every image of the topics, none decoded, in the order of recording; DataError where one has no stamp."""
+    counts = dict.fromkeys(topics.images, 0)
+    for message in bag.messages(topics.images):
+        number = counts[message.topic]
+        counts[message.topic] += 1
+        yield Arrival(message.topic, number, _stamp(bag, message, number), message.time_ns)
+    for topic, count in counts.items():
+        if not count:
+            raise DataError(f"{bag.path}: {topic} holds no message")
+
+
 def _index_and_pair(bag: Bag, topics: BagTopics, options: PairOptions) -> tuple[dict[str, _TopicIndex], list[Pair]]:
     """Indices of the image topics, and pairs of message numbers by the stamps alone."""
     index = {topic: _TopicIndex(topic) for topic in topics.images}
     pairer = NearestPairer(options.for_streams(len(index)))
     pairs: list[Pair] = []
-    for message in bag.messages(topics.images):
-        entry = index[message.topic]
-        number = len(entry.stamps)
-        stamp = _stamp(bag, message, number)
-        entry.stamps.append(stamp)
-        entry.recorded.append(message.time_ns)
+    for topic, number, stamp, recorded in image_arrivals(bag, topics):
+        index[topic].stamps.append(stamp)
+        index[topic].recorded.append(recorded)
         if topics.rgb is None:
             pairs.append(Pair(None, number, stamp))
         else:
-            add = pairer.add_rgb if message.topic == topics.rgb else pairer.add_aux
+            add = pairer.add_rgb if topic == topics.rgb else pairer.add_aux
             pairs += add(stamp, number)
-    for topic, entry in index.items():
-        if not entry.stamps:
-            raise DataError(f"{bag.path}: {topic} holds no message")
-    if late := pairer.counters.late:
-        logger.warning("%s: %d images repeat a stamp or come after a later one; they are left out", bag.path, late)
-    return index, pairs + pairer.flush()
+    pairs += pairer.flush()
+    if lost := pairer.counters.late + pairer.counters.outliers:
+        text = f"{bag.path}: {lost} images are left out, whose stamps repeat, come after a later one, or leap"
+        logger.warning("%s%s", text, _first_left_out(topics, index, pairs))
+    return index, pairs
+
+
+def _first_left_out(topics: BagTopics, index: dict[str, _TopicIndex], pairs: list[Pair]) -> str:
+    if topics.rgb is None:
+        return ""
+    kept = {pair.rgb for pair in pairs}
+    stamps = index[topics.rgb].stamps
+    lost = (number for number in range(len(stamps)) if number not in kept)
+    return next((f" (the first: {topics.rgb}, message {i}, {stamps[i] / 1e9:.3f} s)" for i in lost), "")
 
 
 def _stamp(bag: Bag, message: RawMessage, number: int) -> int:

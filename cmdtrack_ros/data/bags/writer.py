@@ -33,6 +33,7 @@ from cmdtrack_ros.streams.pairing import RANGES
 METADATA_VERSION: Final = 8
 WRITER_RANGES = {
     "aux_offset": RANGES["aux_offset"],
+    "aux_clock": RANGES["aux_offset"],
     "aux_jitter": (0.0, 10.0),
     "aux_drop": (0.0, 1.0),
     "seed": (0, 2**32 - 1),
@@ -60,6 +61,7 @@ class WriterOptions:
     rgb_topic, aux_topic, truth_topic: names; messages have the types that real cameras publish.
     compressed: RGB as JPEG (CompressedImage on <rgb_topic>/compressed).
     aux_offset: seconds added to every aux stamp, as by a sensor that answers later.
+    aux_clock: seconds that the aux camera's clock is ahead: in its stamps, not in the time of recording.
     aux_jitter: standard deviation in seconds of a random offset of each aux stamp; order is kept.
     aux_drop: probability that an aux image is missing.
     seed: of jitter and drops.
@@ -77,6 +79,7 @@ class WriterOptions:
     aux_drop: float = 0.0
     seed: int = 0
     start: float = 1_600_000_000.0
+    aux_clock: float = 0.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in WRITER_RANGES.items():
@@ -92,7 +95,9 @@ def write_bag(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Write `sequence` as an MCAP bag in the new folder `path`; record time = stamp of each message.
+    """Write `sequence` as an MCAP bag in the new folder `path`.
+
+    The time of recording is each message's stamp, less `aux_clock`.
 
     overwrite: replace a bag of that name; a folder that is no bag is never replaced (DataError).
     """
@@ -124,7 +129,8 @@ def _write_messages(
 ) -> None:
     connections: dict[str, Connection] = {}
     for time_ns, stream, index in tqdm(_schedule(sequence, options), "bag", unit="msg", disable=not progress):
-        entry = _message(store, sequence, options, stream, index, time_ns)
+        ahead = round(options.aux_clock * 1e9) if stream == "aux" else 0
+        entry = _message(store, sequence, options, stream, index, time_ns + ahead)
         if entry is None:
             continue
         topic, message = entry

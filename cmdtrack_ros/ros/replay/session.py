@@ -19,9 +19,11 @@ from typing import Any
 from cmdtrack_ros.data.bags import Bag
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
+from cmdtrack_ros.ros.health import COUNT_SUFFIX
 from cmdtrack_ros.ros.replay.player import PlayReport, play
 from cmdtrack_ros.ros.replay.recorder import TrackRecorder
 from cmdtrack_ros.ros.transport import free_domain, use_profile
+from cmdtrack_ros.streams.pairing import PairCounters
 from cmdtrack_ros.track import TargetState, Track
 
 _NODE_PROGRAM = "from cmdtrack_ros.ros.node import main; main()"
@@ -143,9 +145,14 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
         parameters["weights"] = str(options.weights.resolve())
     began = time.perf_counter()
     run = play_into_node(path, parameters, sequence.topics.images, log, rate)
-    counts = {key: int(value) for key, value in run.diagnostics.items() if value.isdigit()}
+    counts = {key: int(run.diagnostics.get(key, 0)) for key in (*PairCounters().as_dict(), "dropped")}
+    faults = {
+        key.removesuffix(COUNT_SUFFIX): int(value)
+        for key, value in run.diagnostics.items()
+        if key.endswith(COUNT_SUFFIX)
+    }
     tracks = [with_pair_stamp(track, pairing.aux_offset) for track in run.tracks if track.state is not TargetState.IDLE]
-    return Replay(sequence, tracks, counts, time.perf_counter() - began)
+    return Replay(sequence, tracks, counts, time.perf_counter() - began, faults)
 
 
 def with_pair_stamp(track: Track, aux_offset: float) -> Track:

@@ -12,11 +12,13 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
 
-from cmdtrack_ros.data.bags import Bag, BagOptions, is_bag, load_bag, write_bag
+from cmdtrack_ros.data.bags import RGB_TOPIC, Bag, BagOptions, is_bag, load_bag, write_bag
 from cmdtrack_ros.data.bags.messages import IMAGE, message_types
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
-from synthetic import RandomSequence
+from synthetic import RandomSequence, write_free_running_bag
+
+START = 1_600_000_000 * 10**9
 
 
 @pytest.mark.parametrize("modality", list(Modality))
@@ -144,3 +146,14 @@ def test_what_is_no_bag(tmp_path: Path) -> None:
     assert is_bag(tmp_path)
     with pytest.raises(DataError, match="damaged or truncated"):
         Bag(tmp_path)
+
+
+@pytest.mark.parametrize("stamp", [0, START + 3_600 * 10**9], ids=["zero", "an hour ahead"])
+def test_an_image_whose_stamp_leaps_is_left_out(tmp_path: Path, stamp: int, caplog: pytest.LogCaptureFixture) -> None:
+    times = [START + i * 10**8 for i in range(8)]
+    bag = load_bag(write_free_running_bag(tmp_path / "bag", times, times, wrong={3: stamp}))
+    kept = [0, 1, 2, 4, 5, 6, 7]
+    assert [(pair.rgb, pair.aux) for pair in bag.pairs] == [(number, number) for number in kept]
+    assert [bag.rgb(index)[0, 0, 0] for index in range(len(bag))] == kept
+    assert "1 images are left out" in caplog.text
+    assert f"(the first: {RGB_TOPIC}, message 3, {stamp / 1e9:.3f} s)" in caplog.text
