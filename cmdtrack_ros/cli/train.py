@@ -31,6 +31,11 @@ Backbone = Annotated[Path | None, typer.Option(help="Weights of a cmae run to st
 Init = Annotated[str | None, typer.Option(help="Weights to start from, 'shipped' for the package's own student.")]
 GivenTeacher = Annotated[Path | None, typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")]
 
+SplitFile = Annotated[
+    Path | None,
+    typer.Option(help="YAML file that says what is for validation and test; default: config/train/split.yaml."),
+]
+
 
 @train_app.callback()
 def _train() -> None:
@@ -97,6 +102,66 @@ def ablation(config: Config = None, output: Output = None, data: Data = None, te
         settings = settings.model_copy(update={"teacher": None, "distill": distill})
     table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
     typer.echo(table.read_text())
+
+
+@train_app.command()
+def measure(
+    networks: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH|shipped|nano...",
+            help="Weights of students or teachers, and folders of others' ONNX files (NanoTrack v3, FEAR-XS); all are "
+            "compared with the first.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the results; what is in it is not run again.")] = Path(
+        "runs/measure"
+    ),
+    data: Data = None,
+    split: SplitFile = None,
+    pairs: Annotated[int, typer.Option(min=1, max=1000, help="Fixed pairs of each recording.")] = 48,
+    sequences: Annotated[bool, typer.Option(help="Also one pass over each whole sequence.")] = False,
+) -> None:
+    """Compare networks on the same pairs, of recordings that none trains on; which of them is worth learning from."""
+    from cmdtrack_ros.training import comparison
+    from cmdtrack_ros.training.config import Split, data_folder, load_config
+    from cmdtrack_ros.training.measure import measure_pairs, measure_sequences
+
+    parts, folder = load_config(split or shipped_config("split"), Split), data_folder(data)
+    table = comparison.compare({n: [v] for n, v in measure_pairs(networks, parts, folder, output, pairs).items()})
+    typer.echo(comparison.markdown(table))
+    for line in comparison.verdicts(table):
+        typer.echo(line)
+    if sequences:
+        whole = comparison.compare({n: [v] for n, v in measure_sequences(networks, parts, folder, output).items()})
+        typer.echo(f"\nWhole sequences. {comparison.markdown(whole)}")
+
+
+@train_app.command()
+def label(
+    series: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of registered frames in visible/ and infrared/, in the order of their names."),
+    ],
+    output: Annotated[Path, typer.Option(help="The file of labels, for a source of kind `labelled`; added to.")],
+    teacher: Annotated[
+        list[Path], typer.Option(help="Folder of a foreign tracker's ONNX files; two or more, which must agree.")
+    ],
+    data: Data = None,
+    split: SplitFile = None,
+    tries: Annotated[int, typer.Option(min=1, max=10_000, help="Object-like boxes to follow in each series.")] = 40,
+) -> None:
+    """Label video without boxes by foreign trackers that agree; what one stream shows them teaches the other, too."""
+    from cmdtrack_ros.training.config import Split, data_folder, load_config
+    from cmdtrack_ros.training.foreign import find_foreign
+    from cmdtrack_ros.training.labels import write_labels
+    from cmdtrack_ros.training.split import SplitFolder
+
+    folder = data_folder(data)
+    parts = SplitFolder(load_config(split or shipped_config("split"), Split), folder)
+    networks = [find_foreign(path) for path in teacher]
+    for name, count in write_labels(output, series, folder, parts, networks, tries).items():
+        typer.echo(f"{name}: {count} targets")
 
 
 def shipped_config(name: str) -> Path:

@@ -58,6 +58,20 @@ class Blackout(DerivedSequence):
         return np.zeros_like(image) if black else image
 
 
+class OneStream(DerivedSequence):
+    """A sequence of which only the stream ``shown`` (``rgb`` or ``aux``) is there."""
+
+    def __init__(self, source: ImageSequence, shown: str) -> None:
+        super().__init__(source)
+        self._shown = shown
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return super().rgb(index) if self._shown == "rgb" else None
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return super().aux(index) if self._shown == "aux" else None
+
+
 class Resized(DerivedSequence):
     """A sequence stretched to ``size`` (width, height), its frames ``rate`` Hz apart where one is given."""
 

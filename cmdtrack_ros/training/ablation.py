@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from cmdtrack_ros.models.header import sha256_of
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights
+from cmdtrack_ros.training import comparison
+from cmdtrack_ros.training.comparison import compare
 from cmdtrack_ros.training.config import AblationTraining, Training
+from cmdtrack_ros.training.fixed_pairs import EnginePairs, Unit, measure, open_units
 from cmdtrack_ros.training.loop import Trainer
 from cmdtrack_ros.training.sources import open_sources
 from cmdtrack_ros.training.tasks.distill import teacher_file
-from cmdtrack_ros.training.validation import student_overlap, teacher_overlap
+from cmdtrack_ros.training.validation import engine_of, mean_overlap
 
 log = logging.getLogger(__name__)
 
@@ -43,19 +47,27 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
     Interrupt and start again as you like: each run resumes from its checkpoint.
     """
     weights = _train_rows(config, data, output)
-    groups = _groups(config, data)
+    yardstick = _yardstick(config, data)
     # A given teacher lies where nothing may be written beside it.
     given = output / "teacher" / "scores.json" if config.teacher is None else None
-    scores = {
-        row: [_score(file, row, groups, given if row == "teacher" else None) for file in files]
+    results = {
+        row: [_score(file, row, yardstick, given if row == "teacher" else None) for file in files]
         for row, files in weights.items()
     }
     table = {
-        row: {name: _spread([score[name] for score in results]) for name in results[0]}
-        for row, results in scores.items()
+        row: {name: _spread([result["scores"][name] for result in seeds]) for name in seeds[0]["scores"]}
+        for row, seeds in results.items()
     }
-    _write(output / "ablation.json", json.dumps({"seeds": config.seeds, "rows": table}, indent=1))
-    _write(output / "ablation.md", markdown(table, config.seeds))
+    pairs = compare({row: [result["pairs"] for result in seeds] for row, seeds in results.items()})
+    rows = {
+        f"{modality}, {stream}": {row: asdict(entry) for row, entry in entries.items()}
+        for (modality, stream), entries in pairs.items()
+    }
+    _write(output / "ablation.json", json.dumps({"seeds": config.seeds, "rows": table, "pairs": rows}, indent=1))
+    text = markdown(table, config.seeds)
+    if pairs:
+        text += f"\nFixed pairs, mean of the seeds. {comparison.markdown(pairs)}"
+    _write(output / "ablation.md", text)
     return output / "ablation.md"
 
 
@@ -109,25 +121,58 @@ def _train(settings: Training, data: Path, output: Path) -> Path:
     return trainer.weights
 
 
-def _score(weights: Path, row: str, groups: dict[str, list[ImageSequence]], file: Path | None) -> dict[str, float]:
-    """Mean IoU of each group of sequences, and of all; kept in ``file``, None = beside the weights."""
-    file, digest = file or weights.with_name("scores.json"), sha256_of(weights)
-    if file.is_file() and (kept := json.loads(file.read_text()))["sha256"] == digest:
-        return kept["scores"]
-    network, _ = load_weights(weights, Teacher if row == "teacher" else Student)
-    measure = teacher_overlap if row == "teacher" else student_overlap
-    scores = {name: measure(network, sequences)["mean"] for name, sequences in groups.items()}
-    counts = [len(sequences) for sequences in groups.values()]
-    scores["all sequences"] = float(np.average(list(scores.values()), weights=counts))
-    _write(file, json.dumps({"sha256": digest, "scores": scores}, indent=1))
-    return scores
+@dataclass(frozen=True)
+class _Yardstick:
+    """What networks are scored on: whole sequences in groups, and ``count`` fixed pairs of each unit."""
+
+    groups: dict[str, list[ImageSequence]]
+    units: list[Unit]
+    count: int
 
 
-def _groups(config: AblationTraining, data: Path) -> dict[str, list[ImageSequence]]:
-    """The test folders and, as ``held-out``, those of the student's sources."""
+def _yardstick(config: AblationTraining, data: Path) -> _Yardstick:
+    """The test folders and, as ``held-out``, the sequences of the student's sources; pairs of the student's split."""
     groups = {str(path): load_dataset(data / path) for path in config.test}
-    _, held_out = open_sources(config.student.sources, data)
-    return {**groups, "held-out": held_out} if held_out else groups
+    split = config.student.split
+    _, held_out = open_sources(config.student.sources, data, split)
+    units = open_units(split, data) if split is not None and config.fixed_pairs else []
+    return _Yardstick({**groups, "held-out": held_out} if held_out else groups, units, config.fixed_pairs)
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """What networks are scored on: whole sequences in groups, and ``count`` fixed pairs of each unit."""
+
+    groups: dict[str, list[ImageSequence]]
+    units: list[Unit]
+    count: int
+
+
+def _yardstick(config: AblationTraining, data: Path) -> _Yardstick:
+    """The test folders and, as ``held-out``, the sequences of the student's sources; pairs of the student's split."""
+    groups = {str(path): load_dataset(data / path) for path in config.test}
+    split = config.student.split
+    _, held_out = open_sources(config.student.sources, data, split)
+    units = open_units(split, data) if split is not None and config.fixed_pairs else []
+    return _Yardstick({**groups, "held-out": held_out} if held_out else groups, units, config.fixed_pairs)
+
+
+def _score(weights: Path, row: str, yardstick: _Yardstick, file: Path | None) -> dict[str, dict]:
+    """``scores``: mean IoU of each group of sequences, and of all; ``pairs``: overlaps of the fixed pairs. Kept in
+    ``file``, None = beside the weights.
+    """
+    file = file or weights.with_name("scores.json")
+    key = {"sha256": sha256_of(weights), "units": [unit.name for unit in yardstick.units], "count": yardstick.count}
+    if file.is_file() and (kept := json.loads(file.read_text())).items() >= key.items():
+        return kept
+    engine = engine_of(load_weights(weights, Teacher if row == "teacher" else Student)[0])
+    scores = {name: mean_overlap(engine, sequences)["mean"] for name, sequences in yardstick.groups.items()}
+    counts = [len(sequences) for sequences in yardstick.groups.values()]
+    scores["all sequences"] = float(np.average(list(scores.values()), weights=counts))
+    pairs = measure({row: EnginePairs(engine)}, yardstick.units, yardstick.count)[row]
+    result = {"scores": scores, "pairs": pairs}
+    _write(file, json.dumps({**key, **result}))
+    return result
 
 
 def _spread(values: list[float]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def write_int8_graphs(weights: Path, header: Header, folder: Path, recipe: Path,
         CmdtrackError: a graph does not answer as it must.
     """
     settings, config = load_config(recipe, DistillTraining), student_config(weights, header)
-    sources, _ = open_sources(settings.sources, data)
+    sources, _ = open_sources(settings.sources, data, settings.split)
     pairs = PairDataset(sources, settings.pairs, config, seed)
     with tempfile.TemporaryDirectory() as temporary:
         template, search = write_graphs(weights, header, Path(temporary))

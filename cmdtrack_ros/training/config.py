@@ -62,18 +62,21 @@ class Source(Strict):
     """One source of training pairs.
 
     ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them,
-    with boxes on a topic) or ``stills``. ``path``: a folder, below the data folder when relative. ``share``:
-    relative frequency. ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto``
-    tells by their content. ``names``: a text file (below the data folder when relative) with the name of one
-    sequence to use per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves
-    across another one. ``held_out``: sequences never trained on, used for validation;
-    ``held_out_part``: the last part of every sequence, likewise. ``cache``: decoded frames kept in memory.
-    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote.
+    with boxes on a topic), ``stills``, ``boxed_stills`` (pictures in ``img/`` and their targets in
+    ``boxes.json``, ``{file: [[x, y, w, h], ...]}``, px) or ``labelled`` (a file by ``cmdtrack train label``).
+    ``path``: of the folder or file, below the data folder when relative. ``share``: relative frequency.
+    ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto`` tells by their
+    content. ``names``: a text file (below the data folder when relative) with the name of one sequence to use
+    per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves across another
+    one. ``held_out``: sequences never trained on, used for validation; ``held_out_part``: the last part of
+    every sequence, likewise. ``cache``: decoded frames kept in memory.
+    ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
+    also of boxed stills, which show RGB without it.
     ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``terms``: under
     which the data may be used, for the weights' metadata.
     """
 
-    kind: str = Field(pattern="^(sequences|bags|stills)$")
+    kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills|labelled)$")
     path: Path
     share: float = Field(default=1.0, gt=0, le=1000)
     max_gap: int = Field(default=100, gt=0, le=100_000)
@@ -90,6 +93,16 @@ class Source(Strict):
     slop: float = _pairing("slop")
     aux_offset: float = _pairing("aux_offset")
     terms: str = ""
+
+
+class Split(Strict):
+    """What is not trained on, as patterns of paths below the data folder: of sequence folders, of single stills.
+
+    ``validation``: what recipes are chosen by. ``test``: what is run once, at the end.
+    """
+
+    validation: list[str] = []
+    test: list[str] = []
 
 
 class PairConfig(Strict):
@@ -142,7 +155,9 @@ class Training(Strict):
     process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
     never. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the recipe that holds
     one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for single
-    sources, and ``PATH: null`` leaves a source out.
+    sources, and ``PATH: null`` leaves a source out. ``split``: a :class:`Split`, or the name of a YAML file
+    beside the recipe that holds one; whatever it names is kept out of the sources. ``fixed_pairs``: of each
+    recording of its validation, seen at each validation beside whole sequences; 0 = none.
     """
 
     name: str
@@ -166,6 +181,13 @@ class Training(Strict):
     pictures_every: StepsOrNever = 500
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
+    split: Split | None = None
+    fixed_pairs: int = Field(default=0, ge=0, le=1000)
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _read_split(cls, value: Any, info: ValidationInfo) -> Any:
+        return _read_yaml((info.context or {}).get("folder", Path()) / value, dict) if isinstance(value, str) else value
 
     @field_validator("sources", mode="before")
     @classmethod
@@ -178,6 +200,12 @@ class Training(Strict):
             raise ValueError(f"expected a list, a file, or file and changes, got {', '.join(value)}")
         listed = _read_yaml((info.context or {}).get("folder", Path()) / str(value["file"]), list)
         return _changed(listed, value.get("changes") or {}, value["file"])
+
+    @model_validator(mode="after")
+    def _pairs_come_from_a_split(self) -> Training:
+        if self.fixed_pairs and self.split is None:
+            raise ValueError("fixed_pairs: they are drawn from the validation of a split, and there is none")
+        return self
 
 
 def _changed(listed: list, changes: Any, file: str) -> list[dict]:
@@ -253,11 +281,13 @@ RECIPES: dict[str, type[Training]] = {
 
 class AblationTraining(Strict):
     """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences
-    that no run sees. Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
+    that no run sees. ``fixed_pairs``: of each recording of the validation of the student's split; 0 = none.
+    Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
     """
 
     seeds: list[Seed] = Field(min_length=1)
     test: list[Path] = []
+    fixed_pairs: int = Field(default=48, ge=0, le=1000)
     cmae: CmaeTraining
     teacher: TeacherTraining | None = None
     student: StudentTraining

@@ -147,3 +147,17 @@ def _pasted(
         top = cv2.warpAffine(above, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
         result.append((below + (top.astype(np.float32) - below) * share).astype(np.uint8))
     return result, box
+
+
+def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
+    """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
+    height, width = image.shape[:2]
+    labels, scale = segment(image, rng)
+    boxes = segment_bounds(labels) / scale
+    area = boxes[:, 2] * boxes[:, 3] / (width * height)
+    aspect = boxes[:, 2] / boxes[:, 3]
+    fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
+    if fit.any():
+        return boxes[fit][int(rng.integers(fit.sum()))]
+    size = np.exp(rng.uniform(np.log(0.1), np.log(0.5), 2)) * [width, height]
+    return np.concatenate([rng.uniform(0, 1, 2) * ([width, height] - size), size])

@@ -29,6 +29,7 @@ from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.weights import save_weights
 from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
 from cmdtrack_ros.training.curves import Curves
+from cmdtrack_ros.training.fixed_pairs import EnginePairs, measure, open_units, scores_of
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
@@ -37,6 +38,7 @@ from cmdtrack_ros.training.tasks.distill import DistillTask
 from cmdtrack_ros.training.tasks.student import StudentTask
 from cmdtrack_ros.training.tasks.task import Batch, Task
 from cmdtrack_ros.training.tasks.teacher import TeacherTask
+from cmdtrack_ros.training.validation import engine_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,15 @@ TASKS: dict[type[Training], type[Task]] = {
     StudentTraining: StudentTask,
     DistillTraining: DistillTask,
 }
-_CHANGEABLE_FIELDS = {"threads", "workers", "log_every", "checkpoint_every", "validate_every", "pictures_every"}
+_CHANGEABLE_FIELDS = {
+    "threads",
+    "workers",
+    "log_every",
+    "checkpoint_every",
+    "validate_every",
+    "pictures_every",
+    "fixed_pairs",
+}
 """May change between a checkpoint and its resumption: they have no influence on the weights."""
 _VALIDATION_TIMEOUT = timedelta(hours=2)
 """How long processes wait for the first one to validate."""
@@ -74,7 +84,8 @@ class Trainer:
         optimiser = torch.optim.AdamW(self.task.parameter_groups(), weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
-        self.sources, self.held_out = open_sources(config.sources, data)
+        self.sources, self.held_out = open_sources(config.sources, data, config.split)
+        self.units = open_units(config.split, data) if config.split and config.fixed_pairs else []
         self.scores: dict[str, float] = {}
         self.start_scores: dict[str, float] = {}
         self._scored_at = -1
@@ -271,7 +282,7 @@ class Trainer:
     def _validate(self) -> None:
         """Scores of the averaged network, by the first process; the others wait."""
         if self._curves is not None:
-            self.scores, self._scored_at = self.task.validate(self.average, self.held_out), self.step
+            self.scores, self._scored_at = self._validation_scores(), self.step
             self._curves.add("validation", self.scores, self.step)
             if self.scores:
                 log.info(
@@ -281,6 +292,13 @@ class Trainer:
                     ", ".join(self._score_text(name) for name in self.scores),
                 )
         self.fabric.barrier()
+
+    def _validation_scores(self) -> dict[str, float]:
+        scores = self.task.validate(self.average, self.held_out)
+        if self.units and not isinstance(self.task, CmaeTask):
+            tracker = EnginePairs(engine_of(self.average))
+            scores |= scores_of(measure({"": tracker}, self.units, self.config.fixed_pairs)[""])
+        return scores
 
     def _score_text(self, name: str) -> str:
         before = f"{self.start_scores[name]:.3f} -> " if name in self.start_scores else ""

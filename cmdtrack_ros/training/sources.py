@@ -4,6 +4,7 @@ out of them for validation.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -18,13 +19,15 @@ from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.data import ImageSequence, load_dataset
 from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.data.events import simulate_events
-from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, read_rgb
+from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, FolderSequence, read_aux, read_rgb
 from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.modalities import AuxEncoder
+from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.streams.pairing import PairOptions
 from cmdtrack_ros.training.augment import Rng, shifted, warp
-from cmdtrack_ros.training.config import Source
-from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, segment, segment_bounds
+from cmdtrack_ros.training.config import Source, Split
+from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, propose_box
+from cmdtrack_ros.training.series import load_labelled
+from cmdtrack_ros.training.split import SplitFolder
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +66,40 @@ class PairSource(Protocol):
         """Draw one pair of the same target."""
 
 
-def open_sources(sources: list[Source], data: Path) -> tuple[list[tuple[PairSource, float]], list[ImageSequence]]:
+def open_sources(
+    sources: list[Source], data: Path, split: Split | None = None
+) -> tuple[list[tuple[PairSource, float]], list[ImageSequence]]:
     """Training sources with their shares, and the sequences held out from them. ``data``: see
-    ``data_folder``.
+    ``data_folder``. ``split``: what else is not trained on.
     """
     opened: list[tuple[PairSource, float]] = []
     held_out: list[ImageSequence] = []
+    parts = SplitFolder(split, data)
     for source in sources:
         path = data / source.path
-        if source.kind == "stills":
-            stills = StillSource(find_stills(path), source.cache, source.cutouts)
-            opened.append((stills, source.share))
+        if source.kind in ("stills", "boxed_stills"):
+            opened.append((_open_stills(source, path, parts), source.share))
             continue
-        training, kept = split(_named(load_sequences(source, path), source, data), source)
+        training, kept = _split(_named(load_sequences(source, path, data), source, data), source, parts)
         held_out += [sequence for sequence in kept if _can_be_scored(sequence)]
         opened.append((SequenceSource(training, source.max_gap, source.cache), source.share))
     return opened, held_out
 
 
-def load_sequences(source: Source, path: Path) -> list[ImageSequence]:
-    """All sequences of a source of kind ``sequences`` or ``bags``."""
+def _open_stills(source: Source, path: Path, parts: SplitFolder) -> PairSource:
+    if source.kind == "boxed_stills":
+        boxed, _ = parts.parted(((still.file, still) for still in find_boxed_stills(path)), source.path)
+        return BoxedStillSource(boxed, source.modality or Modality.RGB, source.cache)
+    files, _ = parts.parted(((still[0], still) for still in find_stills(path)), source.path)
+    return StillSource(files, source.cache, source.cutouts)
+
+
+def load_sequences(source: Source, path: Path, data: Path) -> list[ImageSequence]:
+    """All sequences of a source of kind ``sequences``, ``bags`` or ``labelled``."""
     if source.kind == "sequences":
         return load_dataset(path, source.layout)
+    if source.kind == "labelled":
+        return list(load_labelled(path, data))
     from cmdtrack_ros.data.bags import is_bag
 
     if not path.exists():
@@ -116,20 +131,28 @@ def _can_be_scored(sequence: ImageSequence) -> bool:
     return False
 
 
-def split(sequences: list[ImageSequence], source: Source) -> tuple[list[ImageSequence], list[ImageSequence]]:
+def _split(
+    sequences: list[ImageSequence], source: Source, parts: SplitFolder
+) -> tuple[list[ImageSequence], list[ImageSequence]]:
     """Sequences to train on, and those to validate on."""
-    kept = [sequence for sequence in sequences if sequence.name in source.held_out]
-    if absent := set(source.held_out) - {sequence.name for sequence in kept}:
+    if absent := set(source.held_out) - {sequence.name for sequence in sequences}:
         raise DataError(
             f"held_out: no sequence {', '.join(sorted(absent))} in {source.path}; "
             f"it has {', '.join(sequence.name for sequence in sequences)}"
         )
-    training = [sequence for sequence in sequences if sequence.name not in source.held_out]
+    training, kept = parts.parted(((_path(sequence), sequence) for sequence in sequences), source.path)
+    kept += [sequence for sequence in training if sequence.name in source.held_out]
+    training = [sequence for sequence in training if sequence.name not in source.held_out]
     if source.held_out_part:
         stops = [round(len(sequence) * (1 - source.held_out_part)) for sequence in training]
         kept += [DerivedSequence(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops, strict=True)]
         training = [DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops, strict=True)]
     return training, kept
+
+
+def _path(sequence: ImageSequence) -> Path:
+    """Of a sequence folder; a bag is of no split, which knows it by no name."""
+    return sequence.path if isinstance(sequence, FolderSequence) else Path("/")
 
 
 def _named(sequences: list[ImageSequence], source: Source, data: Path) -> list[ImageSequence]:
@@ -212,7 +235,7 @@ class SequenceSource:
 
 def _trainable_frames(sequence: ImageSequence) -> np.ndarray:
     """Indices of the frames with a box of 4 px or more on each side."""
-    frames = np.flatnonzero(visible(sequence.boxes) & (np.nan_to_num(sequence.boxes[:, 2:]) >= 4).all(1))
+    frames = np.flatnonzero(_large_enough(sequence.boxes))
     if len(frames) < 2:
         raise DataError(f"sequence {sequence.name}: expected at least two frames with a box, got {len(frames)}")
     return frames
@@ -253,12 +276,7 @@ class StillSource:
         index = self._draw(rng)
         rgb, aux = self._pictures(index)
         box = propose_box(aux if aux is not None and rng.random() < 0.6 else rgb, rng)
-        template = View(rgb, aux, box, self._name(index))
-        search = _moved(template, rng)
-        if aux is None:
-            threshold = float(rng.uniform(0.08, 0.3))
-            template, search = (_with_events(view, threshold, rng) for view in (template, search))
-        return ViewPair(template, search)
+        return _moved_pair(View(rgb, aux, box, self._name(index)), rng)
 
     def _cutout_pair(self, rng: Rng) -> ViewPair:
         scene, giver = self._draw(rng), self._draw(rng)
@@ -283,6 +301,64 @@ class StillSource:
         return [None if file is None else self._cache.get(file, partial(read_rgb, file)) for file in self.files[index]]
 
 
+@dataclass(frozen=True)
+class BoxedStill:
+    """A picture file and the boxes (n, 4) xywh px of targets in it, n at least 1."""
+
+    file: Path
+    boxes: np.ndarray
+
+
+class BoxedStillSource:
+    """Pairs from single pictures with true boxes, under synthetic motion.
+
+    Args:
+        modality: of the pictures: RGB gets events simulated from the motion, any other is an aux stream alone.
+    """
+
+    def __init__(self, stills: list[BoxedStill], modality: Modality, cache: int = 6000) -> None:
+        self.stills, self.modality = stills, modality
+        self._cache = _Cache(cache)
+
+    def sample(self, rng: Rng) -> ViewPair:
+        still = self.stills[int(rng.integers(len(self.stills)))]
+        box = still.boxes[int(rng.integers(len(still.boxes)))]
+        picture = self._cache.get(still.file, partial(self._picture, still.file))
+        rgb, aux = (picture, None) if self.modality is Modality.RGB else (None, picture)
+        # Named by the picture: another target of the same one is no other surroundings.
+        return _moved_pair(View(rgb, aux, box, str(still.file)), rng)
+
+    def _picture(self, file: Path) -> np.ndarray:
+        if self.modality is Modality.RGB:
+            return read_rgb(file)
+        return AuxEncoder(self.modality)(read_aux(file, self.modality))
+
+
+def find_boxed_stills(folder: Path) -> list[BoxedStill]:
+    """The pictures in ``folder/img`` that ``folder/boxes.json`` has boxes of at least 4 px a side for."""
+    file = folder / "boxes.json"
+    try:
+        listed = {
+            name: np.array(boxes, np.float64).reshape(-1, 4) for name, boxes in json.loads(file.read_text()).items()
+        }
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror})") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{file}: expected {{file: [[x, y, w, h], ...]}} ({error})") from error
+    stills = [BoxedStill(folder / "img" / name, boxes[_large_enough(boxes)]) for name, boxes in sorted(listed.items())]
+    if absent := [still.file for still in stills if not still.file.is_file()]:
+        raise DataError(f"{absent[0]}: no such file, {file} has boxes for it")
+    stills = [still for still in stills if len(still.boxes)]
+    if not stills:
+        raise DataError(f"{file}: expected boxes of at least 4 px a side, found none")
+    return stills
+
+
+def _large_enough(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) -> (n,) bool: boxes that say something about a target."""
+    return visible(boxes) & (np.nan_to_num(boxes[:, 2:]) >= 4).all(1)
+
+
 def find_stills(folder: Path) -> list[StillFiles]:
     """Stills below ``folder``: ``*/{visible,infrared}/NAME`` pairs, or single pictures without infrared."""
     pairs: list[StillFiles] = [
@@ -296,23 +372,17 @@ def find_stills(folder: Path) -> list[StillFiles]:
     return [(path, None) for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def propose_box(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """An object-like box (4,) xywh px: the bounds of a segment of a picture (Felzenszwalb, 2004)."""
-    height, width = image.shape[:2]
-    labels, scale = segment(image, rng)
-    boxes = segment_bounds(labels) / scale
-    area = boxes[:, 2] * boxes[:, 3] / (width * height)
-    aspect = boxes[:, 2] / boxes[:, 3]
-    fit = (area > 0.003) & (area < 0.3) & (aspect > 0.2) & (aspect < 5) & (boxes[:, 2:].min(1) > 12)
-    if fit.any():
-        return boxes[fit][int(rng.integers(fit.sum()))]
-    size = np.exp(rng.uniform(np.log(0.1), np.log(0.5), 2)) * [width, height]
-    return np.concatenate([rng.uniform(0, 1, 2) * ([width, height] - size), size])
+def _moved_pair(template: View, rng: Rng) -> ViewPair:
+    """A still and its view after a motion; events are simulated where it has no aux stream."""
+    search = _moved(template, rng)
+    if template.aux is None:
+        threshold = float(rng.uniform(0.08, 0.3))
+        template, search = (_with_events(view, threshold, rng) for view in (template, search))
+    return ViewPair(template, search)
 
 
 def _moved(view: View, rng: Rng) -> View:
     """The view of a still after a random affine motion of the camera about the target."""
-    assert view.rgb is not None
     x, y, w, h = view.box
     center = np.array([x + w / 2, y + h / 2])
     angle, shear = rng.normal(0, 0.1), rng.normal(0, 0.05)
@@ -326,7 +396,7 @@ def _moved(view: View, rng: Rng) -> View:
     size = (spread + np.abs(np.diag(linear)) * [w, h]) / 2
     return replace(
         view,
-        rgb=warp(view.rgb, matrix),
+        rgb=None if view.rgb is None else warp(view.rgb, matrix),
         aux=None if view.aux is None else warp(view.aux, matrix),
         box=np.concatenate([center - size / 2, size]),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from cmdtrack_ros.boxes import iou, visible
 from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.models.backbone import fold_batch_norm
 from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.config import TEMPLATE_FIELDS
 from cmdtrack_ros.models.fusion import TemplateFeatures
@@ -26,7 +26,8 @@ class TeacherEngine:
     """A teacher as an engine, so that it can track; for evaluation only."""
 
     def __init__(self, teacher: Teacher) -> None:
-        self.teacher = copy.deepcopy(teacher).eval()
+        self.teacher = fold_batch_norm(teacher).eval()
+        self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types lack it
         self.config = teacher.config
         self.device = next(teacher.parameters()).device
         self.confidence: Confidence | None = None
@@ -58,17 +59,21 @@ class TeacherEngine:
         return Response(*(part.float().cpu().numpy() for part in parts))
 
     def _input(self, picture: np.ndarray) -> Tensor:
-        return torch.as_tensor(picture, device=self.device).permute(2, 0, 1)[None].float()
+        return (
+            torch.as_tensor(picture, device=self.device)
+            .permute(2, 0, 1)[None]
+            .float()
+            .contiguous(
+                memory_format=torch.channels_last  # three times faster on a CPU
+            )
+        )
 
 
-def student_overlap(student: Student, sequences: list[ImageSequence]) -> dict[str, float]:
-    """:func:`mean_overlap` of a student, on the CPU."""
-    return mean_overlap(TorchEngine(student, torch.device("cpu")), sequences)
-
-
-def teacher_overlap(teacher: Teacher, sequences: list[ImageSequence]) -> dict[str, float]:
-    """:func:`mean_overlap` of a teacher, where it is."""
-    return mean_overlap(TeacherEngine(teacher), sequences)
+def engine_of(network: Student | Teacher) -> Engine:
+    """What runs a network as it is now: a student on the CPU, a teacher where it is."""
+    if isinstance(network, Teacher):
+        return TeacherEngine(network)  # type: ignore[return-value]  # its configuration has the crops, which is all
+    return TorchEngine(network, torch.device("cpu"))
 
 
 def mean_overlap(engine: Engine, sequences: list[ImageSequence]) -> dict[str, float]:

@@ -6,8 +6,8 @@ from tiny_runs import stage
 
 from cmdtrack_ros.data.bags import write_bag
 from cmdtrack_ros.training.ablation import ROWS, markdown, run_ablation
-from cmdtrack_ros.training.config import RECIPES, AblationTraining
-from synthetic import Drawn
+from cmdtrack_ros.training.config import RECIPES, AblationTraining, Split
+from synthetic import Drawn, make_block
 
 
 def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
@@ -16,13 +16,19 @@ def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
         {"kind": "bags", "path": str(tmp_path / "bags"), "held_out_part": 0.5},
         {"kind": "stills", "path": str(stills)},
     ]
-    common = {"steps": 1, "batch": 2, "sources": sources}
-    config = AblationTraining(seeds=[1], **{name: stage(kind, **common) for name, kind in RECIPES.items()})
+    make_block(tmp_path / "seq" / "block", 3)
+    common = {"steps": 1, "batch": 2, "sources": sources, "split": Split(validation=["seq/block"])}
+    config = AblationTraining(
+        seeds=[1], fixed_pairs=2, **{name: stage(kind, **common) for name, kind in RECIPES.items()}
+    )
     table = run_ablation(config, tmp_path, tmp_path / "out").read_text()
     assert all(f"| {row} |" in table for row in ROWS)
-    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())["rows"]
-    assert set(kept) == set(ROWS)
-    assert 0 <= kept["all"]["held-out"]["mean"] <= 1
+    assert "| thermal | aux | 2 |" in table
+    kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert set(kept["rows"]) == set(kept["pairs"]["thermal, both"]) == set(ROWS)
+    assert 0 <= kept["rows"]["all"]["held-out"]["mean"] <= 1
+    assert kept["pairs"]["all, rgb"]["student"]["difference"] is None
+    assert -1 <= kept["pairs"]["all, rgb"]["all"]["difference"]["low"] <= 1
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
     assert len(stamps) == 7
     run_ablation(config, tmp_path, tmp_path / "out")

@@ -13,7 +13,7 @@ from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.engines.contract import Query, TemplateCrop
 from cmdtrack_ros.tracking.engines.torch import TorchEngine
 from cmdtrack_ros.tracking.tracker import Tracker
-from cmdtrack_ros.training.validation import TeacherEngine, teacher_overlap
+from cmdtrack_ros.training.validation import TeacherEngine, engine_of, mean_overlap
 from synthetic import Drawn, make_folder
 
 
@@ -40,7 +40,7 @@ def test_teacher_engine_gives_the_networks_answer(teacher):
 
 
 def test_teacher_can_track(teacher):
-    scores = teacher_overlap(teacher, [Drawn()])
+    scores = mean_overlap(engine_of(teacher), [Drawn()])
     assert set(scores) == {"mean", "drawn"}
     assert 0 <= scores["mean"] <= 1
 

@@ -15,7 +15,7 @@ from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.training.config import StudentTraining
 from cmdtrack_ros.training.tasks.pictures import first_rows, tracking_picture
 from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, presence_views, view_losses
-from cmdtrack_ros.training.validation import student_overlap
+from cmdtrack_ros.training.validation import engine_of, mean_overlap
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,4 @@ class StudentTask(Task):
         return tracking_picture(batch, self.run(batch).output)
 
     def validate(self, network: Student, sequences: list[ImageSequence]) -> dict[str, float]:
-        return student_overlap(network, sequences)
+        return mean_overlap(engine_of(network), sequences)

@@ -16,7 +16,7 @@ from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
 from cmdtrack_ros.training.tasks.pictures import first_rows, tracking_picture
 from cmdtrack_ros.training.tasks.task import STREAMS, Batch, Task, presence_views, view_losses
-from cmdtrack_ros.training.validation import teacher_overlap
+from cmdtrack_ros.training.validation import engine_of, mean_overlap
 
 
 class TeacherTask(Task):
@@ -71,7 +71,7 @@ class TeacherTask(Task):
         return torch.stack(streams, 1)
 
     def validate(self, network: Teacher, sequences: list[ImageSequence]) -> dict[str, float]:
-        return teacher_overlap(network, sequences)
+        return mean_overlap(engine_of(network), sequences)
 
 
 def _repeated(template: TemplateFeatures) -> TemplateFeatures:

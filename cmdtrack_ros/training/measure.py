@@ -1,0 +1,170 @@
+"""Any networks, ours or foreign, on the validation recordings of a split: fixed pairs, and whole sequences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cmdtrack_ros.data import ImageSequence, load_sequence
+from cmdtrack_ros.data.derived import OneStream
+from cmdtrack_ros.errors import ConfigError, writing
+from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.models.header import Provenance, read_header, weights_file
+from cmdtrack_ros.models.teacher import Teacher
+from cmdtrack_ros.models.weights import load_weights, model_of
+from cmdtrack_ros.tracking.drive import BoxTracker
+from cmdtrack_ros.tracking.engines.choose import make_engine
+from cmdtrack_ros.tracking.tracker import Tracker
+from cmdtrack_ros.training.config import Split
+from cmdtrack_ros.training.fixed_pairs import EnginePairs, Overlaps, PairTracker, Unit, measure, open_units
+from cmdtrack_ros.training.foreign import ForeignPairs, ForeignTracker, find_foreign
+from cmdtrack_ros.training.split import SplitFolder
+from cmdtrack_ros.training.validation import engine_of, overlaps
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network to be measured.
+
+    Attributes:
+        name: for tables.
+        digest: of its files.
+        pairs: answers to single pairs.
+        track: a tracker for an aux stream of this modality.
+        streams: what it can be shown.
+        provenance: what its file says of its training, where it says it.
+    """
+
+    name: str
+    digest: str
+    pairs: PairTracker
+    track: Callable[[Modality], BoxTracker]
+    streams: tuple[str, ...] = ("both", "rgb", "aux")
+    provenance: Provenance | None = None
+
+
+def open_network(name: str) -> Measured:
+    """A weights file or its name (``shipped``, ``nano``), of a student or a teacher; or a folder of a foreign network.
+
+    What a foreign one was trained on, nobody here knows.
+
+    Raises:
+        WeightsError: what is there is neither.
+    """
+    path = weights_file(name)
+    # Runs keep their weights under one name, in folders of their own.
+    label = name if str(path) != str(Path(name).expanduser()) else f"{path.absolute().parent.name}/{path.stem}"
+    if path.is_dir():
+        network = find_foreign(path)
+        files = sorted(path.glob("*.onnx"))
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+        return Measured(
+            path.name, digest, ForeignPairs(network), lambda modality: ForeignTracker(network, modality), ("rgb", "aux")
+        )
+    if model_of(path) is Teacher:
+        engine = engine_of(load_weights(path, Teacher)[0])
+    else:
+        engine = make_engine(path, engine="onnx", device="cpu", precision="fp32", threads=1)
+    header = read_header(path)
+    return Measured(
+        label,
+        header.sha256,
+        EnginePairs(engine),
+        lambda modality: Tracker(engine, modality),
+        provenance=header.provenance,
+    )
+
+
+def measure_pairs(names: list[str], split: Split, data: Path, folder: Path, count: int) -> dict[str, Overlaps]:
+    """The fixed pairs of the split's validation, of each network; what ``folder`` keeps of them is not run again."""
+    units = open_units(split, data)
+    networks = _opened(names, split, data)
+    kept = _Kept(folder, f"pairs-{count}", [unit.name for unit in units])
+    missing = {name: network for name, network in networks.items() if kept.read(network) is None}
+    if missing:
+        shown: Iterable[Unit] = tqdm(units, unit="recording")
+        found = measure({name: network.pairs for name, network in missing.items()}, shown, count)
+        for name, network in missing.items():
+            kept.write(network, found[name])
+    return {name: kept.read(network) or {} for name, network in networks.items()}
+
+
+def measure_sequences(names: list[str], split: Split, data: Path, folder: Path) -> dict[str, Overlaps]:
+    """One pass over each whole sequence of the split's validation, with one number each; kept as the pairs are."""
+    paths = [path for found in SplitFolder(split, data).validation().values() for path in found if path.is_dir()]
+    networks = _opened(names, split, data)
+    kept = _Kept(folder, "sequences", [path.name for path in paths])
+    for network in networks.values():
+        if kept.read(network) is None:
+            shown = tqdm(paths, unit="sequence", desc=network.name)
+            kept.write(network, {path.name: _passes(network, load_sequence(path)) for path in shown})
+    return {name: kept.read(network) or {} for name, network in networks.items()}
+
+
+def _opened(names: list[str], split: Split, data: Path) -> dict[str, Measured]:
+    """By the names for tables; ConfigError when two are called alike, or one was trained on what it is measured on."""
+    networks = {network.name: network for network in map(open_network, names)}
+    if len(networks) < len(names):
+        raise ConfigError(f"networks to measure: expected different names, got {', '.join(names)}")
+    found = SplitFolder(split, data).validation().values()
+    recordings = [path.relative_to(data.resolve()).as_posix() for paths in found for path in paths]
+    for network in networks.values():
+        if network.provenance and (seen := [name for name in recordings if _saw(network.provenance, name)]):
+            raise ConfigError(
+                f"{network.name}: was trained on {len(seen)} of the recordings to measure on, such as {seen[0]}; "
+                "name a split without them (--split), or train by a recipe that names this one"
+            )
+    return networks
+
+
+def _saw(provenance: Provenance, recording: str) -> bool:
+    """Whether a network was trained on a recording (path below the data folder), as far as its file says."""
+    split = provenance.recipe.get("split") or {}
+    if any(fnmatchcase(recording, pattern) for part in ("validation", "test") for pattern in split.get(part, ())):
+        return False
+    return any(
+        recording.startswith(f"{source}/") and recording.rsplit("/", 1)[1] not in about.get("held_out", ())
+        for source, about in provenance.data.items()
+    )
+
+
+def _passes(network: Measured, sequence: ImageSequence) -> dict:
+    """Mean IoU of a pass over each stream that the sequence has and the network takes."""
+    first = sequence.frame(0)
+    there = [name for name, image in (("rgb", first.rgb), ("aux", first.aux)) if image is not None]
+    streams = [name for name in (["both", *there] if len(there) == 2 else there) if name in network.streams]
+    scores = {}
+    for stream in streams:
+        shown = sequence if stream == "both" else OneStream(sequence, stream)
+        scores[stream] = {"iou": [float(np.mean(overlaps(network.track(sequence.modality), shown)))]}
+    return {"modality": sequence.modality.value, **scores}
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Results of networks in a folder: by the hash of their files, for these units alone."""
+
+    folder: Path
+    what: str
+    units: list[str]
+
+    def read(self, network: Measured) -> Overlaps | None:
+        file = self._file(network)
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        return kept if list(kept) == self.units else None
+
+    def write(self, network: Measured, found: Overlaps) -> None:
+        file = self._file(network)
+        with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(found))
+
+    def _file(self, network: Measured) -> Path:
+        return self.folder / f"{self.what}-{network.digest[:12]}.json"

@@ -1,0 +1,188 @@
+"""The fixed pairs: always the same, drawn from what the split validates on, and scored as they should be."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from tiny_runs import tiny
+
+from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.data.derived import OneStream
+from cmdtrack_ros.errors import ConfigError, DataError
+from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.tracking.engines.choose import make_engine
+from cmdtrack_ros.training.comparison import compare, difference, markdown, verdicts
+from cmdtrack_ros.training.config import Split
+from cmdtrack_ros.training.fixed_pairs import EnginePairs, FixedPair, Unit, measure, open_units, scores_of
+from cmdtrack_ros.training.loop import Trainer
+from cmdtrack_ros.training.measure import measure_pairs
+from cmdtrack_ros.training.sources import SequenceSource
+from cmdtrack_ros.training.validation import overlaps
+from synthetic import Drawn, draw_stills, make_block, run_cli
+
+
+class Oracle:
+    """Answers with the true box, moved by so many of its widths for each number of streams."""
+
+    def __init__(self, error: float = 0.0):
+        self.error = error
+
+    def answer(self, pair: FixedPair, streams):
+        return [(pair.search.box + [self.error * pair.search.box[2], 0, 0, 0], 0.5) for _ in streams]
+
+
+def drawn(name="drawn") -> Unit:
+    return Unit(name, Modality.THERMAL, lambda: SequenceSource([Drawn(name=name)]))
+
+
+def make_rgb(folder):
+    """An OTB-like sequence of a block that moves over noise."""
+    (folder / "img").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 90, (96, 128, 3), np.uint8)
+    for i in range(4):
+        image = noise.copy()
+        image[30:60, 20 + 8 * i : 50 + 8 * i] += 150
+        cv2.imwrite(str(folder / "img" / f"{i}.png"), image)
+    (folder / "groundtruth_rect.txt").write_text("".join(f"{20 + 8 * i},30,30,30\n" for i in range(4)))
+
+
+@pytest.fixture
+def data(tmp_path):
+    make_block(tmp_path / "seq" / "block", 4)
+    make_rgb(tmp_path / "seq" / "rgb")
+    draw_stills(tmp_path / "stills", 3)
+    return tmp_path
+
+
+SPLIT = Split(validation=["seq/*", "stills/set/visible/*"])
+
+
+def test_pairs_are_the_same_each_time_and_differ_from_unit_to_unit():
+    def near(unit, *arguments):
+        return np.array([pair.near for pair in unit.pairs(*arguments)])
+
+    np.testing.assert_array_equal(near(drawn(), 6), near(drawn(), 6))
+    np.testing.assert_array_equal(near(drawn(), 3), near(drawn(), 6)[:3])
+    assert not np.isclose(near(drawn(), 6), near(drawn("other"), 6)).any()
+    assert not np.isclose(near(drawn(), 6), near(drawn(), 6, 12)).any()
+
+
+def test_pairs_show_two_frames_and_a_target_in_reach():
+    for pair in drawn().pairs(40):
+        assert pair.template.box[0] != pair.search.box[0]
+        center, near = (box[:2] + box[2:] / 2 for box in (pair.search.box, pair.near))
+        assert (np.abs(center - near) <= np.sqrt(pair.search.box[2:].prod())).all()
+
+
+def test_units_come_from_the_validation_of_the_split(data):
+    units = {unit.name: unit for unit in open_units(SPLIT, data)}
+    assert {name: unit.modality.value for name, unit in units.items()} == {
+        "block": "thermal",
+        "rgb": "event",
+        "stills/set/visible/*": "thermal",
+    }
+    for unit in units.values():
+        assert [list(pair.streams()) for pair in unit.pairs(2)] == [["both", "rgb", "aux"]] * 2
+
+
+def test_a_stream_that_is_absent_is_not_measured():
+    unit = Unit("aux", Modality.THERMAL, lambda: SequenceSource([OneStream(Drawn(), "aux")]))
+    assert set(measure({"x": Oracle()}, [unit], 2)["x"]["aux"]) == {"modality", "aux"}
+
+
+def test_overlap_is_that_of_the_answer_with_the_true_box():
+    found = measure({"right": Oracle(), "beside": Oracle(0.5)}, [drawn()], 5)
+    assert scores_of(found["right"])["pairs/all/both"] == 1
+    assert scores_of(found["beside"])["pairs/thermal/aux"] == pytest.approx(1 / 3, abs=1e-3)
+    assert found["right"]["drawn"]["rgb"]["score"] == [0.5] * 5
+
+
+def test_shipped_student_finds_a_plain_target(data):
+    """Crops and boxes go from image to crop and back: what is found lies where it is."""
+    tracker = EnginePairs(make_engine(None, engine="onnx", device="cpu", precision="fp32", threads=1))
+    [unit] = [unit for unit in open_units(SPLIT, data) if unit.name == "block"]
+    overlap = measure({"": tracker}, [unit], 6)[""]["block"]
+    assert all(min(overlap[stream]["iou"]) > 0.7 for stream in ("both", "rgb", "aux"))
+
+
+def test_difference_is_resampled_over_units():
+    base = {f"u{i}": 0.5 for i in range(20)}
+    same = difference(dict.fromkeys(base, 0.6), base)
+    assert [same.mean, same.low, same.high] == pytest.approx([0.1] * 3)
+    # One unit alone makes the difference: the interval must say that it may be chance.
+    chance = difference({**base, "u3": 1.0}, base)
+    assert chance.mean == pytest.approx(0.025)
+    assert chance.low == 0 < chance.mean < chance.high
+    with pytest.raises(DataError, match="other recordings: u3"):
+        difference({name: 0.5 for name in base if name != "u3"}, base)
+
+
+def test_table_compares_the_means_of_seeds_with_the_first():
+    def seed(value):
+        return {name: {"modality": "depth", "rgb": {"iou": [value, value], "score": [1, 1]}} for name in "ab"}
+
+    table = compare({"student": [seed(0.4), seed(0.6)], "teacher": [seed(0.55)], "same": [seed(0.5)]})
+    teacher = table["depth", "rgb"]["teacher"]
+    assert (teacher.mean, teacher.share, teacher.count) == (pytest.approx(0.55), 1.0, 4)
+    assert teacher.difference.mean == pytest.approx(0.05)
+    text = markdown(table)
+    assert "| depth | rgb | 4 | 0.500 (0.50) | 0.550 (1.00); +0.050 (+0.050 to +0.050) |" in text
+    worth, not_worth = verdicts(table)
+    assert worth.startswith("teacher: worth distilling from on depth rgb (+0.050)")
+    assert not_worth.startswith("same: not worth distilling from")
+
+
+def test_validation_of_a_run_sees_the_pairs(data):
+    config = tiny(steps=1, validate_every=1, split=SPLIT, fixed_pairs=2, sources=[{"kind": "stills", "path": "free"}])
+    draw_stills(data / "free", 3)
+    trainer = Trainer(config, data, data / "run")
+    trainer.train()
+    assert {"pairs/all/both", "pairs/event/rgb", "pairs/thermal/aux"} <= set(trainer.scores)
+    with pytest.raises(ValueError, match="fixed_pairs: they are drawn from the validation of a split"):
+        tiny(fixed_pairs=2)
+
+
+def test_command_compares_keeps_and_names_what_is_no_network(data):
+    (data / "split.yaml").write_text(json.dumps(SPLIT.model_dump()))
+    call = ["train", "measure", "shipped", "nano", "--data", data, "--split", data / "split.yaml", "--pairs", 2]
+    call += ["--output", data / "out", "--sequences"]
+    first = run_cli(*call)
+    assert first.returncode == 0, first.stderr
+    assert "| shipped | nano |" in first.stdout
+    assert "Whole sequences." in first.stdout
+    stamps = {file.name: file.stat().st_mtime_ns for file in (data / "out").iterdir()}
+    assert len(stamps) == 4
+    assert run_cli(*call).stdout == first.stdout
+    assert stamps == {file.name: file.stat().st_mtime_ns for file in (data / "out").iterdir()}
+    (data / "none").mkdir()
+    refused = run_cli(*call[:3], data / "none", *call[4:])
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].startswith(f"cmdtrack: {data / 'none'}: expected one *backbone*.onnx")
+
+
+def test_network_is_not_measured_on_what_it_was_trained_on(data):
+    """As far as its file says: by what its sources and its split were."""
+    for name in ("blind", "seeing"):
+        sources = [{"kind": "sequences", "path": "seq"}]
+        split = Split(validation=["seq/block"] if name == "blind" else ["seq/rgb"])
+        Trainer(tiny(steps=1, split=split, sources=sources), data, data / name).train()
+    measured = Split(validation=["seq/block"])
+    arguments = measured, data, data / "out", 1
+    assert set(measure_pairs([str(data / "blind" / "student.safetensors")], *arguments)) == {"blind/student"}
+    with pytest.raises(ConfigError, match="seeing/student: was trained on 1 of the recordings .* such as seq/block"):
+        measure_pairs([str(data / "seeing" / "student.safetensors")], *arguments)
+
+
+def test_foreign_trackers_follow_a_person_in_thermal(shared_data):
+    from cmdtrack_ros.training.foreign import ForeignPairs, ForeignTracker, find_foreign
+
+    sequence = OneStream(load_sequence(shared_data / "test" / "rgbt" / "1230_1202_woman"), "aux")
+    unit = Unit("woman", Modality.THERMAL, lambda: SequenceSource([sequence]))
+    for folder in ("nanotrack-v3", "fear-xs"):
+        weights = shared_data.parent / "weights" / folder
+        if not weights.is_dir():
+            pytest.skip(f"no weights of foreign trackers at {weights}")
+        network = find_foreign(weights)
+        assert overlaps(ForeignTracker(network, sequence.modality), sequence).mean() > 0.7, folder
+        assert scores_of(measure({"": ForeignPairs(network)}, [unit], 10)[""])["pairs/all/aux"] > 0.7, folder
