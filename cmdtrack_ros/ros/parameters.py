@@ -295,8 +295,8 @@ SPECS = (
     Spec(
         "score_found",
         _STATE_DEFAULTS.score_found,
-        "Score needed to take up a lost target again. More finds it later, and takes another for it less often; at "
-        "least score_confident.",
+        "Score needed to take up a lost target again where it was TRACKING last, elsewhere half of what is left to 1 "
+        "more. More finds it later, and takes another for it less often; at least score_confident.",
         *STATE_RANGES["score_found"],
         live=True,
     ),

@@ -24,7 +24,7 @@ class StateConfig:
     Attributes:
         score_confident: at or above, the target is TRACKING.
         score_doubtful: below, a frame counts towards a loss.
-        score_found: needed to leave LOST.
+        score_found: needed to leave LOST, at the last place; elsewhere it is half of what is left to 1 more.
         lost_after: consecutive doubtful frames until LOST.
         found_after: consecutive frames with ``score_found`` until TRACKING again.
     """
@@ -67,11 +67,11 @@ class StateMachine:
         """The target may have gone while nobody looked."""
         self.state, self._found = TargetState.LOST, 0
 
-    def update(self, score: float) -> TargetState:
-        """The state after a frame with this score."""
+    def update(self, score: float, needed: float | None = None) -> TargetState:
+        """The state after a frame with this score; ``needed`` to leave LOST, None = ``score_found``."""
         config = self.config
         if self.state == TargetState.LOST:
-            self._found = self._found + 1 if score >= config.score_found else 0
+            self._found = self._found + 1 if score >= (config.score_found if needed is None else needed) else 0
             if self._found >= config.found_after:
                 self.start()
             return self.state

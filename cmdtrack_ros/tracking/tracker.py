@@ -130,7 +130,8 @@ class Tracker:
         self._size: tuple[int, int] | None = None  # height, width of the last images
         self.remarks: list[tuple[str, str]] = []
         self._scan = self._age = self._looks = 0
-        self._home: np.ndarray | None = None  # the last known box, while another place is looked at
+        self._looking = False  # while LOST: the box is a place that was found and is looked at
+        self._sure = self._box  # where it was TRACKING last
         self._evidence = Evidence()
         self._origin: dict[int, np.ndarray] = {}  # search regions of the first frame
         self.evidence = np.zeros(len(EVIDENCE))
@@ -178,7 +179,7 @@ class Tracker:
         with clock.step("network"):
             for template in self._encode(images):
                 self._first[template.stream] = self._templates[template.stream] = template
-        self._first_box = self._box.copy()
+        self._first_box = self._sure = self._box.copy()
         crop = self._region(self._box)
         self._origin = {stream: self._cut(crop, images, stream) for stream in images}
         self._machine.start()
@@ -222,35 +223,36 @@ class Tracker:
             self._machine.update(0.0)
             return self._track(0.0, {}, look.images, look.clock)
         with look.clock.step("decode"):
-            lost, before = self.state == TargetState.LOST, self._box
+            lost = self.state == TargetState.LOST
             row, column = self._best_cell(response, lost)
             followed = self._follow(response, row, column, look, lost)
         with look.clock.step("template"):
             fresh = self._look_back(look) if followed and (lost or self._check_is_due()) else {}
-            if lost and self._home is None:
+            if lost and not self._looking:
                 self._evidence.forget()
             score = self._judge(response, row, column)
-            if lost:
-                self._consider(followed, score, before)
+            if self.state == TargetState.LOST:
+                self._consider(lost and followed, score)
+            else:
+                self._looking = False
+            if self.state == TargetState.TRACKING:
+                self._sure = self._box
             weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
             self._renew_templates(look.images, score, weights, fresh)
         return self._track(score, weights, look.images, look.clock)
 
-    def _consider(self, followed: bool, score: float, before: np.ndarray) -> None:
-        """A place found while LOST is looked at again, closer; where the score does not come, the box goes back."""
-        if self.state != TargetState.LOST:
-            self._home = None
-            return
-        promising = followed and self._evidence.agreement >= _SUSPECT
-        if self._home is None:
-            if promising:
-                self._home, self._looks = before, _LOOKS
-            else:
-                self._box = before
+    def _consider(self, found: bool, score: float) -> None:
+        """A place found while LOST is looked at again, closer; where the score does not come, the box goes back.
+
+        It goes back to where it was TRACKING last: since then it may have left with whatever covers the target.
+        """
+        promising = found and self._evidence.agreement >= _SUSPECT
+        if promising and not self._looking:
+            self._looking, self._looks = True, _LOOKS
             return
         self._looks -= 1
-        if not promising or (self._looks <= 0 and score < self._machine.config.score_found):
-            self._box, self._home = self._home, None
+        if not promising or (self._looks <= 0 and score < self._score_needed()):
+            self._box, self._looking = self._sure, False
 
     def _check_is_due(self) -> bool:
         """On a renewal, which needs the same templates, where one interval is a multiple of the other."""
@@ -262,8 +264,14 @@ class Tracker:
         self.evidence = self._evidence.of(response, row, column)
         confidence = self.engine.confidence
         score = confidence.probability(self.evidence) if confidence else float(response.score[row, column])
-        self._machine.update(score)
+        self._machine.update(score, self._score_needed())
         return score
+
+    def _score_needed(self) -> float:
+        """To leave LOST here: beyond the region of the last place there is more to be mistaken for the target."""
+        found = self._machine.config.score_found
+        away = np.abs(self._box[:2] - self._sure[:2] + (self._box[2:] - self._sure[2:]) / 2).max()
+        return found if away < self._region(self._sure).side / 2 else (1 + found) / 2
 
     def _look_back(self, look: _Look) -> dict[int, Template]:
         """Templates of the present box, by stream, after they were asked for the first box in the first frame."""
@@ -324,13 +332,13 @@ class Tracker:
         before, self._size = self._size or (height, width), (height, width)
         if before == self._size:
             return
-        if self._home is not None:  # what was looked at is given up
-            self._box, self._home = self._home, None
+        if self._looking:  # what was looked at is given up
+            self._box, self._looking = self._sure, False
         scale = np.array([width / before[1], height / before[0]])
         if abs(scale[0] / scale[1] - 1) < _SAME_ASPECT:
-            self._box = self._box * np.tile(scale, 2)
+            self._box, self._sure = (box * np.tile(scale, 2) for box in (self._box, self._sure))
         else:  # another part of the scene: the target may be anywhere
-            self._box = clip_box(self._box, width, height)
+            self._box, self._sure = (clip_box(box, width, height) for box in (self._box, self._sure))
             self.doubt()
 
     def _nonsense(self) -> str:
@@ -374,7 +382,7 @@ class Tracker:
 
     def _search_crop(self, height: int, width: int) -> Crop:
         crop = self._region(self._box)
-        if self.state != TargetState.LOST or self._home is not None:
+        if self.state != TargetState.LOST or self._looking:
             return crop
         # Every other frame looks at the last place, the others walk over the image tile by tile.
         self._scan += 1

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
@@ -320,6 +321,24 @@ def test_network_that_hangs_does_not_hold_up_the_lifecycle(
     stamps = [stamp_ns(track) for track in life.robot.tracks[before:]]
     assert stamps == sorted(stamps), "what the old network found comes too late"
     assert not life.operator.logged("internal error")
+
+
+def test_what_is_followed_does_not_lead_back_to_the_target(
+    life: Life, record_property: Callable[[str, object], None]
+) -> None:
+    """In the first frame, as the tracker keeps it, the target is put elsewhere."""
+    life.activate()
+    robot = life.robot
+    assert robot.set("score_doubtful", 0.0).successful  # a drawn scene is not what the score was calibrated with
+    robot.send_target(scene(robot.frame)[1])
+    assert_tracks_again(robot)
+    assert not life.operator.logged("wrong target suspected")
+    tracker = life.node._pipeline._tracker
+    tracker._origin = {s: np.roll(cut, cut.shape[0] // 4, axis=(0, 1)) for s, cut in tracker._origin.items()}
+    line = life.operator.sees("wrong target suspected", lambda: robot.play(6, answered=False), record_property)
+    assert "'patch'" in line and "/target" in line
+    robot.send_target(scene(robot.frame)[1])
+    life.operator.sees_end("wrong target suspected", lambda: robot.play(6, answered=False))
 
 
 HUNG = """

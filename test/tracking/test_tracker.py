@@ -12,7 +12,7 @@ from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
-from cmdtrack_ros.tracking.tracker import Tracker
+from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig
 
 SIZE = (240, 320)
 
@@ -202,3 +202,36 @@ def test_target_that_is_covered_is_lost_and_found_again(tracker, shared_data, na
     states = [track.state for track in drive(Tracker(tracker.engine, sequence.modality), covered)]
     assert TargetState.TRACKING not in states[since + 20 : until] and TargetState.LOST in states[since:until]
     assert states[until + 15 :].count(TargetState.TRACKING) > 0.8 * len(states[until + 15 :])
+
+
+@pytest.mark.parametrize("move, needed", [((0, 0), 0.4), ((40, 30), 0.4), ((100, 0), 0.7), ((0, 90), 0.7)])
+def test_lost_target_needs_a_higher_score_beyond_the_last_region(counting, monkeypatch, move, needed):
+    asked = []
+    tracker = Tracker(counting, "thermal", config=TrackerConfig(state=StateConfig(score_found=0.4)))
+    tracker.init(*scene(PATH[0]), PATH[0])
+    tracker.doubt()
+    update = tracker._machine.update
+    monkeypatch.setattr(tracker._machine, "update", lambda *args: asked.append(args) or update(*args))
+    at = PATH[0] + [*move, 0, 0]
+    for _ in range(20):
+        if iou(tracker.update(*scene(at)).box, at) > 0.5:
+            break
+    assert asked[-1][1] == pytest.approx(needed)
+
+
+def test_score_needed_to_leave_lost():
+    machine = StateMachine(StateConfig(score_found=0.4, found_after=1))
+    machine.start()
+    machine.lose()
+    assert machine.update(0.5, 0.7) == TargetState.LOST
+    assert machine.update(0.7, 0.7) == TargetState.TRACKING
+
+
+def test_search_starts_where_it_was_tracking_last(tracker, shared_data):
+    """Doubtful, the box goes along with the patch that covers him."""
+    sequence = load_sequence(shared_data / "test" / "rgbt" / "0117_1605_greyman")
+    tracks = list(drive(Tracker(tracker.engine, sequence.modality), Covered(sequence, 44, 87), range(70)))
+    sure = max(i for i, track in enumerate(tracks[:60]) if track.state == TargetState.TRACKING)
+    lost = next(i for i, track in enumerate(tracks) if track.state == TargetState.LOST)
+    assert iou(tracks[lost - 1].box, tracks[sure].box) < 0.5
+    assert np.array_equal(tracks[lost].box, tracks[sure].box)
