@@ -13,7 +13,7 @@ from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.training.config import PairConfig, Source
 from cmdtrack_ros.training.pairs import PairDataset, make_sample
 from cmdtrack_ros.training.sources import SequenceSource, View, ViewPair, open_sources
-from cmdtrack_ros.training.teaching import ForeignTeachers, choose
+from cmdtrack_ros.training.teaching import ForeignTeachers, Lesson, choose
 from synthetic import draw_stills, make_block
 
 BLOCK = np.array([60.0, 50, 24, 20])
@@ -74,6 +74,24 @@ def test_what_is_taught_lies_where_the_student_sees_the_target(standin, changes)
     if not changes:
         weights = [sample["taught_weight"].item() for sample in taught]
         np.testing.assert_allclose(weights, iou(ours, theirs), atol=0.01)
+
+
+class Echo:
+    """Answers that the target is where it is believed to be."""
+
+    def teach(self, pair, near):
+        return Lesson(near, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3])
+def test_teachers_search_where_the_student_does(margin):
+    """Around the middle of the search region, for a target of the size that the region is cut for."""
+    config = StudentConfig()
+    for sample in samples(Echo(), shift=0.9, zoom=0.3, margin=margin):
+        x, y, w, h = sample["taught_box"].tolist()
+        assert (x + w / 2, y + h / 2) == pytest.approx((0.5, 0.5), abs=1e-5)
+        assert w * h == pytest.approx(config.search_factor**-2, rel=1e-4)
+        assert w / h == pytest.approx(float(sample["box"][2] / sample["box"][3]), rel=1e-4)
 
 
 def test_teachers_see_clean_rgb_whatever_becomes_of_the_streams(standin):
