@@ -30,6 +30,10 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Instead of the configurat
 Backbone = Annotated[Path | None, typer.Option(help="Weights of a cmae run to start the backbone from.")]
 Init = Annotated[str | None, typer.Option(help="Weights to start from, 'shipped' for the package's own student.")]
 GivenTeacher = Annotated[Path | None, typer.Option(help="Weights of a teacher run, 'shipped' for the package's own.")]
+Foreign = Annotated[
+    list[Path] | None,
+    typer.Option(help="Folder of a foreign tracker's ONNX files (NanoTrack v3, FEAR-XS) to learn from; one or more."),
+]
 
 SplitFile = Annotated[
     Path | None,
@@ -84,13 +88,21 @@ def distill(
     init_backbone: Backbone = None,
     init: Init = None,
     teacher: GivenTeacher = None,
+    foreign: Foreign = None,
 ) -> None:
-    """Train the student under a teacher."""
-    _run("distill", config, output, data, seed=seed, init_backbone=init_backbone, init=init, teacher=teacher)
+    """Train the student under a teacher, or under foreign trackers; says of these whether they know enough more."""
+    changes = {"seed": seed, "init_backbone": init_backbone, "init": init, "teacher": teacher}
+    _run("distill", config, output, data, **changes, foreign=foreign or None)
 
 
 @train_app.command()
-def ablation(config: Config = None, output: Output = None, data: Data = None, teacher: GivenTeacher = None) -> None:
+def ablation(
+    config: Config = None,
+    output: Output = None,
+    data: Data = None,
+    teacher: GivenTeacher = None,
+    foreign: Foreign = None,
+) -> None:
     """Train the student with and without each part of the distillation, and write a table."""
     from cmdtrack_ros.training.ablation import run_ablation
     from cmdtrack_ros.training.config import AblationTraining, data_folder, load_config
@@ -100,6 +112,9 @@ def ablation(config: Config = None, output: Output = None, data: Data = None, te
         # One teacher for all rows and seeds, instead of one run per seed.
         distill = settings.distill.model_copy(update={"teacher": teacher})
         settings = settings.model_copy(update={"teacher": None, "distill": distill})
+    if foreign:
+        distill = settings.distill.model_copy(update={"foreign": foreign})
+        settings = settings.model_copy(update={"distill": distill})
     table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
     typer.echo(table.read_text())
 

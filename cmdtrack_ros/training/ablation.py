@@ -1,8 +1,8 @@
 """What each part of the distillation is worth: the same steps, data and seeds for every row of a table.
 
-Rows: ``student`` alone; ``+ CMAE`` (its backbone pre-trained); ``+ SCFD``; ``+ MPSD``; ``all`` (with the
-response, too); ``teacher``. Per seed there is one CMAE run for the students. The teacher is either one run
-per seed, from ImageNet's weights, or given: one for all seeds.
+Rows: ``student`` alone; ``+ CMAE`` (its backbone pre-trained); ``+ SCFD``; ``+ MPSD``; ``+ foreign teacher``
+(where the recipe names some); ``all`` (with the response, too); ``teacher``. Per seed there is one CMAE run for
+the students. The teacher is either one run per seed, from ImageNet's weights, or given: one for all seeds.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training import comparison
 from cmdtrack_ros.training.comparison import compare
 from cmdtrack_ros.training.config import AblationTraining, Training
-from cmdtrack_ros.training.fixed_pairs import EnginePairs, Unit, measure, open_units
+from cmdtrack_ros.training.fixed_pairs import EnginePairs, Overlaps, Unit, measure, open_units
 from cmdtrack_ros.training.loop import Trainer
+from cmdtrack_ros.training.measure import measure_pairs
 from cmdtrack_ros.training.sources import open_sources
 from cmdtrack_ros.training.tasks.distill import teacher_file
 from cmdtrack_ros.training.validation import engine_of, mean_overlap
@@ -33,7 +34,7 @@ from cmdtrack_ros.training.validation import engine_of, mean_overlap
 log = logging.getLogger(__name__)
 
 
-ROWS = ("student", "+ CMAE", "+ SCFD", "+ MPSD", "all", "teacher")
+ROWS = ("student", "+ CMAE", "+ SCFD", "+ MPSD", "+ foreign teacher", "all", "teacher")
 
 
 class AblationStoppedError(CmdtrackError):
@@ -67,8 +68,19 @@ def run_ablation(config: AblationTraining, data: Path, output: Path) -> Path:
     text = markdown(table, config.seeds)
     if pairs:
         text += f"\nFixed pairs, mean of the seeds. {comparison.markdown(pairs)}"
+        text += _worth(config, [result["pairs"] for result in results["student"]], data, output / "measure")
     _write(output / "ablation.md", text)
     return output / "ablation.md"
+
+
+def _worth(config: AblationTraining, student: list[Overlaps], data: Path, folder: Path) -> str:
+    """Of each foreign teacher, whether it knows enough more than the student alone."""
+    split, names = config.student.split, [str(path) for path in config.distill.foreign]
+    if split is None or not names:
+        return ""
+    found = measure_pairs(names, split, data, folder, config.fixed_pairs)
+    table = compare({"student": student, **{name: [overlaps] for name, overlaps in found.items()}})
+    return "".join(f"\n{line}\n" for line in comparison.verdicts(table))
 
 
 def _write(file: Path, text: str) -> None:
@@ -97,11 +109,18 @@ def _train_rows(config: AblationTraining, data: Path, output: Path) -> dict[str,
     else:
         teacher = train("teacher", config.teacher)
         taught = [{"teacher": file} for file in teacher]
+    without = {"scfd_weight": 0.0, "mpsd_weight": 0.0, "response_weight": 0.0, "foreign": []}
+
+    def part(name: str, **own) -> list[Path]:
+        return train(name, config.distill, taught, **{**without, **own})
+
+    foreign = config.distill.foreign
     return {
         "student": student,
         "+ CMAE": student_cmae,
-        "+ SCFD": train("scfd", config.distill, taught, mpsd_weight=0.0, response_weight=0.0),
-        "+ MPSD": train("mpsd", config.distill, taught, scfd_weight=0.0, response_weight=0.0),
+        "+ SCFD": part("scfd", scfd_weight=config.distill.scfd_weight),
+        "+ MPSD": part("mpsd", mpsd_weight=config.distill.mpsd_weight),
+        **({"+ foreign teacher": part("foreign", foreign=foreign)} if foreign else {}),
         "all": train("all", config.distill, [{**a, **b} for a, b in zip(taught, cmae, strict=True)]),
         "teacher": teacher,
     }
@@ -119,24 +138,6 @@ def _train(settings: Training, data: Path, output: Path) -> Path:
             f"{output}: stopped at step {trainer.step} of {settings.steps}; start again to go on"
         )
     return trainer.weights
-
-
-@dataclass(frozen=True)
-class _Yardstick:
-    """What networks are scored on: whole sequences in groups, and ``count`` fixed pairs of each unit."""
-
-    groups: dict[str, list[ImageSequence]]
-    units: list[Unit]
-    count: int
-
-
-def _yardstick(config: AblationTraining, data: Path) -> _Yardstick:
-    """The test folders and, as ``held-out``, the sequences of the student's sources; pairs of the student's split."""
-    groups = {str(path): load_dataset(data / path) for path in config.test}
-    split = config.student.split
-    _, held_out = open_sources(config.student.sources, data, split)
-    units = open_units(split, data) if split is not None and config.fixed_pairs else []
-    return _Yardstick({**groups, "held-out": held_out} if held_out else groups, units, config.fixed_pairs)
 
 
 @dataclass(frozen=True)

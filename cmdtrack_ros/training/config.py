@@ -252,8 +252,10 @@ class StudentTraining(Training):
 class DistillTraining(StudentTraining):
     """Settings of a student's training under a teacher.
 
-    ``teacher``: weights of a teacher run with the same crops, ``shipped`` for those of this package.
-    ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of the three distillation losses, 0 = without.
+    ``teacher``: weights of a teacher run with the same crops, ``shipped`` for those of this package; not needed without
+    its losses. ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of these three, 0 = without.
+    ``foreign``: folders of foreign trackers (``foreign.py``), which teach every stream what they see in clean RGB;
+    ``foreign_weight``: of their loss.
     ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the
     softmax over paths, in units of the tracking loss. ``selection_floor``: share of the selection that is
     spread evenly over all valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an
@@ -264,6 +266,8 @@ class DistillTraining(StudentTraining):
     scfd_weight: Weight = 1.0
     mpsd_weight: Weight = 1.0
     response_weight: Weight = 0.5
+    foreign: list[Path] = []
+    foreign_weight: Weight = 1.0
     feature_channels: int = Field(default=96, gt=0, le=1024)
     selection_temperature: float = Field(default=1.0, gt=0, le=1000)
     selection_floor: Share = 0.1

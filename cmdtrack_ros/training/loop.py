@@ -27,9 +27,11 @@ from cmdtrack_ros.data.sequences import write_rgb
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, writing
 from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.weights import save_weights
+from cmdtrack_ros.training.comparison import compare, verdicts
 from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
 from cmdtrack_ros.training.curves import Curves
 from cmdtrack_ros.training.fixed_pairs import EnginePairs, measure, open_units, scores_of
+from cmdtrack_ros.training.measure import measure_pairs
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
@@ -38,6 +40,7 @@ from cmdtrack_ros.training.tasks.distill import DistillTask
 from cmdtrack_ros.training.tasks.student import StudentTask
 from cmdtrack_ros.training.tasks.task import Batch, Task
 from cmdtrack_ros.training.tasks.teacher import TeacherTask
+from cmdtrack_ros.training.teaching import ForeignTeachers
 from cmdtrack_ros.training.validation import engine_of
 
 log = logging.getLogger(__name__)
@@ -85,6 +88,8 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data, config.split)
+        self.data, self.foreign = data, getattr(config, "foreign", [])
+        self.teachers = ForeignTeachers(self.foreign) if self.foreign else None
         self.units = open_units(config.split, data) if config.split and config.fixed_pairs else []
         self.scores: dict[str, float] = {}
         self.start_scores: dict[str, float] = {}
@@ -177,7 +182,7 @@ class Trainer:
     def _batches(self) -> Iterable[Batch]:
         """The batches of the steps that are left."""
         config, fabric = self.config, self.fabric
-        dataset = PairDataset(self.sources, config.pairs, config.network, config.seed)
+        dataset = PairDataset(self.sources, config.pairs, config.network, config.seed, self.teachers)
         steps = range(self.step, config.steps)
         loader = batches(dataset, config.batch, steps, fabric.global_rank, fabric.world_size, config.workers)
         return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
@@ -209,12 +214,25 @@ class Trainer:
     def _score_start(self) -> None:
         """What given weights are worth before they change.
 
-        Called with the first batch at hand: the data processes run by then, and must not share open files
-        with this one.
+        So of foreign teachers. Called with the first batch at hand: the data processes run by then, and must not share
+        open files with this one.
         """
-        if getattr(self.config, "init", None) is not None:
+        start = getattr(self.config, "init", None)
+        if start is not None:
             self._validate()
             self.start_scores = self.scores
+        if self.foreign and self.fabric.is_global_zero:
+            for line in self._worth(str(start or "shipped")):
+                log.info("%s", line)
+
+    def _worth(self, student: str) -> list[str]:
+        """Of each foreign teacher, whether it knows enough more than what the student starts from."""
+        config = self.config
+        if config.split is None or not config.fixed_pairs:
+            return ["foreign teachers: not measured, for that the recipe needs a split and fixed_pairs"]
+        names = [student, *map(str, self.foreign)]
+        found = measure_pairs(names, config.split, self.data, self.output / "measure", config.fixed_pairs)
+        return verdicts(compare({name: [overlaps] for name, overlaps in found.items()}))
 
     def _agree(self, stop: bool) -> bool:
         """Whether any process was asked to stop: if some went on alone, they would wait for the others."""

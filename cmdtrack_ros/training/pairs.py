@@ -20,6 +20,7 @@ from cmdtrack_ros.training import augment
 from cmdtrack_ros.training.augment import Rng
 from cmdtrack_ros.training.config import PairConfig
 from cmdtrack_ros.training.sources import PairSource, View, ViewPair, decide
+from cmdtrack_ros.training.teaching import ForeignTeachers
 
 
 class PairDataset(Dataset):
@@ -28,15 +29,24 @@ class PairDataset(Dataset):
     Each is a dict: ``index`` () int64, ``template`` (2, 3, T, T) uint8, ``template_box`` (4,) xywh in
     fractions of T, ``search`` (2, 3, S, S) uint8, ``box`` (4,) xywh in fractions of S, ``present`` (2,) float
     (RGB, aux), ``informative`` (2,) float, 0 for a stream that was made to mislead, ``positive`` () float.
+
+    With foreign ``teachers`` also ``taught_box`` (4,) xywh in fractions of S, ``taught_score`` () in [0, 1],
+    ``taught_weight`` () how right it is, 0 = nothing is taught, ``taught_true`` () 1 where the truth told
+    that. All else is as without teachers.
     """
 
     def __init__(
-        self, sources: list[tuple[PairSource, float]], config: PairConfig, crops: CropConfig, seed: int
+        self,
+        sources: list[tuple[PairSource, float]],
+        config: PairConfig,
+        crops: CropConfig,
+        seed: int,
+        teachers: ForeignTeachers | None = None,
     ) -> None:
         shares = np.array([share for _, share in sources], np.float64)
         self.sources = [source for source, _ in sources]
         self.shares = shares / shares.sum()
-        self.config, self.crops, self.seed = config, crops, seed
+        self.config, self.crops, self.seed, self.teachers = config, crops, seed, teachers
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng((self.seed, index))
@@ -50,7 +60,7 @@ class PairDataset(Dataset):
             pair = replace(pair, search=other, same=False)
         if decide(self.config.distractors, rng):
             pair = replace(pair, distractor=_other(source, pair, rng))
-        return {"index": torch.tensor(index)} | make_sample(pair, self.config, self.crops, rng)
+        return {"index": torch.tensor(index)} | make_sample(pair, self.config, self.crops, rng, self.teachers)
 
     def _choose(self, rng: Rng) -> PairSource:
         return self.sources[int(rng.choice(len(self.sources), p=self.shares))]
@@ -92,8 +102,11 @@ class _Region:
         return torch.from_numpy(stacked.copy()), fraction
 
 
-def make_sample(pair: ViewPair, config: PairConfig, crops: CropConfig, rng: Rng) -> dict[str, torch.Tensor]:
+def make_sample(
+    pair: ViewPair, config: PairConfig, crops: CropConfig, rng: Rng, teachers: ForeignTeachers | None = None
+) -> dict[str, torch.Tensor]:
     """Cut, augment and stack a pair; see :class:`PairDataset` for the result."""
+    clean = pair
     pair, present = _streams(pair)
     if all(present) and decide(config.dropped, rng):
         present[int(rng.integers(2))] = False
@@ -115,7 +128,7 @@ def make_sample(pair: ViewPair, config: PairConfig, crops: CropConfig, rng: Rng)
     template_pictures, template_box = template.finished(mirrored)
     search_pictures, box = search.finished(mirrored)
     inside = visible_fraction(box, 1, 1) > 0.3
-    return {
+    sample = {
         "template": template_pictures,
         "template_box": torch.from_numpy(template_box).float(),
         "search": search_pictures,
@@ -123,6 +136,41 @@ def make_sample(pair: ViewPair, config: PairConfig, crops: CropConfig, rng: Rng)
         "present": torch.tensor(present, dtype=torch.float32),
         "informative": torch.tensor(informative),
         "positive": torch.tensor(float(pair.same and inside)),
+    }
+    if teachers is not None:
+        sample |= _taught(teachers, clean, pair.search.box, search.crop, crops.search_factor, mirrored, inside)
+    return sample
+
+
+def _taught(
+    teachers: ForeignTeachers,
+    clean: ViewPair,
+    drawn: np.ndarray,
+    crop: Crop,
+    factor: float,
+    mirrored: bool,
+    inside: bool,
+) -> dict[str, torch.Tensor]:
+    """What the teachers say of a clean pair, around the same place and at the same scale as the search region.
+
+    ``drawn`` (4,): the search view's box as the student shall answer it; what is taught gets the same margin.
+    """
+    size = clean.search.box[2:] * crop.side / Crop.around(drawn, factor, crop.size).side
+    near = np.concatenate([np.array([crop.center_x, crop.center_y]) - size / 2, size])
+    lesson = teachers.teach(clean, near) if inside else None
+    score, weight = 0.0, 0.0
+    box: np.ndarray = np.zeros(4)
+    if lesson is not None:
+        box = crop.to_crop(_resized(lesson.box, drawn[2:] / clean.search.box[2:])) / crop.size
+        if mirrored:
+            box[0] = 1 - box[0] - box[2]
+        center = box[:2] + box[2:] / 2
+        score, weight = lesson.score, lesson.weight * float(((center > 0) & (center < 1)).all())
+    return {
+        "taught_box": torch.from_numpy(box).float(),
+        "taught_score": torch.tensor(score, dtype=torch.float32),
+        "taught_weight": torch.tensor(weight, dtype=torch.float32),
+        "taught_true": torch.tensor(float(clean.true)),
     }
 
 
@@ -139,11 +187,13 @@ def _streams(pair: ViewPair) -> tuple[ViewPair, list[bool]]:
 
 def _redrawn(pair: ViewPair, factors: np.ndarray) -> ViewPair:
     """The pair with both boxes' width and height multiplied by ``factors`` (2,) about their centres."""
-    views = []
-    for view in (pair.template, pair.search):
-        size = view.box[2:] * factors
-        views.append(replace(view, box=np.concatenate([view.box[:2] + (view.box[2:] - size) / 2, size])))
-    return replace(pair, template=views[0], search=views[1])
+    template, search = (replace(view, box=_resized(view.box, factors)) for view in (pair.template, pair.search))
+    return replace(pair, template=template, search=search)
+
+
+def _resized(box: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    size = box[2:] * factors
+    return np.concatenate([box[:2] + (box[2:] - size) / 2, size])
 
 
 def _regions(

@@ -50,13 +50,15 @@ class View:
 class ViewPair:
     """Template and search view; ``same`` is False when the search view shows another target (or none).
 
-    ``distractor``: another target, to be pasted beside the one searched for.
+    ``distractor``: another target, to be pasted beside the one searched for. ``true``: the search view's box is the
+    truth, no tracker's label.
     """
 
     template: View
     search: View
     same: bool = True
     distractor: View | None = None
+    true: bool = True
 
 
 class PairSource(Protocol):
@@ -82,7 +84,8 @@ def open_sources(
             continue
         training, kept = _split(_named(load_sequences(source, path, data), source, data), source, parts)
         held_out += [sequence for sequence in kept if _can_be_scored(sequence)]
-        opened.append((SequenceSource(training, source.max_gap, source.cache), source.share))
+        true = source.kind != "labelled"
+        opened.append((SequenceSource(training, source.max_gap, source.cache, true), source.share))
     return opened, held_out
 
 
@@ -196,14 +199,17 @@ class _Cache:
 class SequenceSource:
     """Pairs from annotated sequences, up to ``max_gap`` frames apart.
 
-    A sequence with RGB alone gets an aux stream: events simulated from neighbouring frames.
+    A sequence with RGB alone gets an aux stream: events simulated from neighbouring frames. ``true``: its boxes are the
+    truth, no trackers' labels.
     """
 
-    def __init__(self, sequences: list[ImageSequence], max_gap: int = 100, cache: int = 6000) -> None:
+    def __init__(
+        self, sequences: list[ImageSequence], max_gap: int = 100, cache: int = 6000, true: bool = True
+    ) -> None:
         if not sequences:
             raise DataError("a sequence source needs at least one sequence, got none")
         self.sequences = sequences
-        self.max_gap = max_gap
+        self.max_gap, self.true = max_gap, true
         self._frames = [_trainable_frames(sequence) for sequence in sequences]
         # Long sequences say more, but not in proportion: their frames are alike.
         share = np.sqrt([len(frames) for frames in self._frames])
@@ -217,7 +223,8 @@ class SequenceSource:
         near = frames[np.abs(frames - first) <= self.max_gap]
         second = int(rng.choice(near))
         threshold = float(rng.uniform(0.08, 0.3))
-        return ViewPair(self._view(index, first, threshold), self._view(index, second, threshold))
+        template, search = (self._view(index, frame, threshold) for frame in (first, second))
+        return ViewPair(template, search, true=self.true)
 
     def _view(self, index: int, frame: int, threshold: float) -> View:
         sequence = self.sequences[index]

@@ -2,6 +2,7 @@
 
 import json
 
+from standin import write_standin
 from tiny_runs import stage
 
 from cmdtrack_ros.data.bags import write_bag
@@ -18,19 +19,21 @@ def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
     ]
     make_block(tmp_path / "seq" / "block", 3)
     common = {"steps": 1, "batch": 2, "sources": sources, "split": Split(validation=["seq/block"])}
-    config = AblationTraining(
-        seeds=[1], fixed_pairs=2, **{name: stage(kind, **common) for name, kind in RECIPES.items()}
-    )
+    stages = {name: stage(kind, **common) for name, kind in RECIPES.items()}
+    foreign = {"foreign": [write_standin(tmp_path / "standin")]}
+    stages["distill"] = stages["distill"].model_copy(update=foreign)
+    config = AblationTraining(seeds=[1], fixed_pairs=2, **stages)
     table = run_ablation(config, tmp_path, tmp_path / "out").read_text()
     assert all(f"| {row} |" in table for row in ROWS)
     assert "| thermal | aux | 2 |" in table
+    assert "(at least 0.03 above student is asked for)." in table
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
     assert set(kept["rows"]) == set(kept["pairs"]["thermal, both"]) == set(ROWS)
     assert 0 <= kept["rows"]["all"]["held-out"]["mean"] <= 1
     assert kept["pairs"]["all, rgb"]["student"]["difference"] is None
     assert -1 <= kept["pairs"]["all, rgb"]["all"]["difference"]["low"] <= 1
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
-    assert len(stamps) == 7
+    assert len(stamps) == 8
     run_ablation(config, tmp_path, tmp_path / "out")
     given = config.distill.model_copy(update={"teacher": tmp_path / "out/seed_1/teacher/teacher.safetensors"})
     run_ablation(

@@ -87,6 +87,8 @@ def test_missing_data_folder_is_named(monkeypatch):
     [
         *RECIPES.items(),
         ("finetune", StudentTraining),
+        ("more", RECIPES["student"]),
+        ("foreign", RECIPES["distill"]),
         ("ablation", AblationTraining),
         ("full/student", RECIPES["student"]),
         ("full/teacher", RECIPES["teacher"]),

@@ -1,4 +1,4 @@
-"""Training of the student under a teacher: tracking losses, SCFD, MPSD, and the teacher's response."""
+"""Training of the student under teachers: tracking losses, SCFD, MPSD, the teacher's response, foreign trackers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.backbone import fold_batch_norm
@@ -18,8 +17,9 @@ from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training.config import DistillTraining
 from cmdtrack_ros.training.losses.mpsd import PathDistillation, entropy, select
+from cmdtrack_ros.training.losses.response import VIEWS, lesson_losses, response_loss
 from cmdtrack_ros.training.losses.scfd import STREAMS, FeatureDistillation
-from cmdtrack_ros.training.losses.tracking import L1_WEIGHT, tracking_loss
+from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.tasks.student import StudentPass, StudentTask
 from cmdtrack_ros.training.tasks.task import Batch
 from cmdtrack_ros.training.tasks.teacher import path_losses
@@ -36,37 +36,53 @@ class _TeacherAnswer:
 
 class DistillTask(StudentTask):
     """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` +
-    response_weight * response.
+    response_weight * response + foreign_weight * (sum of the views of ``lesson_losses``).
     """
 
     config: DistillTraining
 
     def __init__(self, config: DistillTraining) -> None:
         super().__init__(config)
-        self.teacher = fold_batch_norm(load_weights(teacher_file(config), Teacher)[0]).requires_grad_(False)
-        for name in (field.name for field in fields(CropConfig)):
-            if (theirs := getattr(self.teacher.config, name)) != (ours := getattr(config.network, name)):
-                raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
-        widths = config.network.channels, self.teacher.config.channels
-        self.scfd = FeatureDistillation(*widths, config.feature_channels) if config.scfd_weight else None
-        self.mpsd = PathDistillation(*widths) if config.mpsd_weight else None
+        own = config.scfd_weight or config.mpsd_weight or config.response_weight
+        if not own and not config.foreign:
+            raise ConfigError(
+                "foreign: expected folders of foreign trackers (--foreign), or weights for an own teacher"
+            )
+        self.teacher = _load_teacher(config) if own else None
+        self.scfd, self.mpsd = None, None
+        if self.teacher is not None:
+            widths = config.network.channels, self.teacher.config.channels
+            self.scfd = FeatureDistillation(*widths, config.feature_channels) if config.scfd_weight else None
+            self.mpsd = PathDistillation(*widths) if config.mpsd_weight else None
 
     def train(self, mode: bool = True) -> DistillTask:
         super().train(mode)
-        self.teacher.eval()
+        if self.teacher is not None:
+            self.teacher.eval()
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        config, student = self.config, self.run(batch)
+        student = self.run(batch)
         losses = self.tracking(student, batch)
-        features = self._teacher_features(batch)
+        if self.config.foreign:
+            parts = lesson_losses(student.output, batch, student.both)
+            losses |= {f"foreign/{name}": value for name, value in parts.items()}
+            taught = torch.stack([parts[view] for view in VIEWS]).sum()
+            losses["loss"] = losses["loss"] + self.config.foreign_weight * taught
+        return losses if self.teacher is None else self._under_own(self.teacher, student, losses, batch)
+
+    def _under_own(
+        self, network: Teacher, student: StudentPass, losses: dict[str, Tensor], batch: Batch
+    ) -> dict[str, Tensor]:
+        """``losses`` with those under the own teacher."""
+        config, features = self.config, _teacher_features(network, batch)
         if self.scfd is not None:
             parts = self.scfd(student.features, features, batch["present"])
             losses |= {f"scfd/{name}": value for name, value in parts.items()}
             losses["loss"] = losses["loss"] + config.scfd_weight * torch.stack(list(parts.values())).sum()
         if self.mpsd is None and not config.response_weight:
             return losses
-        teacher = self._teacher_answer(features, batch)
+        teacher = _teacher_answer(network, features, batch)
         losses["teacher"] = teacher.path_losses[:, -1].mean()
         if self.mpsd is not None:
             losses |= self._mpsd_losses(student, teacher, batch)
@@ -75,24 +91,6 @@ class DistillTask(StudentTask):
             losses["response"] = _response(student, teacher, batch)
             losses["loss"] = losses["loss"] + config.response_weight * losses["response"]
         return losses
-
-    @torch.no_grad()
-    def _teacher_features(self, batch: Batch) -> Tensor:
-        """The teacher's neck features (B, 2, Ct, S, S) of the search regions."""
-        pictures = batch["search"].float()
-        return torch.stack([self.teacher.features(i, _channels_last(pictures[:, i])) for i in range(STREAMS)], 1)
-
-    @torch.no_grad()
-    def _teacher_answer(self, features: Tensor, batch: Batch) -> _TeacherAnswer:
-        pictures = batch["template"].float()
-        templates = [
-            self.teacher.encode_template(i, _channels_last(pictures[:, i]), batch["template_box"])
-            for i in range(STREAMS)
-        ]
-        paths = self.teacher.paths(features, templates, batch["present"])
-        losses, output = path_losses(self.teacher, paths, batch)
-        final = (part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (output.score, output.box))
-        return _TeacherAnswer(paths, losses, HeadOutput(*final))
 
     def _mpsd_losses(self, student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> dict[str, Tensor]:
         config, valid = self.config, teacher.paths.valid
@@ -122,6 +120,33 @@ def teacher_file(config: DistillTraining) -> Path:
     return SHIPPED_TEACHER if str(config.teacher) == "shipped" else config.teacher
 
 
+def _load_teacher(config: DistillTraining) -> Teacher:
+    teacher = fold_batch_norm(load_weights(teacher_file(config), Teacher)[0]).requires_grad_(False)
+    for name in (field.name for field in fields(CropConfig)):
+        if (theirs := getattr(teacher.config, name)) != (ours := getattr(config.network, name)):
+            raise ConfigError(f"teacher {config.teacher}: its {name} is {theirs}, the student's {ours}")
+    return teacher
+
+
+@torch.no_grad()
+def _teacher_features(teacher: Teacher, batch: Batch) -> Tensor:
+    """The teacher's neck features (B, 2, Ct, S, S) of the search regions."""
+    pictures = batch["search"].float()
+    return torch.stack([teacher.features(i, _channels_last(pictures[:, i])) for i in range(STREAMS)], 1)
+
+
+@torch.no_grad()
+def _teacher_answer(teacher: Teacher, features: Tensor, batch: Batch) -> _TeacherAnswer:
+    pictures = batch["template"].float()
+    templates = [
+        teacher.encode_template(i, _channels_last(pictures[:, i]), batch["template_box"]) for i in range(STREAMS)
+    ]
+    paths = teacher.paths(features, templates, batch["present"])
+    losses, output = path_losses(teacher, paths, batch)
+    final = (part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (output.score, output.box))
+    return _TeacherAnswer(paths, losses, HeadOutput(*final))
+
+
 def _response(student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> Tensor:
     """Mean of :func:`response_loss`, which is 0 for a sample whose teacher is no better than the student."""
     count, theirs = len(batch["box"]), teacher.path_losses[:, -1]
@@ -133,18 +158,3 @@ def _response(student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> Te
 
 def _channels_last(pictures: Tensor) -> Tensor:
     return pictures.contiguous(memory_format=torch.channels_last)
-
-
-def response_loss(student: HeadOutput, teacher: HeadOutput) -> Tensor:
-    """The student's answer against the teacher's, (B,).
-
-    Score: sum over cells of |p - q|^2 * BCE(p, q), p the student's and q the teacher's probability (quality
-    focal loss, Li et al., "Generalized Focal Loss", NeurIPS 2020, eq. 5, beta 2). Box: mean absolute
-    difference, weighted by q.
-    """
-    logits, target = student.score[:, 0], teacher.score[:, 0].float().sigmoid()
-    entropies = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    score = ((logits.sigmoid() - target).square() * entropies).sum((1, 2))
-    share = target / target.sum((1, 2), keepdim=True).clamp(min=1e-6)
-    box = ((student.box - teacher.box.float()).abs().mean(1) * share).sum((1, 2)) * target.amax((1, 2))
-    return score + L1_WEIGHT * box

@@ -2,22 +2,17 @@
 
 import pytest
 import torch
+from standin import write_standin
 from tiny_runs import STUDENT, batch, curve, stage
 
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import PATHS
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.training.config import DistillTraining
+from cmdtrack_ros.training.config import DistillTraining, Split
 from cmdtrack_ros.training.loop import Trainer
-from cmdtrack_ros.training.tasks.distill import DistillTask, response_loss
-
-
-def test_response_of_a_perfect_pupil_costs_nothing_but_entropy():
-    answer = HeadOutput(torch.randn(2, 1, 4, 4), torch.rand(2, 4, 4, 4))
-    torch.testing.assert_close(response_loss(answer, answer), torch.zeros(2))
-    assert (response_loss(HeadOutput(answer.score + 1, answer.box), answer) > 0).all()
+from cmdtrack_ros.training.tasks.distill import DistillTask
+from synthetic import draw_stills, make_block
 
 
 def test_distillation_trains_the_student_and_leaves_the_teacher(stills, teacher_file, tmp_path):
@@ -54,3 +49,47 @@ def test_unfit_teachers_are_refused(teacher_file):
         DistillTask(stage(DistillTraining))
     with pytest.raises(ConfigError, match="its search_size is 64, the student's 96"):
         DistillTask(stage(DistillTraining, teacher=teacher_file, network=STUDENT | {"search_size": 96}))
+    with pytest.raises(ConfigError, match="foreign: expected folders of foreign trackers"):
+        DistillTask(stage(DistillTraining, **NO_OWN_TEACHER))
+
+
+NO_OWN_TEACHER = {"scfd_weight": 0.0, "mpsd_weight": 0.0, "response_weight": 0.0}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_foreign_trackers_teach_without_an_own_teacher(tmp_path, workers):
+    folder = write_standin(tmp_path / "standin")
+    make_block(tmp_path / "walk", 6)
+    sources = [{"kind": "sequences", "path": "walk"}]
+    pairs = {"negatives": 0.0, "shift": 0.0}
+    weights = {}
+    for weight in (0.0, 100.0):
+        changes = {
+            "foreign": [folder],
+            "foreign_weight": weight,
+            "pairs": pairs,
+            "sources": sources,
+            "workers": workers,
+        }
+        trainer = Trainer(stage(DistillTraining, **NO_OWN_TEACHER, **changes), tmp_path, tmp_path / str(weight))
+        assert not any(name.startswith("teacher.") for name in trainer.task.state_dict())
+        trainer.train()
+        weights[weight] = load_student(trainer.weights)[0].state_dict()
+    assert any(not torch.equal(value, weights[0.0][name]) for name, value in weights[100.0].items())
+    for view in ("fused", "rgb", "aux"):
+        assert max(curve(tmp_path / "100.0", f"train/foreign/{view}").values()) > 0
+
+
+def test_run_says_whether_a_foreign_teacher_knows_enough_more(tmp_path, caplog):
+    caplog.set_level("INFO")
+    draw_stills(tmp_path / "free", 3)
+    draw_stills(tmp_path / "seen", 3)
+    folder = write_standin(tmp_path / "standin")
+    common = NO_OWN_TEACHER | {"foreign": [folder], "steps": 1, "sources": [{"kind": "stills", "path": "free"}]}
+    Trainer(stage(DistillTraining, **common), tmp_path, tmp_path / "unmeasured").train()
+    assert "foreign teachers: not measured, for that the recipe needs a split and fixed_pairs" in caplog.messages
+    split = {"split": Split(validation=["seen/set/visible/*"]), "fixed_pairs": 2}
+    Trainer(stage(DistillTraining, **common, **split), tmp_path, tmp_path / "measured").train()
+    [verdict] = [line for line in caplog.messages if line.startswith("standin: ")]
+    assert "worth distilling from" in verdict
+    assert verdict.endswith("(at least 0.03 above shipped is asked for).")
