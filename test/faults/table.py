@@ -178,7 +178,8 @@ _FAULTS = (
     Fault("SIGINT", acts.ended_by(signal.SIGINT)),
     Fault("SIGTERM", acts.ended_by(signal.SIGTERM)),
     Fault("each state to its shutdown", acts.shutdowns),
-    Fault("use_sim_time without /clock", acts.without_clock, ("stamps ahead",)),
+    # Counted from the node's activation: it has to find its cameras first, whose stamps are what is wrong.
+    Fault("use_sim_time without /clock", acts.without_clock, ("stamps ahead",), said_within=4.0),
     Fault("weights file missing", acts.unconfigurable, ("configure failed",)),
     Fault("RGB stamp of 0", acts.rgb_stamp(lambda shot: 0), GARBAGE, stage="initial", scenes=RANGED),
     Fault("aux stamp of 0", acts.aux_stamp(lambda shot: 0), GARBAGE, stage="initial"),
