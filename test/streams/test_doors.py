@@ -78,7 +78,7 @@ def test_sequences_of_a_bag(bag: Path, door: str) -> None:
     if door == "load_bag":
         sequence = load_bag(bag, BagOptions(pairing=OPTIONS))
     else:
-        (sequence,) = load_sequences(Source(kind="bags", path=bag, slop=OPTIONS.slop), bag)
+        (sequence,) = load_sequences(Source(kind="bags", path=bag, slop=OPTIONS.slop), bag, bag.parent)
     pairs = {RGB[pair.rgb]: None if pair.aux is None else AUX[pair.aux] for pair in sequence.pairs}
     assert pairs == EXPECTED
     for index in range(len(sequence)):  # and the images are those of the pairs
