@@ -28,8 +28,15 @@ setup:
 demo: setup
 	.venv/bin/cmdtrack demo --output out/demo $(if $(SEQUENCE),--sequence "$(SEQUENCE)")
 
+# Training in a process of its own: after all the others in one process, the heap is found damaged there
+# (malloc crashes while a test waits for its child); which native library does it is not known yet.
 test: setup
+ifeq ($(strip $(ARGS)),)
+	$(if $(CMDTRACK_ROS_EXTRAS),. $(abspath $(CMDTRACK_ROS_EXTRAS))/local_setup.sh && ).venv/bin/python -m pytest --ignore=test/training
+	$(if $(CMDTRACK_ROS_EXTRAS),. $(abspath $(CMDTRACK_ROS_EXTRAS))/local_setup.sh && ).venv/bin/python -m pytest test/training
+else
 	$(if $(CMDTRACK_ROS_EXTRAS),. $(abspath $(CMDTRACK_ROS_EXTRAS))/local_setup.sh && ).venv/bin/python -m pytest $(ARGS)
+endif
 
 faults: setup
 	PYTHONPATH=test .venv/bin/python -m faults --output out/faults.json $(ARGS)
