@@ -143,6 +143,16 @@ def evaluate_bag(
     _finish([scores], sequences, output, title, statistics)
 
 
+def _opened(dataset: Path, layout: str) -> tuple[list[ImageSequence], dict[str, str]]:
+    """The sequences of a folder; those that cannot be read are said, and returned with the reason."""
+    from cmdtrack_ros.evaluation import runner
+
+    entries, broken = runner.open_dataset(dataset, layout, Protocol.OPE)
+    for name, reason in broken.items():
+        typer.echo(f"FAILED {name}: {reason}", err=True)
+    return [entry.sequence for entry in entries], broken
+
+
 def blackout(
     dataset: Dataset,
     output: Annotated[Path, typer.Option(help="The JSON file to write.")],
@@ -151,14 +161,11 @@ def blackout(
     layout: o.LayoutOption = "auto",
 ) -> None:
     """Turn one camera black half way through each sequence, and see how well the other one goes on."""
-    from cmdtrack_ros.evaluation import runner
     from cmdtrack_ros.evaluation.blackout import blackouts
 
-    entries, broken = runner.open_dataset(dataset, layout, Protocol.OPE)
-    for name, reason in broken.items():
-        typer.echo(f"FAILED {name}: {reason}", err=True)
+    sequences, broken = _opened(dataset, layout)
     files = () if weights is None else (weights,)
-    blackouts([entry.sequence for entry in entries], files, device, output, typer.echo)
+    blackouts(sequences, files, device, output, typer.echo)
     if broken:
         raise typer.Exit(1)
 
@@ -175,14 +182,12 @@ def evaluate_confidence(
     layout: o.LayoutOption = "auto",
 ) -> None:
     """Whether the tracker's score and state can be trusted: targets that leave, are covered, or never were there."""
-    from cmdtrack_ros.evaluation import confidence, runner
+    from cmdtrack_ros.evaluation import confidence
     from cmdtrack_ros.evaluation.baselines import TrackerSpec, make_tracker
 
-    entries, broken = runner.open_dataset(dataset, layout, Protocol.OPE)
-    for name, reason in broken.items():
-        typer.echo(f"FAILED {name}: {reason}", err=True)
+    sequences, broken = _opened(dataset, layout)
     spec = TrackerSpec("ours", weights=() if weights is None else (weights,), device=device)
-    sequences = confidence.chosen([entry.sequence for entry in entries], only)
+    sequences = confidence.chosen(sequences, only)
     outcomes = confidence.evaluate_confidence(
         sequences, lambda modality: make_tracker(spec, modality), output, typer.echo
     )
