@@ -72,14 +72,16 @@ def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robo
         stamps.append(stamp)
         return good_rgb(i, stamp)
 
+    began = time.time()
     results = robot.play(10, rgb, lambda i, stamp: good_aux(i, stamp - 4_000_000))
+    took = time.time() - began
     assert [stamp_ns(r) for r in results] == stamps
     paired = [r for r in results if r.has_aux]
     assert len(paired) >= 8 and all(r.pair_gap == pytest.approx(-0.004) for r in paired)
     for result in paired:
         assert result.header.frame_id == "camera_optical" and result.target_id == "patch"
         assert result.weight_rgb + result.weight_aux == pytest.approx(1.0, abs=1e-4)
-        assert 0 < result.processing_time < result.latency < 5.0
+        assert 0 < result.processing_time < result.latency < took
         assert 0 < result.score <= 1
 
 
