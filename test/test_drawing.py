@@ -70,14 +70,14 @@ def test_operator_sees_box_and_state_on_rgb_or_else_on_aux() -> None:
     rgb, aux = np.full((480, 640, 3), 90, np.uint8), np.full((480, 640, 3), 30, np.uint8)
     track = Track(np.array([50.0, 60, 80, 70]), 0.2, TargetState.LOST, 0.7, 0.3)
     for shown, grey in (((rgb, aux), 90), ((None, aux), 30)):
-        picture = operator_picture(*shown, track)
+        picture = operator_picture(*shown, [track])
         np.testing.assert_array_equal(picture[60, 100], STATE_COLOURS[TargetState.LOST])
         assert (picture[-1] == grey).all() and (picture[:10] != grey).any()
     idle = Track(np.zeros(4), 0.0, TargetState.IDLE)
-    assert (operator_picture(rgb, aux, idle) == 90).all()
+    assert (operator_picture(rgb, aux, [idle]) == 90).all()
     assert (rgb == 90).all() and (aux == 30).all(), "what is shown is a copy"
     with pytest.raises(ImageError, match="got neither"):
-        operator_picture(None, None, track)
+        operator_picture(None, None, [track])
 
 
 def test_contact_sheet_keeps_the_order() -> None:
