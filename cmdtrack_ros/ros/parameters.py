@@ -265,8 +265,8 @@ SPECS = (
     Spec(
         "max_targets",
         1,
-        "Targets that are followed at once. With 1 a new one takes the place of the one there is; more lets a target_id "
-        "name each, and adds about as much time per image for each target that is followed.",
+        "Targets that are followed at once. With 1 a new one takes the place of the one there is; with more each has "
+        "its target_id, and adds to the time per image, in the worst case as much as the first one takes.",
         1,
         16,
     ),

@@ -31,7 +31,7 @@ TARGET_REFUSED = "target refused"
 CATCH_UP_INTERVAL = 0.1
 """Seconds between the frames by which a target is followed from its own frame to the newest: see docs/method.md."""
 CATCH_UP_STEPS = 2
-"""Frames of the past that a target is followed through while others wait for the present one, all late ones together."""
+"""Frames of the past with each pair, of all late targets together, while others are followed in the present."""
 _INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
 
 

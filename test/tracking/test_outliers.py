@@ -271,7 +271,7 @@ def test_new_target_that_fails_leaves_the_old_one(scenes: Callable[[str], Scene]
         tracker.engine = scene.pipeline.engine
     for index in scene.frames:
         frame = scene.sequence.frame(index)
-        (track,) = pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0))
+        track = tracker.update(frame.rgb, frame.aux)
     np.testing.assert_array_equal(track.box, undisturbed._targets[0].tracker.box)
 
 

@@ -73,7 +73,8 @@ class Together:
         frame = see(rgb, aux, self._encoder)
         shares = [1 - 0.5 * i / len(self._trackers) for i in range(len(self._trackers))]
         places = [box * [1, 1, share, 1] for share in shares]
-        return [tracker.start(frame, place) for tracker, place in zip(self._trackers, places)][0]
+        tracks = [tracker.start(frame, place) for tracker, place in zip(self._trackers, places)]
+        return tracks[0]
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         tracks = update_together(self._trackers, see(rgb, aux, self._encoder))
