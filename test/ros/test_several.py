@@ -61,7 +61,7 @@ def robot(tmp_path: Path, repository: Path) -> Iterator[Robot]:
     robot = Robot("/several")
     # A drawn scene is not what the score was calibrated with.
     low = {"score_doubtful": 0.01, "score_confident": 0.02, "score_found": 0.02}
-    with running(tmp_path, repository, robot, modality="thermal", max_targets=2, **low) as tracker:
+    with running(tmp_path, repository, robot, modality="thermal", max_targets=2, target_history=60, **low) as tracker:
         robot.log: Tracker = tracker
         robot.connect()
         yield robot
@@ -73,8 +73,8 @@ def test_two_targets_by_their_names(robot: Robot) -> None:
     robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
     assert {r.state for r in robot.play(2, rgb, aux)} == {TrackState.STATE_IDLE}
     send(robot, two(robot.frame)[1]["first"], "first", "person")
-    shown = robot.play(20, rgb, aux)[0]
-    at = robot.frame - 20
+    shown = robot.play(12, rgb, aux)[0]
+    at = robot.frame - 12
     send(robot, two(at)[1]["second"], "second", "car", stamp_ns(shown))
     robot.wait("the second target", lambda: "second" in by_name(robot.play(1, rgb, aux)))
     robot.play(1, rgb, aux)  # a first result may have come alone in its call
