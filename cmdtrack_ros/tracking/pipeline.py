@@ -263,6 +263,7 @@ class Pipeline:
     def _admit(self, target: Target) -> None:
         timeline = Timeline(interval=self._timeline.interval)
         one = Followed(target, self._tracker.another(), timeline, list(target.since))
+        self.refused.pop(target.name, None)  # that was another one
         self._coming = [*(other for other in self._coming if other.name != one.name and self._max_targets > 1), one]
 
     def _arrive(self, one: Followed, frame: Callable[[AuxEncoder], Frame], stamp: int) -> Track | None:

@@ -240,20 +240,21 @@ class TargetRequests:
             coming: names of those that are not in the present yet.
         """
         boxes = {track.target_id: track.box for track in tracks if track.started}
+        refused = refused or {}
         for request in tuple(self._started):
-            if request.name in boxes or request.name not in coming:
-                with self._lock:
-                    if request not in self._started:  # answered when everything was closed
-                        continue
-                    self._started.remove(request)
-            if why := (refused or {}).get(request.name):
-                self._refuse(request, why)
-            elif request.name in boxes:
+            if request.name in coming and request.name not in boxes and request.name not in refused:
+                request.steps = 0  # from now on with the pairs, of which it misses none
+                continue
+            with self._lock:
+                if request not in self._started:  # answered when everything was closed
+                    continue
+                self._started.remove(request)
+            if request.name in boxes:
                 if request.steps and len(tracks) == 1:
                     self._reached, self._steps = request.given, request.steps
                 self._ended(request, Outcome(boxes[request.name]))
-            elif request.name in coming:
-                request.steps = 0  # from now on with the pairs, which misses none
+            elif request.name in refused:
+                self._refuse(request, refused[request.name])
             else:
                 self._wait_again(request)
 

@@ -18,6 +18,7 @@ from cmdtrack_ros.tracking.targets import Target
 STEP = 33_000_000
 START = 1_600_000_000_000_000_000
 BOX = np.array([10.0, 20.0, 30.0, 40.0])
+NAMES = ("", "1", "cat", "dog")
 
 
 def pair(i: int, start: int = START, **changes) -> Pair:
@@ -262,6 +263,79 @@ def test_closing_answers_the_one_that_waits() -> None:
     assert desk.due(1) == Due()
 
 
+def test_several_targets_are_known_by_their_names() -> None:
+    desk = Desk(max_targets=3)
+    for name in ("cat", "dog", "cat", "", ""):
+        desk.ask(name)
+    assert [outcome.refused for outcome in desk.outcomes] == ["a newer request came before its frame"], (
+        "the first cat's"
+    )
+    desk.offer(0)
+    assert [target.name for target in desk.due(0, "dog", "2").targets] == ["dog", "cat"]
+    assert len(desk.reports) == 2, "two without a name, for which there is no room"
+    for report in desk.reports:
+        assert "3 targets are followed already ('dog', '2', 'cat')" in report and "'max_targets'" in report
+    desk.requests.settle(started("cat") + started("dog"))
+    assert sum(outcome.box is not None for outcome in desk.outcomes) == 2
+    desk.ask("")
+    desk.offer(1)
+    assert desk.begins(1).name == "1", "the next free one"
+
+
+def test_one_of_several_is_released() -> None:
+    desk = Desk(max_targets=3)
+    for name in ("dog", "bird", "cat"):
+        desk.requests.request(None, None, desk.outcomes.append, name)
+    desk.offer(0)
+    desk.ask("fish")
+    desk.offer(1)
+    due = desk.due(1, "dog", "cat", "cow")
+    assert due.released == ("dog", "cat") and [target.name for target in due.targets] == ["fish"], "it makes room"
+    assert [outcome.refused for outcome in desk.outcomes] == [
+        "",
+        "there is no such target to release; there are 'cat', 'cow'",
+        "",
+    ]
+    desk.requests.request(None)
+    desk.offer(2)
+    assert desk.due(2, "cow", "fish").released == ("",)
+
+
+def test_a_target_on_its_way_is_answered_when_it_is_there_or_given_up() -> None:
+    desk = Desk(max_targets=3)
+    desk.offer(*range(31))
+    desk.ask("dog", stamp=pair(0).stamp)
+    assert len(desk.begins(30).since) == 10
+    desk.requests.settle([Track(BOX, 0.5, target_id="cat")], coming=("dog",))
+    assert not desk.outcomes
+    desk.offer(*range(31, 50))
+    assert desk.due(49, "cat", "dog") == Due(), "who catches up beside others misses nothing"
+    desk.requests.settle([Track(BOX, 0.5, target_id="cat"), *started("dog")])
+    assert [outcome.refused for outcome in desk.outcomes] == [""]
+    for ended in ("refused", "released", "named anew", "closed"):
+        desk.outcomes.clear()
+        desk.ask("dog", stamp=pair(40).stamp)
+        number = desk.offer(len(desk.pairs))
+        desk.due(number, "cat")
+        desk.requests.settle([Track(BOX, 0.5, target_id="cat")], coming=("dog",))
+        if ended == "refused":
+            desk.requests.settle([], {"dog": "no such box"})
+        elif ended == "closed":
+            desk.requests.close()
+        else:
+            desk.requests.request(None if ended == "released" else Target(BOX, "dog"), name="dog")
+            number = desk.offer(len(desk.pairs))
+            desk.due(number, "cat", "dog")
+        assert len(desk.outcomes) == 1 and desk.outcomes[0].refused, ended
+
+
+def test_requests_that_wait_are_bounded() -> None:
+    desk = Desk(max_targets=3)
+    for _ in range(requests.MAX_WAITING + 5):
+        desk.ask("")
+    assert len(desk.outcomes) == 5
+
+
 INITIAL = Target(BOX, "initial")
 
 
@@ -324,7 +398,8 @@ def test_every_request_is_answered_once() -> None:
     """Any order of requests, frames and results, with a worker that is late."""
     for seed in range(300):
         rng = random.Random(seed)
-        desk, frame, asked, number, worker = Desk(seconds=rng.choice((0.1, 5.0))), 0, 0, -1, -1
+        desk = Desk(seconds=rng.choice((0.1, 5.0)), max_targets=rng.choice((1, 3)))
+        frame, asked, number, worker = 0, 0, -1, -1
         for _ in range(60):
             match rng.randrange(6):
                 case 0 | 1:
@@ -332,14 +407,17 @@ def test_every_request_is_answered_once() -> None:
                     number = desk.offer(frame, restarted=rng.random() < 0.05)
                 case 2 | 3 if worker < number:
                     worker = rng.randrange(worker + 1, number + 1)
-                    desk.due(worker)
+                    desk.due(worker, *rng.sample(NAMES, rng.randrange(3)))
                     if rng.random() < 0.3:
                         desk.requests.refuse("no")
-                    desk.requests.settle(rng.choice(([], started(""), [Track(BOX, 0.5)])))
+                    refused = dict.fromkeys(rng.sample(NAMES, 1), "no") if rng.random() < 0.2 else None
+                    found = rng.choice(([], started(rng.choice(NAMES)), [Track(BOX, 0.5)]))
+                    desk.requests.settle(found, refused, rng.sample(NAMES, rng.randrange(2)))
                 case 4:
-                    target = rng.choice((None, Target(BOX), Target(-BOX)))
+                    name = rng.choice(NAMES)
+                    target = rng.choice((None, Target(BOX, name), Target(-BOX, name)))
                     stamp = rng.choice((None, pair(frame + rng.randrange(-200, 60)).stamp))
-                    desk.requests.request(target, stamp, desk.outcomes.append)
+                    desk.requests.request(target, stamp, desk.outcomes.append, name)
                     asked += 1
                 case 5:
                     desk.requests.expire()
