@@ -44,7 +44,8 @@ from cmdtrack_ros.ros.health import STATUSES  # noqa: E402
 from cmdtrack_ros.streams.images import to_rgb, to_sensor  # noqa: E402
 from cmdtrack_ros.streams.pairing import NearestPairer, PairOptions, stamp_ns  # noqa: E402
 from cmdtrack_ros.track import ROBOT_STEPS, TargetState  # noqa: E402
-from cmdtrack_ros.tracking.pipeline import Pipeline, Target  # noqa: E402
+from cmdtrack_ros.tracking.pipeline import Pipeline  # noqa: E402
+from cmdtrack_ros.tracking.targets import Target  # noqa: E402
 from cmdtrack_ros.tracking.tracker import load_tracker  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -327,7 +328,7 @@ def test_replay_gives_the_boxes_of_an_offline_run(tmp_path: Path, repository: Pa
         for pair in (pairer.add_rgb if name == "rgb" else pairer.add_aux)(stamp, message)
     ] + pairer.flush()
     target = Target(np.array(box, float))
-    offline = [pipeline.process(pair, None if i else target) for i, pair in enumerate(pairs)]
+    offline = [pipeline.process(pair, [] if i else [target])[0] for i, pair in enumerate(pairs)]
 
     robot = Robot("/replay")
     parameters = {"modality": "thermal", "process_every_pair": "true", "queue_size": 100, "slop": 0.015}
