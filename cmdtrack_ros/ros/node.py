@@ -29,7 +29,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import cv2
@@ -75,7 +75,7 @@ def _encoding(settings: Settings) -> AuxEncoding:
 
 
 def _pairing(settings: Settings) -> PairOptions:
-    options = PairOptions(settings.slop, settings.aux_timeout, settings.aux_offset, settings.queue_size)
+    options = PairOptions(**{field.name: getattr(settings, field.name) for field in fields(PairOptions)})
     return options.for_streams(1 if settings.modality == "rgb" else 2)
 
 

@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.streams.images import MAX_PIXELS
-from cmdtrack_ros.streams.pairing import RANGES, PairOptions
+from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
 from cmdtrack_ros.tracking.states import RANGES as STATE_RANGES
 from cmdtrack_ros.tracking.states import StateConfig
@@ -37,7 +37,9 @@ class Settings:
     rgb_topic: str
     aux_topic: str
     reliability: str
+    pairing: str
     slop: float
+    latest_gap: float
     aux_timeout: float
     aux_offset: float
     queue_size: int
@@ -173,11 +175,27 @@ SPECS = (
         choices=("auto", "reliable", "best_effort"),
     ),
     Spec(
+        "pairing",
+        _PAIRING_DEFAULTS.pairing,
+        "The auxiliary image that an RGB image is tracked with: the nearest in time within slop, the one of exactly "
+        "its stamp, or the latest that has come, for which nothing waits.",
+        choices=PAIRINGS,
+        live=True,
+    ),
+    Spec(
         "slop",
         _PAIRING_DEFAULTS.slop,
-        "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
-        "free-running cameras, and lets the two images show different moments.",
+        "Largest stamp gap in s of a pair by pairing nearest, inclusive; 0 pairs equal stamps only, as exact does. "
+        "More tolerates free-running cameras, and lets the two images show different moments.",
         *RANGES["slop"],
+        live=True,
+    ),
+    Spec(
+        "latest_gap",
+        _PAIRING_DEFAULTS.latest_gap,
+        "Largest stamp gap in s of a pair by pairing latest, inclusive. More goes on with older auxiliary images, "
+        "which show where the target was then.",
+        *RANGES["latest_gap"],
         live=True,
     ),
     Spec(
