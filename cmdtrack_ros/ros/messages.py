@@ -15,6 +15,12 @@ try:
 except ImportError:
     Detection2DArray = None
 
+EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
+try:
+    from event_camera_msgs.msg import EventPacket
+except ImportError:
+    EventPacket = None
+
 
 def to_track_state(header: Any, track: Track) -> TrackState:
     """The whole result, under the header of the image it belongs to."""

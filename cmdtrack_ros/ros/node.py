@@ -53,6 +53,7 @@ from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
+from cmdtrack_ros.ros.qos import qos_overrides
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
@@ -210,21 +211,23 @@ class TrackerNode(LifecycleNode):
             else Target(np.array(settings.initial_box), "initial"),
             taken=self._leave_mark,
         )
-        self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
-        self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
+        self._track_out = self._publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
+        self._overlay_out = self._publisher(Image, "~/overlay", 2)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
         else:
-            self._detections_out = self.create_lifecycle_publisher(
-                Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH
-            )
+            self._detections_out = self._publisher(Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH)
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
         fell_back = settings.device == "cuda" and tracker.engine.device != "cuda"
         text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"
         self._health.condition("engine fallback", text if fell_back else None)
+
+    def _publisher(self, message_type: type, topic: str, depth: int) -> Any:
+        overrides = qos_overrides(self, self.resolve_topic_name(topic), "publisher")
+        return self.create_lifecycle_publisher(message_type, topic, depth, qos_overriding_options=overrides)
 
     def _activate(self) -> None:
         settings = self._settings
@@ -256,12 +259,15 @@ class TrackerNode(LifecycleNode):
         self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
     def _open_inputs(self, settings: Settings, opened: ExitStack) -> None:
-        topics = {"RGB": ("rgb_topic", settings.rgb_topic), "auxiliary": ("aux_topic", settings.aux_topic)}
+        topics = {
+            "RGB": ("rgb_topic", settings.rgb_topic, settings.rgb_transport),
+            "auxiliary": ("aux_topic", settings.aux_topic, settings.aux_transport),
+        }
         if settings.modality == "rgb":
             del topics["auxiliary"]
         opened.callback(self._inputs.clear)
-        for name, (parameter, topic) in topics.items():
-            stream = ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
+        for name, (parameter, topic, transport) in topics.items():
+            stream = ImageInput(self, name, parameter, topic, settings.reliability, transport, settings.queue_size)
             opened.callback(stream.close)
             self._inputs[name] = stream
         self._pairing_filter = NearestPairFilter(

@@ -15,6 +15,7 @@ from rclpy.parameter import Parameter
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.ros.qos import TRANSPORTS
 from cmdtrack_ros.streams.images import MAX_PIXELS
 from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
@@ -36,6 +37,8 @@ class Settings:
     threads: int
     rgb_topic: str
     aux_topic: str
+    rgb_transport: str
+    aux_transport: str
     reliability: str
     pairing: str
     slop: float
@@ -169,9 +172,22 @@ SPECS = (
         topic=True,
     ),
     Spec(
+        "rgb_transport",
+        "auto",
+        "image_transport of the RGB images, whose end is added to rgb_topic; auto takes what is published there, and "
+        "where nobody is, the /compressed topic beside it.",
+        choices=TRANSPORTS,
+    ),
+    Spec(
+        "aux_transport",
+        "auto",
+        "The same of the auxiliary images, which may be compressedDepth too.",
+        choices=TRANSPORTS,
+    ),
+    Spec(
         "reliability",
         "auto",
-        "Reliability asked of the image publishers; auto follows what they offer.",
+        "Reliability asked of the image publishers; auto follows what they offer. qos_overrides of a topic go before.",
         choices=("auto", "reliable", "best_effort"),
     ),
     Spec(
