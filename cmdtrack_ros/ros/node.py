@@ -13,6 +13,7 @@ Topics (the image topics are parameters, all can be remapped):
                             and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
     ~/overlay               Image out, while somebody subscribes
+    ~/aux_picture           Image out, while somebody subscribes: the auxiliary image as the network sees it
     /diagnostics            DiagnosticArray out, every second
 
 When stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is started again
@@ -43,9 +44,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from cmdtrack_ros.drawing import operator_picture
+from cmdtrack_ros.drawing import labelled_picture, operator_picture
 from cmdtrack_ros.errors import CmdtrackError
-from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
@@ -68,11 +68,6 @@ from cmdtrack_ros.tracking.tracker import TrackerConfig, load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_QUEUE_DEPTH = 10
-
-
-def _encoding(settings: Settings) -> AuxEncoding:
-    low, high = settings.thermal_range or (float("nan"), float("nan"))
-    return AuxEncoding(low, high, settings.depth_max, settings.depth_unit, settings.range_smoothing)
 
 
 def _pairing(settings: Settings) -> PairOptions:
@@ -191,7 +186,7 @@ class TrackerNode(LifecycleNode):
             device=settings.device,
             precision=settings.precision,
             threads=settings.threads,
-            encoding=_encoding(settings),
+            encoding=settings.encoding(),
             config=TrackerConfig(state=settings.states()),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
@@ -213,6 +208,7 @@ class TrackerNode(LifecycleNode):
         )
         self._track_out = self._publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
         self._overlay_out = self._publisher(Image, "~/overlay", 2)
+        self._aux_picture_out = self._publisher(Image, "~/aux_picture", 2)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
@@ -289,7 +285,7 @@ class TrackerNode(LifecycleNode):
         self._supervisor = None
 
     def _clean_up(self) -> None:
-        for publisher in (self._track_out, self._overlay_out, self._detections_out):
+        for publisher in (self._track_out, self._overlay_out, self._aux_picture_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
         self._pipeline = self._worker = None  # a worker left behind goes with its network
@@ -314,7 +310,7 @@ class TrackerNode(LifecycleNode):
 
     def _apply_live(self, settings: Settings) -> None:
         self._settings = settings
-        self._pipeline.configure(settings.states())
+        self._pipeline.configure(settings.states(), settings.encoding())
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))
@@ -434,6 +430,8 @@ class TrackerNode(LifecycleNode):
         if self._overlay_out.get_subscription_count():
             picture = operator_picture(*self._pipeline.pictures(), track)
             self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
+        if self._aux_picture_out.get_subscription_count() and (labelled := self._pipeline.aux_picture()):
+            self._aux_picture_out.publish(fill_image(Image(header=pair.header), labelled_picture(*labelled), "rgb8"))
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
         self._supervisor.note(replace(track, times_ms={**track.times_ms, **steps}))
 

@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.modalities import THERMAL_UNITS, AuxEncoding
 from cmdtrack_ros.ros.qos import TRANSPORTS
 from cmdtrack_ros.streams.images import MAX_PIXELS
 from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
@@ -49,6 +49,7 @@ class Settings:
     registration: str
     max_pixels: int
     thermal_range: tuple[float, ...]
+    thermal_unit: str
     depth_max: float
     depth_unit: float
     range_smoothing: float
@@ -66,6 +67,11 @@ class Settings:
     def states(self) -> StateConfig:
         """Thresholds of the target's states; ConfigError where one contradicts another."""
         return StateConfig(**{name: getattr(self, name) for name in STATE_RANGES})
+
+    def encoding(self) -> AuxEncoding:
+        """How sensor values become pictures."""
+        low, high = self.thermal_range or (math.nan, math.nan)
+        return AuxEncoding(low, high, self.depth_max, self.depth_unit, self.range_smoothing, self.thermal_unit)
 
 
 @dataclass(frozen=True)
@@ -253,13 +259,22 @@ SPECS = (
     Spec(
         "thermal_range",
         [],
-        "Lowest and highest value of a 16-bit or float thermal image, in the sensor's unit (counts, "
-        "centikelvin, degrees), shown as black and white; empty follows the image's 1st and 99th percentile.",
+        "What a 16-bit or float thermal image shows as black and as white, in degrees Celsius, or where thermal_unit "
+        "is counts in these; empty follows the image's 1st and 99th percentile.",
         -1e6,
         1e6,
         items=("low", "high"),
         condition=" with low below high",
         valid=lambda pair: pair[0] < pair[1],
+        live=True,
+    ),
+    Spec(
+        "thermal_unit",
+        _ENCODING_DEFAULTS.thermal_unit,
+        "What a value of a 16-bit or float thermal image is: counts, which mean no temperature, or celsius, "
+        "centikelvin or decikelvin, with which thermal_range is in degrees Celsius.",
+        choices=tuple(THERMAL_UNITS),
+        live=True,
     ),
     Spec(
         "depth_max",
@@ -268,6 +283,7 @@ SPECS = (
         "targets apart, and near ones less.",
         0.1,
         1000.0,
+        live=True,
     ),
     Spec(
         "depth_unit",
@@ -275,6 +291,7 @@ SPECS = (
         "Metres per unit of an integer depth image; 0.001 is REP 118's millimetre.",
         1e-6,
         1.0,
+        live=True,
     ),
     Spec(
         "range_smoothing",
@@ -283,6 +300,7 @@ SPECS = (
         "a change of scene later.",
         0.0,
         0.99,
+        live=True,
     ),
     Spec(
         "initial_box",

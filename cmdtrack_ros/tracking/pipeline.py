@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
@@ -101,9 +102,10 @@ class Pipeline:
         """What runs the network."""
         return self._tracker.engine
 
-    def configure(self, states: StateConfig) -> None:
-        """Other thresholds from the next frame on; from any thread."""
+    def configure(self, states: StateConfig, encoding: AuxEncoding) -> None:
+        """Other thresholds, and another way from sensor values to pictures, from the next frame on; from any thread."""
         self._tracker.configure(states)
+        self._tracker.encoder.configure(encoding)
 
     def release(self) -> None:
         """Give up the target; results are IDLE until there is another."""
@@ -125,6 +127,12 @@ class Pipeline:
         """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images
         return rgb, None if aux is None else self._tracker.encoder.picture(aux)
+
+    def aux_picture(self) -> tuple[np.ndarray, str] | None:
+        """The aux image of the last pair as the network sees it, HxWx3 uint8, and its range in words; None without."""
+        aux = self._images[1]
+        encoder = self._tracker.encoder
+        return None if aux is None else (encoder.picture(aux), encoder.range_text(aux))
 
     def process(self, pair: Pair, target: Target | None = None, since: Iterable[Pair] = ()) -> Track | None:
         """Track one pair, or start `target` on it.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
 import cv2  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from robot import Robot, Tracker, running, scene, to_time  # noqa: E402
+from robot import HEIGHT, WIDTH, Robot, Tracker, image, running, scene, to_time  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -78,3 +79,28 @@ def test_an_override_that_no_policy_has_keeps_the_node_inactive(tmp_path: Path, 
         tracker.close()
     finally:
         tracker.process.kill()
+
+
+def test_thermal_range_is_looked_at_while_it_is_set(tmp_path: Path, repository: Path) -> None:
+    kelvin = np.tile(np.linspace(27315, 33315, WIDTH).astype(np.uint16), (HEIGHT, 1))  # 0 to 60 degrees Celsius
+
+    def thermal(_: int, stamp: int) -> Image:
+        return image(kelvin, "mono16", stamp)
+
+    def row() -> np.ndarray:
+        """Grey along the last picture, above its label."""
+        robot.play(2, aux=thermal, answered=False)
+        return np.frombuffer(pictures[-1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)[0, :, 0] if pictures else np.ones(1)
+
+    robot, pictures = Robot("/thermal_range"), []
+    with running(tmp_path, repository, robot, aux_timeout=1.0):
+        subscription = robot.node.create_subscription(Image, "tracker/aux_picture", pictures.append, 10)
+        robot.wait("the picture over the image's own range", lambda: row()[0] == 0 and row()[-1] == 255)
+        for name, value in (("thermal_unit", "centikelvin"), ("thermal_range", [30.0, 90.0])):
+            assert robot.set(name, value).successful
+        robot.wait(
+            "the picture over 30 to 90 degrees", lambda: row()[-1] in range(126, 129) and row()[WIDTH // 2 - 1] == 0
+        )
+        assert robot.set("thermal_range", []).successful
+        robot.wait("the image's range again", lambda: row()[0] == 0 and row()[-1] == 255)
+        robot.node.destroy_subscription(subscription)
