@@ -5,7 +5,8 @@ worker thread, the owner of the network, empties. (rclpy has no component compos
 of its own.)
 
 Topics (the image topics are parameters, all can be remapped):
-    rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in
+    rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in; aux also
+                            event_camera_msgs/EventPacket, where that is installed
     ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw:
                             the target is started there and caught up through frames since.
                             Width and height 0: release it.
@@ -31,6 +32,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -48,6 +50,7 @@ from cmdtrack_ros.drawing import labelled_picture, operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
+from cmdtrack_ros.ros.events import EventFrames
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
@@ -266,10 +269,16 @@ class TrackerNode(LifecycleNode):
             stream = ImageInput(self, name, parameter, topic, settings.reliability, transport, settings.queue_size)
             opened.callback(stream.close)
             self._inputs[name] = stream
+        filters: list[Any] = list(self._inputs.values())
+        self._event_frames: EventFrames | None = None
+        if settings.modality == "event":
+            report = partial(self._health.event, "bad auxiliary image")
+            self._event_frames = EventFrames(
+                *filters, settings.event_window, settings.max_pixels, _pairing(settings), report
+            )
+            filters[1] = self._event_frames
         self._pairing_filter = NearestPairFilter(
-            list(self._inputs.values()),
-            _pairing(settings),
-            clock=None if settings.process_every_pair else time.monotonic_ns,
+            filters, _pairing(settings), clock=None if settings.process_every_pair else time.monotonic_ns
         )
         self._pairing_filter.registerCallback(self._on_pair)
         for stream in self._inputs.values():
@@ -314,6 +323,8 @@ class TrackerNode(LifecycleNode):
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))
+            if self._event_frames:
+                self._event_frames.configure(settings.event_window, _pairing(settings))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:

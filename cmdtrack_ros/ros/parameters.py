@@ -48,6 +48,7 @@ class Settings:
     queue_size: int
     registration: str
     max_pixels: int
+    event_window: float
     thermal_range: tuple[float, ...]
     thermal_unit: str
     depth_max: float
@@ -174,7 +175,7 @@ SPECS = (
     Spec(
         "aux_topic",
         "aux/image",
-        "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth.",
+        "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth; for events EventPacket, too.",
         topic=True,
     ),
     Spec(
@@ -255,6 +256,15 @@ SPECS = (
         "memory where a header is damaged.",
         1,
         1_000_000_000,
+    ),
+    Spec(
+        "event_window",
+        0.0,
+        "Seconds before an RGB image whose events its event frame shows, where the auxiliary topic has event packets; "
+        "0 takes the interval of the RGB images. More shows slow edges better, and smears fast ones.",
+        0.0,
+        0.5,
+        live=True,
     ),
     Spec(
         "thermal_range",
