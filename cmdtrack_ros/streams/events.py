@@ -58,7 +58,7 @@ class Evt3Decoder:
     wraps_us = 1 << 24
 
     def __init__(self) -> None:
-        self._state = np.zeros(0, np.uint16)  # the words that say what holds
+        self._state: np.ndarray = np.zeros(0, np.uint16)  # the words that say what holds
 
     def decode(self, words: np.ndarray) -> Decoded:
         """Words (n,) uint16 -> events; those before the first time, row or base are left out."""
@@ -117,7 +117,7 @@ class Evt2Decoder:
     wraps_us = 1 << 34
 
     def __init__(self) -> None:
-        self._state = np.zeros(0, np.uint32)
+        self._state: np.ndarray = np.zeros(0, np.uint32)
 
     def decode(self, words: np.ndarray) -> Decoded:
         """Words (n,) uint32 -> events; those before the first high part of the time are left out."""
@@ -134,7 +134,7 @@ class Evt2Decoder:
         return Decoded(at - before, time, (event >> 11) & 0x7FF, event & 0x7FF, kind[at] == 1)
 
 
-DECODERS = {"evt3": Evt3Decoder, "evt2": Evt2Decoder}
+DECODERS: dict[str, type[Evt3Decoder] | type[Evt2Decoder]] = {"evt3": Evt3Decoder, "evt2": Evt2Decoder}
 
 
 class _Events(NamedTuple):
