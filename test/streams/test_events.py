@@ -78,7 +78,7 @@ def test_a_frame_is_the_picture_that_the_network_learned_from(encoding: str) -> 
     before, after = rng.integers(0, 256, (2, HEIGHT, WIDTH, 3), np.uint8)
     picture = simulate_events(before, after)
     y, x = np.nonzero((picture != 255).any(-1))
-    events = np.stack([np.linspace(0, 9_000, len(x)).astype(int), x, y, picture[y, x, 0] == 255], 1)
+    events = np.stack([(1 << 24) - 5_000 + np.linspace(0, 9_000, len(x)).astype(int), x, y, picture[y, x, 0] == 255], 1)
     frames = play(
         EventSlicer(),
         [
@@ -154,7 +154,7 @@ def test_without_rgb_frames_go_on() -> None:
 
 def test_a_lost_packet_leaves_no_event_in_a_wrong_row() -> None:
     words = encode_evt3(np.array([[10, 3, 7, 1]]))
-    row, event = words[:-1], words[-1:]
+    row, event = np.array([*words[:-2], 9], np.uint16), words[-1:]  # the row that the event would be put into is 9
     slicer, reports = EventSlicer(report=lambda text: reports.append(text)), []
     for number, (seq, part) in enumerate([(0, row), (2, event), (3, words), (4, event)]):
         slicer.add_packet(packet(START + number * MS, part, "evt3", WIDTH, HEIGHT, seq))
@@ -199,6 +199,16 @@ def test_garbage_is_reported_and_bounded() -> None:
     assert any("lie outside of the sensor" in text.replace('"', "") for text in reports)
     (frame,) = [frame for frame in slicer.add_rgb(START + 298 * MS) if frame.stamp == START + 298 * MS]
     assert columns(frame)
+
+
+def test_a_packet_of_noise_shows_nowhere() -> None:
+    noise = encode_evt3(np.array([[0, 40, 5, 1], [0, 1000, 5, 1], [1, 1100, 5, 1]]))  # two of three beside the sensor
+    slicer, packets = EventSlicer(), moving(4)
+    packets[1] = packet(START + 2 * MS, noise, "evt3", WIDTH, HEIGHT, 1)
+    slicer.add_packet(packets[0])
+    slicer.add_rgb(START + 5 * MS)
+    (frame,) = [frame for one in packets[1:] for frame in slicer.add_packet(one)]
+    assert columns(frame) == [0, 2] and (frame.pixels != 128).sum() == 2
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
