@@ -41,6 +41,7 @@ NO_RESULT = "DROPPED"  # shown for a frame that the tracker did not answer
 BACKGROUND, TEXT, DIM = (24, 26, 30), (225, 228, 232), (140, 146, 154)
 RGB_BAR, AUX_BAR = (90, 160, 250), (250, 140, 70)
 PANEL_HEIGHT = 360  # px; smaller images are enlarged to about this, so that text stays readable
+LABEL_HEIGHT = 26  # px of the strip under a label
 FIGURES_WIDTH = 560  # px of picture width at which the line of figures has type of its plain size
 
 
@@ -134,6 +135,16 @@ def _draw_rimmed(image: np.ndarray, text: str, at: tuple[int, int], colour: Colo
     for offset in (-1, 1):
         draw_text(image, text, (at[0] + offset, at[1] + offset), BLACK, size)
     return draw_text(image, text, at, colour, size)
+
+
+def labelled_picture(picture: np.ndarray, text: str) -> np.ndarray:
+    """A copy of an HxWx3 picture with a text on a dark strip at its lower edge."""
+    canvas = picture.copy()
+    if text:
+        strip = canvas[-LABEL_HEIGHT:]
+        strip //= 3
+        draw_text(canvas, text, (8, canvas.shape[0] - 8), WHITE)
+    return canvas
 
 
 def frame_picture(

@@ -20,6 +20,13 @@ from cmdtrack_ros.errors import ConfigError, ImageError
 
 # Between the 1st and 99th percentile, as a multiple of the middle 80 %: from here on bad pixels are looked for.
 _WIDE = 4.0
+THERMAL_UNITS: dict[str, tuple[float, float] | None] = {
+    "counts": None,
+    "celsius": (1.0, 0.0),
+    "centikelvin": (0.01, -273.15),
+    "decikelvin": (0.1, -273.15),
+}
+"""What a value of a thermal image is: factor and offset that make it degrees Celsius; None where none do."""
 Range = tuple[float, float]
 """Low and high end, in metres or the thermal sensor's unit."""
 _SAMPLE = 160 * 120  # pixels that a range is taken from: every fourth of a VGA image either way
@@ -42,12 +49,13 @@ class AuxEncoding:
     """How sensor values become picture values.
 
     Attributes:
-        thermal_low, thermal_high: fixed range of a 16-bit or float thermal image, in the sensor's unit
-            (counts, centikelvin, degrees); both NaN = follow the 1st and 99th percentile of the image.
+        thermal_low, thermal_high: fixed range of a 16-bit or float thermal image, in degrees Celsius, or where
+            `thermal_unit` is counts in these; both NaN = follow the 1st and 99th percentile of the image.
         depth_max: metres shown as the far end of the colour range at most; farther is far.
         depth_unit: metres per unit of an integer depth image (REP 118: 0.001, millimetres).
         smoothing: share of the previous range kept when a range follows the image; 0 follows every frame
             at once (and flickers), 0.9 follows within some ten frames.
+        thermal_unit: what a value of a thermal image is, one of `THERMAL_UNITS`.
     """
 
     thermal_low: float = float("nan")
@@ -55,6 +63,7 @@ class AuxEncoding:
     depth_max: float = 10.0
     depth_unit: float = 0.001
     smoothing: float = 0.9
+    thermal_unit: str = "counts"
 
     def __post_init__(self) -> None:
         if np.isnan(self.thermal_low) != np.isnan(self.thermal_high) or self.thermal_low >= self.thermal_high:
@@ -66,6 +75,14 @@ class AuxEncoding:
             raise ConfigError(f"depth_max ({self.depth_max} m) and depth_unit ({self.depth_unit} m) must be positive")
         if not 0 <= self.smoothing < 1:
             raise ConfigError(f"smoothing ({self.smoothing}) must be in [0, 1)")
+        if self.thermal_unit not in THERMAL_UNITS:
+            raise ConfigError(f"thermal_unit: expected one of {', '.join(THERMAL_UNITS)}, got {self.thermal_unit!r}")
+
+    @property
+    def thermal_range(self) -> Range:
+        """The fixed thermal range in values of the image; NaN for one that follows it."""
+        factor, offset = THERMAL_UNITS[self.thermal_unit] or (1.0, 0.0)
+        return (self.thermal_low - offset) / factor, (self.thermal_high - offset) / factor
 
 
 class AuxEncoder:
@@ -83,6 +100,12 @@ class AuxEncoder:
         self.encoding = encoding
         self._has_values = self.modality in (Modality.THERMAL, Modality.DEPTH)
         self.reset()
+
+    def configure(self, encoding: AuxEncoding) -> None:
+        """Encode by other values from the next image on, over a range taken anew; from any thread."""
+        if encoding != self.encoding:
+            self.encoding = encoding
+            self.reset()
 
     def reset(self) -> None:
         """Forget the smoothed range, as at the start of another recording."""
@@ -137,11 +160,29 @@ class AuxEncoder:
             return event_picture(image)
         if not self._stretched(image):
             return as_three_channels(image)
-        if not self._follows(image):
-            return _grey(image, self.encoding.thermal_low, self.encoding.thermal_high)
-        if (over := self._range or self._measure(image)) is None:
+        if (over := self._over(image)) is None:
             return np.zeros((*image.shape, 3), np.uint8)
         return self._depth(image, *over) if self.modality is Modality.DEPTH else _grey(image, *over)
+
+    def range_text(self, image: np.ndarray) -> str:
+        """The range that :meth:`picture` shows the image over, for people; empty for a picture already. ASCII."""
+        image = self.checked(image)
+        if not self._stretched(image):
+            return ""
+        if (over := self._over(image)) is None:
+            return "no reading"
+        if self.modality is Modality.DEPTH:
+            return f"{over[0]:.2f} to {over[1]:.2f} m"
+        if (scale := THERMAL_UNITS[self.encoding.thermal_unit]) is None:
+            return f"{over[0]:.5g} to {over[1]:.5g}"
+        low, high = (value * scale[0] + scale[1] for value in over)
+        return f"{low:.1f} to {high:.1f} C"
+
+    def _over(self, image: np.ndarray) -> Range | None:
+        """The range that a stretched image is shown over; None where no pixel has a reading."""
+        if not self._follows(image):
+            return self.encoding.thermal_range
+        return self._range or self._measure(image)
 
     def checked(self, image: np.ndarray) -> np.ndarray:
         """The image, HxWx1 as HxW; errors as of a call."""

@@ -4,8 +4,9 @@
     CMDTRACK_ROS_EXTRAS=PREFIX make test
 
 CHECKOUTS is a folder with these repositories of github.com in it, each on its branch for Jazzy: ros2/launch,
-ros2/launch_ros, ros2/message_filters, ros2/rcl_interfaces, ros2/ros2cli, ros2/rosidl_runtime_py, ros/diagnostics and
-ros-perception/vision_msgs. Packages are found by their package.xml, wherever below CHECKOUTS they lie.
+ros2/launch_ros, ros2/message_filters, ros2/rcl_interfaces, ros2/ros2cli, ros2/rosidl_runtime_py, ros/diagnostics,
+ros-perception/vision_msgs and ros-event-camera/event_camera_msgs, which has one for all. Packages are found by their
+package.xml, wherever below CHECKOUTS they lie.
 Needs what `make setup` made, and nothing beyond the standard library.
 """
 
@@ -23,6 +24,7 @@ REQUIREMENTS = setup_env.REQUIREMENTS / "real-ros.txt"
 # What colcon builds: messages, and packages of Python alone.
 BUILT = (
     "composition_interfaces",
+    "event_camera_msgs",
     "vision_msgs",
     "launch",
     "launch_ros",

@@ -159,3 +159,30 @@ def test_the_range_does_not_depend_on_the_size_of_the_image(modality: str) -> No
     large = cv2.resize(scene, (3840, 2160), interpolation=cv2.INTER_NEAREST)
     small, sampled = (AuxEncoder(modality)(image)[-1].astype(int) for image in (scene, large))
     assert np.abs(sampled[::6] - small).mean() < 3
+
+
+@pytest.mark.parametrize(
+    "unit, values, fixed, says",
+    [
+        ("centikelvin", [29315, 31315], (20.0, 40.0), "20.0 to 40.0 C"),
+        ("decikelvin", [2931, 3131], (19.95, 39.95), "19.9 to 39.9 C"),
+        ("celsius", [20, 40], (20.0, 40.0), "20.0 to 40.0 C"),
+        ("counts", [7000, 9000], (7000.0, 9000.0), "7000 to 9000"),
+    ],
+)
+def test_thermal_range_in_degrees(unit: str, values: list, fixed: tuple[float, float], says: str) -> None:
+    image = np.array([values] * 2, np.uint16)
+    encoder = AuxEncoder("thermal", AuxEncoding(*fixed, thermal_unit=unit))
+    assert encoder.range_text(image) == says
+    assert encoder(image)[0, :, 0].tolist() == [0, 255]
+
+
+def test_a_range_in_words_and_set_anew() -> None:
+    encoder = AuxEncoder("depth")
+    image = np.repeat(np.array([1000, 2000], np.uint16), 32 * 64).reshape(64, 64)
+    encoder.observe(image)
+    assert encoder.range_text(image) == "1.00 to 4.50 m"
+    encoder.configure(AuxEncoding(depth_max=2.0))
+    assert encoder.range_text(image) == "1.00 to 2.00 m", "at once, not smoothed"
+    assert encoder.range_text(np.zeros((64, 64), np.uint8)) == ""
+    assert AuxEncoder("depth").range_text(np.zeros((4, 4), np.uint16)) == "no reading"

@@ -108,7 +108,9 @@ def evaluate_bag(
     truth_file: Annotated[Path | None, typer.Option(help="One box a line for each RGB image.")] = None,
     init_box: o.InitBoxOption = None,
     registration: Annotated[str, typer.Option(help="How aux images come onto the RGB image: none or resize.")] = "none",
+    pairing: o.PairingOption = o.PAIRING.pairing,
     slop: o.SlopOption = o.PAIRING.slop,
+    latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
     aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
     weights: o.WeightsOption = None,
     device: o.DeviceOption = "cpu",
@@ -118,9 +120,9 @@ def evaluate_bag(
     from cmdtrack_ros.evaluation.replay import ReplayOptions, evaluate_bags, replay_offline
     from cmdtrack_ros.evaluation.runner import SUMMARY, write_summary
 
-    pairing = PairOptions(slop=slop, aux_offset=aux_offset)
+    rule = PairOptions(slop=slop, aux_offset=aux_offset, pairing=pairing, latest_gap=latest_gap)
     box = None if init_box is None else parse_box(init_box)
-    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, pairing)
+    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, rule)
     options = ReplayOptions(topics, box, registration, weights, device)
     output.mkdir(parents=True, exist_ok=True)
 

@@ -12,7 +12,7 @@ from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.header import weights_file
-from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.pairing import PAIRINGS, PairOptions
 
 LayoutOption = Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")]
 WeightsOption = Annotated[
@@ -35,7 +35,14 @@ TruthTopicOption = Annotated[str | None, typer.Option(help=f"TargetBox or Detect
 InitBoxOption = Annotated[
     str | None, typer.Option(help="x,y,w,h in the first frame, pixels; default: the recording's true box.")
 ]
-SlopOption = Annotated[float, typer.Option(help="Largest stamp gap of a pair, seconds.")]
+PairingOption = Annotated[
+    str,
+    typer.Option(
+        metavar="|".join(PAIRINGS), help="Partner of an RGB image: nearest in time, of its exact stamp, or the latest."
+    ),
+]
+SlopOption = Annotated[float, typer.Option(help="Largest stamp gap of a nearest pair, seconds.")]
+LatestGapOption = Annotated[float, typer.Option(help="Largest stamp gap of a pair by pairing latest, seconds.")]
 AuxOffsetOption = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
 
 PAIRING = PairOptions()

@@ -19,7 +19,9 @@ def track(
     modality: o.ModalityOption = None,
     rgb_topic: o.RgbTopicOption = None,
     aux: Annotated[str | None, typer.Option(help="Aux stream: topic of a bag, or video file beside a video.")] = None,
+    pairing: o.PairingOption = o.PAIRING.pairing,
     slop: o.SlopOption = o.PAIRING.slop,
+    latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
     aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
     layout: o.LayoutOption = "auto",
     weights: o.WeightsOption = None,
@@ -31,8 +33,8 @@ def track(
     from cmdtrack_ros.data.recordings import open_recording
     from cmdtrack_ros.evaluation.pictures import track_recording
 
-    pairing = PairOptions(slop=slop, aux_offset=aux_offset)
-    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=pairing)
+    rule = PairOptions(slop=slop, aux_offset=aux_offset, pairing=pairing, latest_gap=latest_gap)
+    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=rule)
     sequence = open_recording(recording, layout, options=bag, aux_video=None if aux is None else Path(aux))
     box = None if init_box is None else parse_box(init_box)
     for line in track_recording(sequence, output, box, weights=weights, device=device, threads=threads):

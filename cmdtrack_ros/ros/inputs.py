@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 
 from cmdtrack_ros.ros.filters import Subscriber
-from cmdtrack_ros.ros.qos import Plan, plan_subscription, reliability_name
+from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket
+from cmdtrack_ros.ros.qos import Plan, plan_subscription, qos_overrides, reliability_name
 from cmdtrack_ros.ros.transport import profile_file
 
 try:
@@ -32,15 +34,20 @@ class ImageInput:
     Args:
         name: how messages to the operator call the stream ("RGB").
         parameter: the node parameter that holds the topic.
-        reliability: "auto", "reliable" or "best_effort".
+        topic: of raw images; `transport` adds its end.
+        reliability: "auto", "reliable" or "best_effort"; `qos_overrides` of the topic go before it.
+        transport: one of `TRANSPORTS`.
         depth: messages queued by the middleware.
     """
 
-    def __init__(self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int) -> None:
+    def __init__(
+        self, node: Node, name: str, parameter: str, topic: str, reliability: str, transport: str, depth: int
+    ) -> None:
         self._node = node
         self._name = name
         self._parameter = parameter
         self._reliability = reliability
+        self._transport = transport
         self._depth = depth
         self.topic = node.resolve_topic_name(topic)
         self._callbacks: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -52,6 +59,7 @@ class ImageInput:
         self._wake = node.create_guard_condition(self.follow_publishers)
         self._subscriber: Subscriber | None = None
         self._plan: Plan | None = None
+        self._profile: QoSProfile | None = None  # of the subscription, overrides included
         self.follow_publishers()
 
     def registerCallback(self, cb: Callable[..., None], *args: Any) -> int:  # noqa: N802 - message_filters' name
@@ -59,24 +67,35 @@ class ImageInput:
         return len(self._callbacks) - 1
 
     def follow_publishers(self) -> None:
-        """Subscribe anew if the publishers now call for another type or reliability."""
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
-        if self._plan and not publishers:
+        """Subscribe anew if the publishers now call for another topic, type or reliability."""
+        plan = plan_subscription(
+            self.topic, self._node.get_publishers_info_by_topic, self._reliability, self._transport
+        )
+        if plan == self._plan or (self._plan and not self._node.get_publishers_info_by_topic(plan.topic)):
             return
-        plan = plan_subscription(self.topic, publishers, self._reliability)
-        if plan == self._plan:
-            return
+        overrides = qos_overrides(self._node, plan.topic, "subscription")
         if self._subscriber:
-            self._node.get_logger().info(f"{self._name} on {self.topic}: subscribing anew ({plan.describe()})")
             self._node.destroy_subscription(self._subscriber.sub)
-        self._plan = plan
+        again, self._plan, self._profile = self._subscriber is not None, plan, plan.profile(self._depth)
         events = SubscriptionEventCallbacks(
             incompatible_qos=lambda _: self._wake.trigger(), message_lost=self._note_loss
         )
         self._subscriber = Subscriber(
-            self._node, plan.message_type, self.topic, event_callbacks=events, qos_profile=plan.profile(self._depth)
+            self._node,
+            plan.message_type,
+            plan.topic,
+            event_callbacks=events,
+            qos_profile=self._profile,
+            qos_overriding_options=overrides,
         )
         self._subscriber.registerCallback(self._receive)
+        if plan.topic != self.topic and self._transport == "auto":
+            self._node.get_logger().info(f"{self._name}: nobody publishes {self.topic}, taking {plan.topic}")
+        if again:
+            self._node.get_logger().info(f"{self._name} on {plan.topic}: subscribing anew ({self._subscription()})")
+
+    def _subscription(self) -> str:
+        return f"{self._plan.type_name}, {reliability_name(self._profile.reliability)}"
 
     def rate(self) -> float:
         """Messages per second over the last ones; 0 once the stream is silent."""
@@ -95,39 +114,44 @@ class ImageInput:
 
     def silence_diagnosis(self) -> str:
         """What is known about a silent stream, and what to try."""
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
+        topic = self._plan.topic
+        publishers = self._node.get_publishers_info_by_topic(topic)
         offers = {f"{p.topic_type}, {reliability_name(p.qos_profile.reliability)}" for p in publishers}
         text = (
-            f"nothing on {self.topic} for {self.seconds_silent():.1f} s; subscribed to "
-            f"{self._plan.describe()}; {len(publishers)} publisher(s)"
+            f"nothing on {topic} for {self.seconds_silent():.1f} s; subscribed to "
+            f"{self._subscription()}; {len(publishers)} publisher(s)"
         )
         if not publishers:
             return (
                 f"{text}. Is the camera's driver running, with the same ROS_DOMAIN_ID? `ros2 topic list -t` "
                 f"shows what there is; set parameter '{self._parameter}' or remap the topic"
             )
-        wanted = f"sensor_msgs/msg/{self._plan.message_type.__name__}"
-        if all(p.topic_type != wanted for p in publishers):
-            return f"{text} ({'; '.join(sorted(offers))}): expected Image or CompressedImage"
+        if all(p.topic_type != self._plan.type_name for p in publishers):
+            return f"{text} ({'; '.join(sorted(offers))}): {self._expected(publishers)}"
         return (
-            f"{text} ({'; '.join(sorted(offers))}). `ros2 topic hz {self.topic}` shows whether images flow; "
+            f"{text} ({'; '.join(sorted(offers))}). `ros2 topic hz {topic}` shows whether images flow; "
             f"images above 0.5 MB need larger buffers than Fast DDS has by itself: start the camera's driver and this "
             f"node with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()}"
         )
 
+    def _expected(self, publishers: list[Any]) -> str:
+        if EventPacket is None and any(p.topic_type == EVENT_PACKET for p in publishers):
+            return "event packets need event_camera_msgs (apt: ros-$ROS_DISTRO-event-camera-msgs)"
+        return "expected Image or CompressedImage; is the transport that the parameters name the publisher's?"
+
     def loss_diagnosis(self, lost: int, sent: int) -> str:
         """What a loss in transport comes from, and what to try."""
         return (
-            f"{lost} of the last {sent} images on {self.topic} did not arrive ({self._plan.describe()}): large images "
-            "need larger buffers than Fast DDS has by itself. Start the camera's driver, above all, and this node with "
-            f"FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()}, or publish compressed images"
+            f"{lost} of the last {sent} images on {self._plan.topic} did not arrive ({self._subscription()}): large "
+            "images need larger buffers than Fast DDS has by itself. Start the camera's driver, above all, and this "
+            f"node with FASTRTPS_DEFAULT_PROFILES_FILE={profile_file()}, or publish compressed images"
         )
 
     def values(self) -> dict[str, str]:
         """For the diagnostics."""
         return {
-            "topic": self.topic,
-            "subscription": self._plan.describe(),
+            "topic": self._plan.topic,
+            "subscription": self._subscription(),
             "rate (Hz)": f"{self.rate():.1f}",
             "received": str(self.received),
             "lost": str(self.lost),

@@ -19,6 +19,12 @@ except ImportError:
 UNKNOWN_CLASS = "target"
 """The class_id of a detection of which nobody said what it is."""
 
+EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
+try:
+    from event_camera_msgs.msg import EventPacket
+except ImportError:
+    EventPacket = None
+
 
 def to_track_state(header: Any, track: Track) -> TrackState:
     """The whole result, under the header of the image it belongs to."""

@@ -5,7 +5,8 @@ worker thread, the owner of the network, empties. (rclpy has no component compos
 of its own.)
 
 Topics (the image topics are parameters, all can be remapped):
-    rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in
+    rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in; aux also
+                            event_camera_msgs/EventPacket, where that is installed
     ~/target                TargetBox in: starts or moves a target. A stamp names the frame the user saw:
                             the target is started there and caught up through frames since.
                             Width and height 0: release it.
@@ -13,6 +14,7 @@ Topics (the image topics are parameters, all can be remapped):
                             silent and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
     ~/overlay               Image out, while somebody subscribes
+    ~/aux_picture           Image out, while somebody subscribes: the auxiliary image as the network sees it
     /diagnostics            DiagnosticArray out, every second
 
 When stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is started again
@@ -30,7 +32,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -44,16 +47,17 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-from cmdtrack_ros.drawing import operator_picture
+from cmdtrack_ros.drawing import labelled_picture, operator_picture
 from cmdtrack_ros.errors import CmdtrackError
-from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
+from cmdtrack_ros.ros.events import EventFrames
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
+from cmdtrack_ros.ros.qos import qos_overrides
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
@@ -71,13 +75,8 @@ _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
 _RESULT_QUEUE_DEPTH = 10
 
 
-def _encoding(settings: Settings) -> AuxEncoding:
-    low, high = settings.thermal_range or (float("nan"), float("nan"))
-    return AuxEncoding(low, high, settings.depth_max, settings.depth_unit, settings.range_smoothing)
-
-
 def _pairing(settings: Settings) -> PairOptions:
-    options = PairOptions(settings.slop, settings.aux_timeout, settings.aux_offset, settings.queue_size)
+    options = PairOptions(**{field.name: getattr(settings, field.name) for field in fields(PairOptions)})
     return options.for_streams(1 if settings.modality == "rgb" else 2)
 
 
@@ -192,7 +191,7 @@ class TrackerNode(LifecycleNode):
             device=settings.device,
             precision=settings.precision,
             threads=settings.threads,
-            encoding=_encoding(settings),
+            encoding=settings.encoding(),
             config=TrackerConfig(state=settings.states()),
         )
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
@@ -214,21 +213,24 @@ class TrackerNode(LifecycleNode):
             taken=self._leave_mark,
             max_targets=settings.max_targets,
         )
-        self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
-        self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
+        self._track_out = self._publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
+        self._overlay_out = self._publisher(Image, "~/overlay", 2)
+        self._aux_picture_out = self._publisher(Image, "~/aux_picture", 2)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
         else:
-            self._detections_out = self.create_lifecycle_publisher(
-                Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH
-            )
+            self._detections_out = self._publisher(Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH)
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
         fell_back = settings.device == "cuda" and tracker.engine.device != "cuda"
         text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"
         self._health.condition("engine fallback", text if fell_back else None)
+
+    def _publisher(self, message_type: type, topic: str, depth: int) -> Any:
+        overrides = qos_overrides(self, self.resolve_topic_name(topic), "publisher")
+        return self.create_lifecycle_publisher(message_type, topic, depth, qos_overriding_options=overrides)
 
     def _activate(self) -> None:
         settings = self._settings
@@ -260,18 +262,27 @@ class TrackerNode(LifecycleNode):
         self.get_logger().info(f"active: {settings.modality}, " + ", ".join(i.topic for i in self._inputs.values()))
 
     def _open_inputs(self, settings: Settings, opened: ExitStack) -> None:
-        topics = {"RGB": ("rgb_topic", settings.rgb_topic), "auxiliary": ("aux_topic", settings.aux_topic)}
+        topics = {
+            "RGB": ("rgb_topic", settings.rgb_topic, settings.rgb_transport),
+            "auxiliary": ("aux_topic", settings.aux_topic, settings.aux_transport),
+        }
         if settings.modality == "rgb":
             del topics["auxiliary"]
         opened.callback(self._inputs.clear)
-        for name, (parameter, topic) in topics.items():
-            stream = ImageInput(self, name, parameter, topic, settings.reliability, settings.queue_size)
+        for name, (parameter, topic, transport) in topics.items():
+            stream = ImageInput(self, name, parameter, topic, settings.reliability, transport, settings.queue_size)
             opened.callback(stream.close)
             self._inputs[name] = stream
+        filters: list[Any] = list(self._inputs.values())
+        self._event_frames: EventFrames | None = None
+        if settings.modality == "event":
+            report = partial(self._health.event, "bad auxiliary image")
+            self._event_frames = EventFrames(
+                *filters, settings.event_window, settings.max_pixels, _pairing(settings), report
+            )
+            filters[1] = self._event_frames
         self._pairing_filter = NearestPairFilter(
-            list(self._inputs.values()),
-            _pairing(settings),
-            clock=None if settings.process_every_pair else time.monotonic_ns,
+            filters, _pairing(settings), clock=None if settings.process_every_pair else time.monotonic_ns
         )
         self._pairing_filter.registerCallback(self._on_pair)
         for stream in self._inputs.values():
@@ -287,7 +298,7 @@ class TrackerNode(LifecycleNode):
         self._supervisor = None
 
     def _clean_up(self) -> None:
-        for publisher in (self._track_out, self._overlay_out, self._detections_out):
+        for publisher in (self._track_out, self._overlay_out, self._aux_picture_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
         self._pipeline = self._worker = None  # a worker left behind goes with its network
@@ -312,10 +323,12 @@ class TrackerNode(LifecycleNode):
 
     def _apply_live(self, settings: Settings) -> None:
         self._settings = settings
-        self._pipeline.configure(settings.states())
+        self._pipeline.configure(settings.states(), settings.encoding())
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))
+            if self._event_frames:
+                self._event_frames.configure(settings.event_window, _pairing(settings))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -438,6 +451,8 @@ class TrackerNode(LifecycleNode):
         if self._overlay_out.get_subscription_count():
             picture = operator_picture(*self._pipeline.pictures(), tracks)
             self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
+        if self._aux_picture_out.get_subscription_count() and (labelled := self._pipeline.aux_picture()):
+            self._aux_picture_out.publish(fill_image(Image(header=pair.header), labelled_picture(*labelled), "rgb8"))
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
         self._supervisor.note([replace(track, times_ms={**track.times_ms, **steps}) for track in tracks])
 

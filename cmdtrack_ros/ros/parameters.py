@@ -14,9 +14,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.modalities import THERMAL_UNITS, AuxEncoding
+from cmdtrack_ros.ros.qos import TRANSPORTS
 from cmdtrack_ros.streams.images import MAX_PIXELS
-from cmdtrack_ros.streams.pairing import RANGES, PairOptions
+from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
 from cmdtrack_ros.tracking.states import RANGES as STATE_RANGES
 from cmdtrack_ros.tracking.states import StateConfig
@@ -36,14 +37,20 @@ class Settings:
     threads: int
     rgb_topic: str
     aux_topic: str
+    rgb_transport: str
+    aux_transport: str
     reliability: str
+    pairing: str
     slop: float
+    latest_gap: float
     aux_timeout: float
     aux_offset: float
     queue_size: int
     registration: str
     max_pixels: int
+    event_window: float
     thermal_range: tuple[float, ...]
+    thermal_unit: str
     depth_max: float
     depth_unit: float
     range_smoothing: float
@@ -62,6 +69,11 @@ class Settings:
     def states(self) -> StateConfig:
         """Thresholds of the target's states; ConfigError where one contradicts another."""
         return StateConfig(**{name: getattr(self, name) for name in STATE_RANGES})
+
+    def encoding(self) -> AuxEncoding:
+        """How sensor values become pictures."""
+        low, high = self.thermal_range or (math.nan, math.nan)
+        return AuxEncoding(low, high, self.depth_max, self.depth_unit, self.range_smoothing, self.thermal_unit)
 
 
 @dataclass(frozen=True)
@@ -164,21 +176,50 @@ SPECS = (
     Spec(
         "aux_topic",
         "aux/image",
-        "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth.",
+        "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth; for events EventPacket, too.",
         topic=True,
+    ),
+    Spec(
+        "rgb_transport",
+        "auto",
+        "image_transport of the RGB images, whose end is added to rgb_topic; auto takes what is published there, and "
+        "where nobody is, the /compressed topic beside it.",
+        choices=TRANSPORTS,
+    ),
+    Spec(
+        "aux_transport",
+        "auto",
+        "The same of the auxiliary images, which may be compressedDepth too.",
+        choices=TRANSPORTS,
     ),
     Spec(
         "reliability",
         "auto",
-        "Reliability asked of the image publishers; auto follows what they offer.",
+        "Reliability asked of the image publishers; auto follows what they offer. qos_overrides of a topic go before.",
         choices=("auto", "reliable", "best_effort"),
+    ),
+    Spec(
+        "pairing",
+        _PAIRING_DEFAULTS.pairing,
+        "The auxiliary image that an RGB image is tracked with: the nearest in time within slop, the one of exactly "
+        "its stamp, or the latest that has come, for which nothing waits.",
+        choices=PAIRINGS,
+        live=True,
     ),
     Spec(
         "slop",
         _PAIRING_DEFAULTS.slop,
-        "Largest stamp gap of a pair in s, inclusive; 0 pairs equal stamps only. More tolerates "
-        "free-running cameras, and lets the two images show different moments.",
+        "Largest stamp gap in s of a pair by pairing nearest, inclusive; 0 pairs equal stamps only, as exact does. "
+        "More tolerates free-running cameras, and lets the two images show different moments.",
         *RANGES["slop"],
+        live=True,
+    ),
+    Spec(
+        "latest_gap",
+        _PAIRING_DEFAULTS.latest_gap,
+        "Largest stamp gap in s of a pair by pairing latest, inclusive. More goes on with older auxiliary images, "
+        "which show where the target was then.",
+        *RANGES["latest_gap"],
         live=True,
     ),
     Spec(
@@ -218,15 +259,33 @@ SPECS = (
         1_000_000_000,
     ),
     Spec(
+        "event_window",
+        0.0,
+        "Seconds before an RGB image whose events its event frame shows, where the auxiliary topic has event packets; "
+        "0 takes the interval of the RGB images. More shows slow edges better, and smears fast ones.",
+        0.0,
+        0.5,
+        live=True,
+    ),
+    Spec(
         "thermal_range",
         [],
-        "Lowest and highest value of a 16-bit or float thermal image, in the sensor's unit (counts, "
-        "centikelvin, degrees), shown as black and white; empty follows the image's 1st and 99th percentile.",
+        "What a 16-bit or float thermal image shows as black and as white, in degrees Celsius, or where thermal_unit "
+        "is counts in these; empty follows the image's 1st and 99th percentile.",
         -1e6,
         1e6,
         items=("low", "high"),
         condition=" with low below high",
         valid=lambda pair: pair[0] < pair[1],
+        live=True,
+    ),
+    Spec(
+        "thermal_unit",
+        _ENCODING_DEFAULTS.thermal_unit,
+        "What a value of a 16-bit or float thermal image is: counts, which mean no temperature, or celsius, "
+        "centikelvin or decikelvin, with which thermal_range is in degrees Celsius.",
+        choices=tuple(THERMAL_UNITS),
+        live=True,
     ),
     Spec(
         "depth_max",
@@ -235,6 +294,7 @@ SPECS = (
         "targets apart, and near ones less.",
         0.1,
         1000.0,
+        live=True,
     ),
     Spec(
         "depth_unit",
@@ -242,6 +302,7 @@ SPECS = (
         "Metres per unit of an integer depth image; 0.001 is REP 118's millimetre.",
         1e-6,
         1.0,
+        live=True,
     ),
     Spec(
         "range_smoothing",
@@ -250,6 +311,7 @@ SPECS = (
         "a change of scene later.",
         0.0,
         0.99,
+        live=True,
     ),
     Spec(
         "initial_box",

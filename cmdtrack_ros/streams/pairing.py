@@ -1,11 +1,18 @@
 """Pairs an auxiliary image with each RGB image by stamp. No rclpy: recordings are paired by the same code.
 
-RGB drives: every RGB image comes out exactly once, in stamp order, with the auxiliary image nearest in time
-within the slop, or alone. An auxiliary image may serve several RGB images (a 9 Hz thermal camera beside a
+RGB drives: every RGB image comes out exactly once, in stamp order, with its partner or alone. The partner is, by
+`PairOptions.pairing`,
+
+- nearest: the auxiliary image nearest in time within the slop;
+- exact: that of the very same stamp, as of two cameras with one trigger;
+- latest: the newest auxiliary image that has come when the RGB image does, however far apart within `latest_gap`.
+  Nothing waits, and what pairs depends on the order of arrival.
+
+An auxiliary image may serve several RGB images (a 9 Hz thermal camera beside a
 30 Hz RGB camera): within the slop it is still the best view of that moment, so nothing is gained by
 holding it back.
 
-How long an RGB image waits for its partner. It goes out as soon as one of these holds:
+How long an RGB image waits for a nearest or exact partner. It goes out as soon as one of these holds:
 
 1. an auxiliary image with the same or a later stamp has come, so none nearer can follow;
 2. the next auxiliary image cannot be nearer, judged by the shortest interval lately seen in that stream;
@@ -46,8 +53,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "aux_timeout": (0.0, 10.0),
     "aux_offset": (-86_400.0, 86_400.0),
     "queue_size": (1, 1000),
+    "latest_gap": (0.0, 10.0),
 }
 """Lowest and highest of the numbers of `PairOptions`."""
+
+PAIRINGS = ("nearest", "exact", "latest")
+"""The values of `PairOptions.pairing`."""
 
 logger = logging.getLogger(__name__)
 
@@ -57,21 +68,32 @@ class PairOptions:
     """How two streams are paired; the one place of these defaults.
 
     Attributes:
-        slop: largest gap of a pair in seconds, inclusive; 0 pairs equal stamps only.
+        slop: largest gap of a nearest pair in seconds, inclusive; 0 pairs as exact does.
         aux_timeout: longest wait of an RGB image for its partner, in seconds.
         aux_offset: seconds added to every auxiliary stamp (negative where that camera stamps late).
         queue_size: images kept per stream. A full RGB queue sends its oldest image out early.
+        pairing: one of `PAIRINGS`.
+        latest_gap: largest gap of a pair by pairing latest, in seconds, inclusive.
     """
 
     slop: float = 0.03
     aux_timeout: float = 0.1
     aux_offset: float = 0.0
     queue_size: int = 10
+    pairing: str = "nearest"
+    latest_gap: float = 0.5
 
     def __post_init__(self) -> None:
+        if self.pairing not in PAIRINGS:
+            raise ConfigError(f"pairing: expected one of {', '.join(PAIRINGS)}, got {self.pairing!r}")
         for name, (low, high) in RANGES.items():
             if not low <= (value := getattr(self, name)) <= high:
                 raise ConfigError(f"{name}: expected {low} to {high}, got {value}")
+
+    @property
+    def largest_gap(self) -> float:
+        """Of a pair, in seconds: what the kind of pairing goes by."""
+        return {"nearest": self.slop, "exact": 0.0, "latest": self.latest_gap}[self.pairing]
 
     def for_streams(self, count: int) -> PairOptions:
         """The options for ``count`` streams: an RGB image alone in the world waits for nobody."""
@@ -152,7 +174,8 @@ class NearestPairer:
     def configure(self, options: PairOptions) -> None:
         """Pair by other options from the next message on."""
         self._queue_size = options.queue_size
-        self._slop = round(options.slop * 1e9)
+        self._reach = round(options.largest_gap * 1e9)
+        self._latest = options.pairing == "latest"
         self._wait = round(options.aux_timeout * 1e9)
         self._offset = round(options.aux_offset * 1e9)
 
@@ -324,7 +347,7 @@ class NearestPairer:
         """Older than any later RGB image can use. Far older means that aux restarted first, and is kept."""
         if self._last_out is None:
             return False
-        return self._last_out - RESTART_NS <= stamp < self._last_out - self._slop
+        return self._last_out - RESTART_NS <= stamp < self._last_out - self._reach
 
     def _rgb_silent(self, now: int) -> bool:
         if self._rgb_heard is None or self._aux_since_rgb < _IMAGES_BEFORE_ALONE:
@@ -348,15 +371,16 @@ class NearestPairer:
         restarted, self._restarted = self._restarted, False
         return Pair(rgb, aux, stamp, gap, restarted, arrived)
 
-    def _nearest(self, stamp: int) -> _Entry | None:
-        """The nearest auxiliary image within the slop; the earlier one of two equally near."""
+    def _partner(self, stamp: int) -> _Entry | None:
+        """The newest auxiliary image, or the nearest one: the earlier of two equally near. None out of reach."""
         at = bisect_left(self._aux, (stamp,))
-        near = [entry for entry in self._aux[max(at - 1, 0) : at + 1] if abs(entry.stamp - stamp) <= self._slop]
+        candidates = self._aux[-1:] if self._latest else self._aux[max(at - 1, 0) : at + 1]
+        near = [entry for entry in candidates if abs(entry.stamp - stamp) <= self._reach]
         return min(near, key=lambda entry: abs(entry.stamp - stamp), default=None)
 
     def _settled(self, entry: _Entry, now: int) -> bool:
         stamp = entry.stamp
-        if now - entry.arrived >= self._wait or self._aux_silent(now):
+        if self._latest or now - entry.arrived >= self._wait or self._aux_silent(now):
             return True
         if self._newest_aux is None:
             return False
@@ -365,8 +389,8 @@ class NearestPairer:
         if len(self._intervals) < _INTERVALS_NEEDED:
             return False
         next_aux = self._newest_aux + int(_INTERVAL_MARGIN * min(self._intervals))
-        best = self._nearest(stamp)
-        limit = abs(best.stamp - stamp) if best else self._slop + 1
+        best = self._partner(stamp)
+        limit = abs(best.stamp - stamp) if best else self._reach + 1
         return next_aux >= stamp + limit
 
     def _settle(self, now: int) -> list[Pair]:
@@ -377,9 +401,9 @@ class NearestPairer:
 
     def _emit(self) -> Pair:
         entry = self._pending.pop(0)
-        partner = self._nearest(entry.stamp)
+        partner = self._partner(entry.stamp)
         self._last_out = entry.stamp
-        unusable = bisect_left(self._aux, (entry.stamp - self._slop,))
+        unusable = bisect_left(self._aux, (entry.stamp - self._reach,))
         # Once aux has jumped back and RGB has not, images far older than this frame belong to what comes.
         restarted = min(bisect_left(self._aux, (entry.stamp - RESTART_NS,)), unusable) if self._aux_ahead else 0
         if partner is None:

@@ -58,7 +58,7 @@ class SyncReport:
         uncertainty: standard deviation of one measurement of `offset`, seconds.
         phase: median gap, auxiliary minus RGB, of nearest stamps under the proposed `aux_offset`, seconds.
         share: of the last RGB images, those with a partner; NaN where no counters were given.
-        slop, aux_offset: proposed; those in force where nothing else is worth it.
+        slop, aux_offset: proposed for nearest pairs; what is in force where nothing else is worth it.
         findings: what is wrong, cause -> sentence with the remedy.
     """
 
@@ -157,7 +157,8 @@ class _Fit(NamedTuple):
 def _fit(
     samples: tuple[_Samples, _Samples], recent: tuple[_Samples, _Samples], period: float, options: PairOptions
 ) -> _Fit:
-    unknown = _Fit(math.nan, math.nan, math.nan, 0.0, options.slop, options.aux_offset)
+    present = 0.0 if options.pairing == "exact" else options.slop
+    unknown = _Fit(math.nan, math.nan, math.nan, 0.0, present, options.aux_offset)
     if min(len(stream.stamps) for stream in recent) < _NEEDED or math.isnan(period):
         return unknown
     rgb, aux = recent
@@ -175,7 +176,7 @@ def _fit(
         offset, apart, gaps, phase = offset + phase, apart + phase, gaps - phase, 0.0
     reach = max(float(np.percentile(np.abs(gaps), 95)), 0.0 if in_step else 0.5 * period)
     needed = math.ceil(reach * _SLOP_MARGIN * 1e3) * 1e-3
-    slop = round(min(max(options.slop, needed), RANGES["slop"][1]), 3)
+    slop = round(min(max(present, needed), RANGES["slop"][1]), 3)
     return _Fit(offset, uncertainty, phase, apart, slop, round(-offset, 3) if apart else options.aux_offset)
 
 
@@ -314,19 +315,32 @@ class SyncDoctor:
             return "nothing pairs"
         if lately < _FEW and share < _FEW:
             return "few pairs"
-        return "clocks apart" if fit.apart else None
+        # Who comes latest is the partner whatever the clocks say.
+        return "clocks apart" if fit.apart and self._options.pairing != "latest" else None
 
     def _pairing_text(self, cause: str, share: float, fit: _Fit) -> str:
-        slop, timeout = self._options.slop, self._options.aux_timeout
-        got = f"{share:.0%} of the RGB images have an auxiliary image within slop {slop:g} s; "
+        options = self._options
+        reach = {
+            "nearest": f"within slop {options.slop:g} s",
+            "exact": "of the same stamp (pairing: exact)",
+            "latest": f"within latest_gap {options.latest_gap:g} s",
+        }[options.pairing]
+        got = f"{share:.0%} of the RGB images have an auxiliary image {reach}; "
         if cause == "clocks apart":
             got = ""
         if fit.apart:
             return got + self._offset_text(fit)
-        if fit.slop > slop:
+        if options.pairing == "latest":
+            return f"{got}the clocks agree: auxiliary images come too seldom, or too late; raise latest_gap to use them"
+        if fit.slop > options.largest_gap:
             apart = f"the nearest stamps lie up to {fit.slop / _SLOP_MARGIN:.3f} s apart"
-            return f"{got}{apart}: set slop: {fit.slop:g} to pair them"
-        return f"{got}the clocks agree: auxiliary images are lost, or come later than aux_timeout {timeout:g} s"
+            return f"{got}{apart}: set {self._slop_text(fit)} to pair them"
+        late = f"come later than aux_timeout {options.aux_timeout:g} s"
+        return f"{got}the clocks agree: auxiliary images are lost, or {late}"
+
+    def _slop_text(self, fit: _Fit) -> str:
+        kind = "" if self._options.pairing == "nearest" else "pairing: nearest and "
+        return f"{kind}slop: {fit.slop:g}"
 
     def _offset_text(self, fit: _Fit) -> str:
         side = "ahead of" if fit.apart > 0 else "behind"
@@ -334,9 +348,9 @@ class SyncDoctor:
         low, high = RANGES["aux_offset"]
         if not low <= fit.aux_offset <= high:
             return f"{text}; synchronise the clocks (chrony, PTP), aux_offset reaches no further than {high:g} s"
-        proposal = f"aux_offset: {fit.aux_offset:.3f}" + (
-            f" and slop: {fit.slop:g}" if fit.slop > self._options.slop else ""
-        )
+        proposal = f"aux_offset: {fit.aux_offset:.3f}"
+        if self._options.pairing != "latest" and fit.slop > self._options.largest_gap:
+            proposal += f" and {self._slop_text(fit)}"
         if -_DRIVER_TAKES < fit.apart < 0:
             late = abs(fit.apart) + 0.05
             return f"{text}: set {proposal} if its clock is behind, or aux_timeout: {late:.2f} if its driver is slow"

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
-from cmdtrack_ros.modalities import AuxEncoder
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
@@ -133,11 +133,14 @@ class Pipeline:
         """What runs the network."""
         return self._tracker.engine
 
-    def configure(self, states: StateConfig) -> None:
-        """Other thresholds from the next frame on; from any thread."""
+    def configure(self, states: StateConfig, encoding: AuxEncoding) -> None:
+        """Other thresholds, and another way from sensor values to pictures, from the next frame on; from any thread."""
         self._tracker.configure(states)
+        self._tracker.encoder.configure(encoding)
+        self._encoder.configure(encoding)
         for one in (*self._targets, *self._coming):
             one.tracker.configure(states)
+            one.tracker.encoder.configure(encoding)
 
     def release(self, name: str = "") -> None:
         """Give up the target of that name, all where it is empty; without any, results are IDLE."""
@@ -157,6 +160,11 @@ class Pipeline:
         """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images
         return rgb, None if aux is None else self._encoder.picture(aux)
+
+    def aux_picture(self) -> tuple[np.ndarray, str] | None:
+        """The aux image of the last pair as the network sees it, HxWx3 uint8, and its range in words; None without."""
+        aux = self._images[1]
+        return None if aux is None else (self._encoder.picture(aux), self._encoder.range_text(aux))
 
     def process(self, pair: Pair, targets: Sequence[Target] = (), since: Iterable[Pair] = ()) -> list[Track]:
         """Track all targets in one pair, after new ones were started.

@@ -23,7 +23,7 @@ from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.cmae import CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
-from cmdtrack_ros.streams.pairing import RANGES, PairOptions
+from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
 
 
 class Strict(BaseModel):
@@ -72,7 +72,8 @@ class Source(Strict):
     every sequence, likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
-    ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``terms``: under
+    ``pairing``, ``slop``, ``latest_gap``, ``aux_offset``: how the images of bags are paired, s; as the node's
+    parameters. ``terms``: under
     which the data may be used, for the weights' metadata.
     """
 
@@ -90,7 +91,9 @@ class Source(Strict):
     aux_topic: str | None = None
     truth_topic: str | None = None
     modality: Modality | None = None
+    pairing: str = Field(default=PairOptions().pairing, pattern=f"^({'|'.join(PAIRINGS)})$")
     slop: float = _pairing("slop")
+    latest_gap: float = _pairing("latest_gap")
     aux_offset: float = _pairing("aux_offset")
     terms: str = ""
 

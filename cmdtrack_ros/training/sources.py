@@ -117,7 +117,9 @@ def _load_bag(path: Path, source: Source) -> ImageSequence:
     from cmdtrack_ros.data.bags import TRUTH_TOPIC, BagOptions, load_bag
 
     topics = source.rgb_topic, source.aux_topic, source.truth_topic
-    pairing = PairOptions(slop=source.slop, aux_offset=source.aux_offset)
+    pairing = PairOptions(
+        slop=source.slop, aux_offset=source.aux_offset, pairing=source.pairing, latest_gap=source.latest_gap
+    )
     sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing))
     if not visible(sequence.boxes).any():
         raise DataError(

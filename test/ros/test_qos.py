@@ -36,6 +36,25 @@ def offer(best_effort: bool, kind: str = "Image") -> SimpleNamespace:
     ],
 )
 def test_subscription_follows_the_publishers(topic, publishers, asked, kind, reliability) -> None:
-    plan = plan_subscription(topic, publishers, asked)
-    assert plan.message_type is kind and plan.reliability == ReliabilityPolicy[reliability]
+    plan = plan_subscription(topic, {topic: publishers}.get, asked)
+    assert plan.message_type is kind and plan.reliability == ReliabilityPolicy[reliability] and plan.topic == topic
     assert plan.profile(7).depth == 7
+
+
+@pytest.mark.parametrize(
+    "base, transport, published, topic, kind",
+    [
+        ("/rgb", "auto", {"/rgb": "Image", "/rgb/compressed": "CompressedImage"}, "/rgb", Image),
+        ("/rgb", "auto", {"/rgb/compressed": "CompressedImage"}, "/rgb/compressed", CompressedImage),
+        ("/depth", "auto", {"/depth/compressedDepth": "CompressedImage"}, "/depth/compressedDepth", CompressedImage),
+        ("/rgb", "auto", {}, "/rgb", Image),
+        ("/rgb", "raw", {"/rgb/compressed": "CompressedImage"}, "/rgb", Image),
+        ("/rgb", "compressed", {"/rgb": "Image"}, "/rgb/compressed", CompressedImage),
+        ("/rgb/compressed", "compressed", {}, "/rgb/compressed", CompressedImage),
+        ("/depth", "compressedDepth", {"/depth": "Image"}, "/depth/compressedDepth", CompressedImage),
+    ],
+)
+def test_transport(base: str, transport: str, published: dict, topic: str, kind: type) -> None:
+    offers = {name: [offer(False, message_type)] for name, message_type in published.items()}
+    plan = plan_subscription(base, lambda name: offers.get(name, []), "auto", transport)
+    assert (plan.topic, plan.message_type) == (topic, kind)

@@ -19,8 +19,7 @@ from synthetic import write_free_running_bag
 START = 1_600_000_000 * 10**9
 RGB = [START + round(i * 1e9 / 30) for i in range(90)]
 AUX = [START + round(i * 1e9 / 9) for i in range(27)]  # a thermal camera below the export limit
-OPTIONS = PairOptions(slop=0.06)
-ARRIVALS = sorted([(stamp, "rgb") for stamp in RGB] + [(stamp, "aux") for stamp in AUX])
+ARRIVALS = sorted([(stamp, "rgb") for stamp in RGB] + [(stamp, "aux") for stamp in AUX], key=lambda entry: entry[0])
 
 
 def nearest_within_slop(rgb: int) -> int | None:
@@ -28,7 +27,22 @@ def nearest_within_slop(rgb: int) -> int | None:
     return aux if abs(aux - rgb) <= 60_000_000 else None
 
 
-EXPECTED = {rgb: nearest_within_slop(rgb) for rgb in RGB}  # RGB stamp: aux stamp
+def of_equal_stamp(rgb: int) -> int | None:
+    return rgb if rgb in AUX else None
+
+
+def latest_before(rgb: int) -> int | None:
+    """Of two that come at once, RGB is first here, as in the bag."""
+    aux = max((stamp for stamp in AUX if stamp < rgb), default=-RGB[-1])
+    return aux if rgb - aux <= 90_000_000 else None
+
+
+RULES = {  # options, and RGB stamp: aux stamp
+    "nearest": (PairOptions(slop=0.06), {rgb: nearest_within_slop(rgb) for rgb in RGB}),
+    "exact": (PairOptions(pairing="exact", slop=0.06), {rgb: of_equal_stamp(rgb) for rgb in RGB}),
+    "latest": (PairOptions(pairing="latest", slop=0.0, latest_gap=0.09), {rgb: latest_before(rgb) for rgb in RGB}),
+}
+rules = pytest.mark.parametrize("options, expected", RULES.values(), ids=RULES)
 
 
 @pytest.fixture(scope="module")
@@ -45,57 +59,70 @@ def by_stamp(replay: Replay) -> dict[int, int | None]:
     return pairs
 
 
-def test_all_but_the_last_image_have_a_partner() -> None:
-    assert sum(aux is not None for aux in EXPECTED.values()) == 89
+def test_partners_differ_by_the_kind_of_pairing() -> None:
+    counts = {name: sum(aux is not None for aux in expected.values()) for name, (_, expected) in RULES.items()}
+    assert counts == {"nearest": 89, "exact": 9, "latest": 72}
 
 
-def test_pairer() -> None:
-    pairer = NearestPairer(OPTIONS)
+@rules
+def test_pairer(options: PairOptions, expected: dict) -> None:
+    pairer = NearestPairer(options)
     pairs = [
         pair
         for stamp, stream in ARRIVALS
         for pair in (pairer.add_rgb if stream == "rgb" else pairer.add_aux)(stamp, stamp)
     ]
-    assert {pair.rgb: pair.aux for pair in pairs + pairer.flush()} == EXPECTED
+    assert {pair.rgb: pair.aux for pair in pairs + pairer.flush()} == expected
 
 
+@rules
 @pytest.mark.parametrize("clock", [None, lambda: 0], ids=["by stamps", "by a clock"])
-def test_filter(clock: Callable[[], int] | None) -> None:
+def test_filter(clock: Callable[[], int] | None, options: PairOptions, expected: dict) -> None:
     def message(stamp: int) -> SimpleNamespace:
         time = SimpleNamespace(sec=stamp // 10**9, nanosec=stamp % 10**9)
         return SimpleNamespace(header=SimpleNamespace(stamp=time), number=stamp)
 
-    pairing, pairs = NearestPairFilter(options=OPTIONS, clock=clock), []
+    pairing, pairs = NearestPairFilter(options=options, clock=clock), []
     pairing.registerCallback(pairs.append)
     for stamp, stream in ARRIVALS:
         (pairing.add_rgb if stream == "rgb" else pairing.add_aux)(message(stamp))
     pairing.flush(everything=True)
-    assert {pair.rgb.number: pair.aux and pair.aux.number for pair in pairs} == EXPECTED
+    assert {pair.rgb.number: pair.aux and pair.aux.number for pair in pairs} == expected
 
 
+@rules
 @pytest.mark.parametrize("door", ["load_bag", "training"])
-def test_sequences_of_a_bag(bag: Path, door: str) -> None:
+def test_sequences_of_a_bag(bag: Path, door: str, options: PairOptions, expected: dict) -> None:
     if door == "load_bag":
-        sequence = load_bag(bag, BagOptions(pairing=OPTIONS))
+        sequence = load_bag(bag, BagOptions(pairing=options))
     else:
-        (sequence,) = load_sequences(Source(kind="bags", path=bag, slop=OPTIONS.slop), bag, bag.parent)
+        pairing = {name: getattr(options, name) for name in ("pairing", "slop", "latest_gap")}
+        (sequence,) = load_sequences(Source(kind="bags", path=bag, **pairing), bag, bag.parent)
     pairs = {RGB[pair.rgb]: None if pair.aux is None else AUX[pair.aux] for pair in sequence.pairs}
-    assert pairs == EXPECTED
+    assert pairs == expected
     for index in range(len(sequence)):  # and the images are those of the pairs
-        frame, stamp = sequence.frame(index), EXPECTED[RGB[index]]
+        frame, stamp = sequence.frame(index), expected[RGB[index]]
         assert (frame.rgb == index).all()
         assert frame.aux is None if stamp is None else (frame.aux == AUX.index(stamp)).all()
 
 
-def test_offline_evaluation(bag: Path) -> None:
-    replay = replay_offline(bag, ReplayOptions(BagOptions(pairing=OPTIONS)))
-    assert by_stamp(replay) == EXPECTED
+@rules
+def test_offline_evaluation(bag: Path, options: PairOptions, expected: dict) -> None:
+    replay = replay_offline(bag, ReplayOptions(BagOptions(pairing=options)))
+    assert by_stamp(replay) == expected
 
 
 @pytest.mark.ros
-def test_node(bag: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RULES)
+def test_node(bag: Path, tmp_path: Path, name: str) -> None:
     pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
     from cmdtrack_ros.ros.replay.session import replay_through_node
 
-    replay = replay_through_node(bag, ReplayOptions(BagOptions(pairing=OPTIONS)), tmp_path / "node.log")
-    assert by_stamp(replay) == EXPECTED
+    options, expected = RULES[name]
+    pairs = by_stamp(replay_through_node(bag, ReplayOptions(BagOptions(pairing=options)), tmp_path / "node.log"))
+    if name != "latest":
+        assert pairs == expected
+        return
+    # What has come when an RGB image does is the machine's to say; a pair is of the bag's images and within reach.
+    assert pairs.keys() == expected.keys() and sum(aux is not None for aux in pairs.values()) > 45
+    assert all(aux is None or (aux in AUX and abs(aux - rgb) <= 90_000_000) for rgb, aux in pairs.items())

@@ -380,3 +380,54 @@ def test_slow_streams_do_not_fill_the_queue() -> None:
         pairs += pairer.add_aux(index * 700_000_000, index)
     assert [(pair.rgb, pair.aux) for pair in pairs] == [(index, index) for index in range(40)]
     assert pairer.counters.evicted == 0
+
+
+def test_exact_goes_alone_once_its_stamp_cannot_come() -> None:
+    pairer = NearestPairer(PairOptions(pairing="exact", slop=1.0, aux_timeout=10.0))
+    assert pairer.add_rgb(START, "rgb", 0) == []
+    assert pairer.add_aux(START - 1, "before", 1) == []
+    (pair,) = pairer.add_aux(START + 1, "after", 2)
+    assert pair.aux is None and math.isnan(pair.gap)
+    pairer.add_aux(START + 100 * MS, "same", 3)
+    (pair,) = pairer.add_rgb(START + 100 * MS, "rgb", 4)
+    assert (pair.aux, pair.gap) == ("same", 0.0)
+
+
+def test_latest_waits_for_nothing_and_tells_the_gap() -> None:
+    pairer = NearestPairer(PairOptions(pairing="latest", latest_gap=0.4, aux_timeout=10.0))
+    (pair,) = pairer.add_rgb(START, 0, 0)
+    assert pair.aux is None, "none has come"
+    pairer.add_aux(START - 300 * MS, "old", 1)
+    (pair,) = pairer.add_rgb(START + 33 * MS, 1, 2)
+    assert (pair.aux, pair.gap) == ("old", pytest.approx(-0.333))
+    (pair,) = pairer.add_rgb(START + 133 * MS, 2, 3)
+    assert pair.aux is None, "beyond latest_gap"
+    pairer.add_aux(START + 300 * MS, "ahead", 4)
+    pairer.add_aux(START + 310 * MS, "newest", 5)
+    pairs = [pair for i in range(2) for pair in pairer.add_rgb(START + (140 + i) * MS, i, 6 + i)]
+    assert [pair.aux for pair in pairs] == ["newest"] * 2, "and serves again"
+    assert pairer.waiting == 0 and pairer.counters.paired == 3
+
+
+def test_kind_of_pairing_changes_while_images_wait() -> None:
+    pairer = NearestPairer()
+    pairer.add_aux(START - 200 * MS, "aux", 0)
+    assert pairer.add_rgb(START, "rgb", 0) == []
+    pairer.configure(PairOptions(pairing="latest"))
+    (pair,) = pairer.flush(1)
+    assert pair.aux == "aux"
+
+
+def test_latest_leaves_a_garbage_stamp_out() -> None:
+    pairer = NearestPairer(PairOptions(pairing="latest"))
+    arrivals = [(i * 10 * MS, "rgb" if i % 2 else "aux", START + i * 10 * MS) for i in range(40)]
+    arrivals[20] = (200 * MS, "aux", START + 3_600_000 * MS)
+    arrivals[25] = (250 * MS, "rgb", 0)
+    pairs = play(pairer, arrivals)
+    assert pairer.counters.outliers == 2 and len(pairs) == 19
+    assert all(pair.aux is not None and -31 * MS <= pair.aux - pair.rgb < 0 for pair in pairs)
+
+
+def test_unknown_kind_of_pairing() -> None:
+    with pytest.raises(ConfigError, match="pairing: expected one of nearest, exact, latest, got 'newest'"):
+        PairOptions(pairing="newest")

@@ -220,3 +220,27 @@ def test_no_stamp_is_too_wild() -> None:
             stamp = int(rng.integers(-(2**31), 2**31)) * S + int(rng.integers(0, 2**32))
             (doctor.add_rgb if rng.random() < 0.5 else doctor.add_aux)(stamp, now, EPOCH + now)
             doctor.report(now)
+
+
+EXACT, LATEST = PairOptions(pairing="exact"), PairOptions(pairing="latest")
+
+
+def test_exact_is_told_what_would_pair() -> None:
+    findings = watch(options=EXACT)[-1].findings
+    assert set(findings) == {"nothing pairs"}
+    assert "of the same stamp (pairing: exact)" in findings["nothing pairs"]
+    assert "set pairing: nearest and slop: 0.0" in findings["nothing pairs"]
+
+
+def test_clocks_apart_are_no_fault_of_latest_pairs() -> None:
+    patient = PairOptions(aux_timeout=1.0)
+    assert set(watch(aux=lambda t: t - 0.2, options=patient)[-1].findings) == {"clocks apart"}
+    report = watch(aux=lambda t: t - 0.2, options=LATEST)[-1]
+    assert report.findings == {} and report.share > 0.98
+    assert report.offset == pytest.approx(-0.2, abs=0.03), "it is measured all the same"
+
+
+def test_latest_is_told_when_stamps_are_out_of_reach() -> None:
+    findings = watch(aux=lambda t: t - 3.0, options=LATEST)[-1].findings
+    assert set(findings) == {"nothing pairs"}
+    assert re.search("within latest_gap 0.5 s; .*3.0.. s behind .*set aux_offset: 3.0..$", findings["nothing pairs"])
