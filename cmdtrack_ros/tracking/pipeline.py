@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, NamedTuple
 
 import cv2
@@ -19,21 +20,37 @@ from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
+from cmdtrack_ros.tracking.proposal import propose
 from cmdtrack_ros.tracking.states import StateConfig
 from cmdtrack_ros.tracking.tracker import Tracker, check_sides
 
 TARGET_REFUSED = "target refused"
 """The kind of fault that a target is refused by."""
+DETECTION_LEFT = "detection left"
+"""What is reported of a detection that is not taken, and need not be: no fault."""
 _BREAK_NS = 2_000_000_000  # between two frames: the target may have gone meanwhile
 _BREAK_INTERVALS = 3  # of a stream slower than that
 _INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
 
 
+class Given(Enum):
+    """What a target's box is."""
+
+    BOX = "box"
+    """What to follow."""
+    POINT = "point"
+    """A point on it, with width and height 0: the box around it is proposed from the images."""
+    DETECTION = "detection"
+    """A detector's: followed where there is no target, looked at where the present one is LOST, else left alone."""
+
+
 class Target(NamedTuple):
-    """What to follow: box (4,) xywh in RGB pixels, and a name that results carry."""
+    """What to follow: box (4,) xywh in RGB pixels, a name that results carry, the kind of thing, and what the box is."""
 
     box: np.ndarray
     name: str = ""
+    class_id: str = ""
+    given: Given = Given.BOX
 
 
 @dataclass
@@ -151,9 +168,9 @@ class Pipeline:
             if all(image is None for image in self._images):
                 continue
             if target:
-                answer = self._attempt(TARGET_REFUSED, self._tracker.init, *self._images, target.box)
+                answer = self._start(target)
                 if answer:
-                    self._name, started, self._doubted, self._last = target.name, True, False, moment.stamp
+                    started, self._last = True, moment.stamp
                 target = None
                 if not started and moments:
                     moments = [pair]
@@ -168,12 +185,36 @@ class Pipeline:
             return None
         return replace(answer, target_id=self._name, started=started, stamp_ns=pair.stamp, gap=pair.gap)
 
-    def _attempt(self, cause: str, action: Callable[..., Track], *args: Any) -> Track | None:
+    def _attempt(self, cause: str, action: Callable[..., Track | None], *args: Any) -> Track | None:
         try:
             return action(*args)
         except CmdtrackError as error:
             self._fault(cause, str(error))
             return None
+
+    def _start(self, target: Target) -> Track | None:
+        """The answer to the frame on which a target is started; None where it was not, and why was reported."""
+        if target.given is Given.DETECTION and self.state != TargetState.IDLE:
+            return self._look_at(target)
+        box, proposed = target.box, target.given is Given.POINT
+        try:
+            if proposed:
+                box = propose([picture for picture in self.pictures() if picture is not None], box[:2])
+            answer = self._tracker.init(*self._images, box, proposed=proposed)
+        except CmdtrackError as error:
+            self._fault(TARGET_REFUSED, str(error))
+            return None
+        self._name, self._doubted = target.name, False
+        return answer
+
+    def _look_at(self, target: Target) -> Track | None:
+        """A detector sees something while there is a target: of use where that is LOST and looks like it."""
+        answer = None
+        if self.state == TargetState.LOST:
+            answer = self._attempt(TARGET_REFUSED, self._tracker.look_at, *self._images, target.box)
+        if not answer:
+            self._report(DETECTION_LEFT, "the target is followed, or LOST and this does not look like it")
+        return answer
 
     def _follow(self, stamp: int) -> Track:
         rgb, aux = self._images

@@ -13,7 +13,7 @@ import numpy as np
 from cmdtrack_ros.streams.mailbox import History
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking.pipeline import Target
+from cmdtrack_ros.tracking.pipeline import Given, Target
 
 MAX_AHEAD = 1.0
 """Seconds that a request's stamp may be ahead of the newest frame."""
@@ -25,12 +25,13 @@ CATCH_UP_FRAMES = 50
 """The most of them, whatever `target_history`."""
 MAX_COORDINATE = 1e5
 _SAME_START = 1_000_000_000  # ns; a recording that starts over may have lost its first frames the first time
+_REPLACED = "a newer request came before its frame"
 _LIVE = 60_000_000_000  # ns between the stamps of a live stream and the system's clock, at most
 
 
 class Outcome(NamedTuple):
     """What became of a request: the box (4,) xywh in RGB pixels where the target is now, or None and why it was
-    refused. A release has neither."""
+    refused. A release or a reset has neither."""
 
     box: np.ndarray | None = None
     refused: str = ""
@@ -50,6 +51,7 @@ class _Request:
 
     def __init__(self, target: Target | None, stamp: int | None, answer: Callable[[Outcome], None] | None) -> None:
         self.target, self.stamp = target, stamp
+        self.reset = False  # a release after which the initial target is due again
         self.asked = time.monotonic()
         self.frame: tuple[int, Pair] | None = None  # kept until the worker gets to it, however slow that is
         self._answer = answer
@@ -104,14 +106,27 @@ class TargetRequests:
         """
         request = _Request(target, None if target is None else stamp, answer)
         with self._lock:
-            refusal = _unusable(target) or self._meet(request)
-            replaced = None if refusal else self._waiting
-            if not refusal:
+            outranked = self._waiting is not None and target is not None and target.given is Given.DETECTION
+            refusal = "" if outranked else _unusable(target) or self._meet(request)
+            replaced = None if refusal or outranked else self._waiting
+            if not refusal and not outranked:
                 self._waiting = request
-        if refusal:
+        if outranked:
+            request.answer(Outcome(refused="another request is on its way"))
+        elif refusal:
             self._refuse(request, refusal)
         elif replaced:
-            replaced.answer(Outcome(refused="a newer request came before its frame"))
+            replaced.answer(Outcome(refused=_REPLACED))
+
+    def reset(self, initial: Target | None, answer: Callable[[Outcome], None] | None = None) -> None:
+        """Release the target, forget all frames, and start `initial` on the first frame after that, if there is one."""
+        request = _Request(None, None, answer)
+        request.reset = True
+        with self._lock:
+            self._history.clear()
+            self._initial, replaced, self._waiting = initial, self._waiting, request
+        if replaced:
+            replaced.answer(Outcome(refused=_REPLACED))
 
     def offer(self, pair: Pair) -> int:
         """Take the next pair on its way to the worker; returns its number."""
@@ -152,6 +167,8 @@ class TargetRequests:
             between = self._history.between(first + 1, number)
         if request.target is None:
             self._end(Outcome())
+            if request.reset:
+                self._begin_anew()
             return Due(release=True)
         since = () if first == number else _spread([at, *between], pair)
         self._reached, self._steps = (number, pair) if since else None, len(since)
@@ -186,12 +203,15 @@ class TargetRequests:
         if not again:
             self._refuse(request, "no usable image came with it")
 
-    def refuse(self, reason: str) -> None:
-        """The worker could not start the target that was due."""
+    def refuse(self, reason: str, quiet: bool = False) -> None:
+        """The worker could not start the target that was due; a quiet refusal is for whoever asked alone."""
         request = self._started
         if request:
             self._started = self._reached = None
-            self._refuse(request, reason)
+            if quiet:
+                request.answer(Outcome(refused=reason))
+            else:
+                self._refuse(request, reason)
 
     def close(self) -> bool:
         """No frames come any more, for now; whether a release was waiting, which is then still to be done."""
@@ -203,6 +223,10 @@ class TargetRequests:
             return False
         request.answer(Outcome() if request.target is None else Outcome(refused="tracking was switched off"))
         return request.target is None
+
+    def _begin_anew(self) -> None:
+        with self._lock:
+            self._waiting = self._waiting or self._first()
 
     def _first(self) -> _Request | None:
         return _Request(self._initial, None, None) if self._initial else None
@@ -267,6 +291,8 @@ def _unusable(target: Target | None) -> str:
     if target is None:
         return ""
     box = np.asarray(target.box, float)
+    if target.given is Given.POINT:
+        box = box + (0, 0, 1, 1)
     if box.shape == (4,) and np.isfinite(box).all() and np.abs(box).max() <= MAX_COORDINATE and min(box[2:]) > 0:
         return ""
     return (

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from cmdtrack_ros.tracking.stopwatch import Stopwatch
 RGB, AUX = 0, 1
 Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
+Answer = TypeVar("Answer", Track, "Track | None")
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _LOOKS = 3  # at a place found while LOST, before the search goes on
@@ -80,14 +81,14 @@ class TrackerConfig:
             )
 
 
-def _all_or_nothing(method: Callable[..., Track]) -> Callable[..., Track]:
+def _all_or_nothing(method: Callable[..., Answer]) -> Callable[..., Answer]:
     """A method of the tracker which, where it raises, leaves the target that is being followed as it was."""
 
     @functools.wraps(method)
-    def attempt(self: Tracker, *args: Any) -> Track:
+    def attempt(self: Tracker, *args: Any, **options: Any) -> Answer:
         before = {**vars(self), "encoder": copy.copy(self.encoder), "_machine": copy.copy(self._machine)}
         try:
-            return method(self, *args)
+            return method(self, *args, **options)
         except BaseException:
             vars(self).update(before)
             raise
@@ -152,13 +153,17 @@ class Tracker:
             self._scan = 0
 
     @_all_or_nothing
-    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
+    def init(
+        self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray, *, proposed: bool = False
+    ) -> Track:
         """Take the target from a box.
 
         Args:
             rgb: HxWx3 uint8 RGB, or None.
             aux: the sensor's own array, HxW or HxWx3, registered to the RGB image, or None.
             box: (4,) xywh, pixels of the RGB image; the part outside of the image is cut off.
+            proposed: nobody drew the box: it is UNCERTAIN until `PROPOSAL_FRAMES` in a row confirm it, each of them
+                with a look back (see :meth:`update`).
 
         Raises:
             ImageError: no image, two images of different size, or one of an unusable type.
@@ -182,8 +187,34 @@ class Tracker:
         self._first_box = self._sure = self._box.copy()
         crop = self._region(self._box)
         self._origin = {stream: self._cut(crop, images, stream) for stream in images}
-        self._machine.start()
-        return self._track(1.0, dict.fromkeys(images, 1 / len(images)), images, clock)
+        self._machine.start(proposed)
+        score = PROPOSAL_SCORE if proposed else 1.0
+        return self._track(score, dict.fromkeys(images, 1 / len(images)), images, clock)
+
+    @_all_or_nothing
+    def look_at(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track | None:
+        """While LOST, search around a box that something else proposes, as around one that the scan found.
+
+        What is there is taken up again by the rules of :meth:`update`: over some frames, with looks back. Arguments
+        and errors as of :meth:`init`.
+
+        Returns:
+            None where it does not look like the target, or another place is being looked at.
+        """
+        if self.state != TargetState.LOST:
+            raise CmdtrackError(f"look_at while {self.state.name}: expected a target that is LOST")
+        if self._looking:
+            return None
+        _check_box(np.asarray(box, np.float64), *self._check_images(rgb, aux)[::-1])
+        before = self._box
+        self._box = np.asarray(box, np.float64)
+        self._looking, self._looks = True, _LOOKS + 1  # this look, and those that any place gets
+        self._evidence.forget()
+        track = self.update(rgb, aux)
+        if not self._looking and self.state == TargetState.LOST:
+            self._box = before
+            return None
+        return track
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -227,7 +258,8 @@ class Tracker:
             row, column = self._best_cell(response, lost)
             followed = self._follow(response, row, column, look, lost)
         with look.clock.step("template"):
-            fresh = self._look_back(look) if followed and (lost or self._check_is_due()) else {}
+            check = lost or self._machine.proposed or self._check_is_due()
+            fresh = self._look_back(look) if followed and check else {}
             if lost and not self._looking:
                 self._evidence.forget()
             score = self._judge(response, row, column)
