@@ -56,6 +56,7 @@ CAUSES = {
     "target refused": Cause("tracking", _WARN),
     "wrong target suspected": Cause("tracking", _WARN),
     "old target": Cause("tracking", _WARN),
+    "no detections": Cause("tracking", _WARN),
     "no respawn guard": Cause("tracking", _WARN),
     "internal error": Cause("tracking", _ERROR),
     "network hangs": Cause("device", _ERROR),

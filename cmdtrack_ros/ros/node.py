@@ -9,6 +9,9 @@ Topics (the image topics are parameters, all can be remapped):
     ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw:
                             the target is started there and caught up through frames since.
                             Width and height 0: release it.
+    ~/set_target            SetTarget service: the same, or a point, with an answer
+    ~/stop, ~/reset         Trigger services: give up the target; forget all and start `initial_box` again
+    (click_topic, detections_topic: further sources of targets, see docs/targets.md)
     ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent
                             and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
@@ -40,13 +43,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
-from cmdtrack_ros.msg import TargetBox, TrackState
+from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
@@ -56,12 +58,13 @@ from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
+from cmdtrack_ros.ros.targets import TargetDoors, initial_target
 from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
-from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
+from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline, Target
+from cmdtrack_ros.tracking.pipeline import DETECTION_LEFT, TARGET_REFUSED, Pipeline
 from cmdtrack_ros.tracking.requests import TargetRequests
 from cmdtrack_ros.tracking.tracker import TrackerConfig, load_tracker
 
@@ -96,6 +99,7 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker | None = None
         self._supervisor: Supervisor | None = None  # while active
         self._inputs: dict[str, ImageInput] = {}
+        self._targets = TargetDoors(self, self._health)
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
         self.create_timer(1.0, self._report_health, clock=self._steady_clock)
@@ -205,9 +209,7 @@ class TrackerNode(LifecycleNode):
         self._requests = TargetRequests(
             History(settings.target_history, settings.target_history_mb * 2**20),
             lambda text: self._health.event(TARGET_REFUSED, text),
-            initial=None
-            if self._respawned or not settings.initial_box
-            else Target(np.array(settings.initial_box), "initial"),
+            initial=None if self._respawned else initial_target(settings),
             taken=self._leave_mark,
         )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
@@ -244,8 +246,7 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
-            target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
-            opened.callback(self.destroy_subscription, target_in)
+            self._targets.open(settings, self._requests, lambda: self._pipeline.state, opened)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
             opened.callback(self.destroy_timer, self._flush_timer)
             self._flush_timer.cancel()  # runs only while an image waits
@@ -324,11 +325,6 @@ class TrackerNode(LifecycleNode):
             self.get_logger().info("stamps jumped back: pairing starts afresh")
         self._mailbox.put((self._requests.offer(pair), pair))
 
-    def _on_target(self, message: TargetBox) -> None:
-        release = message.width == 0 and message.height == 0
-        box = np.array([message.x, message.y, message.width, message.height])
-        self._requests.request(None if release else Target(box, message.target_id), stamp_ns(message) or None)
-
     def _close_requests(self) -> None:
         if self._requests.close() and not (self._worker and self._worker.left_behind):
             self._pipeline.release()
@@ -369,6 +365,7 @@ class TrackerNode(LifecycleNode):
         if self._supervisor:
             self._look_after_inputs()
             self._requests.expire()
+            self._targets.look_after()
             self._say_old_target()
             self._supervisor.check(self._settings.data_timeout)
 
@@ -404,6 +401,8 @@ class TrackerNode(LifecycleNode):
     def _report_fault(self, cause: str, text: str) -> None:
         if cause == TARGET_REFUSED:  # the requests report it, by the target's name
             self._requests.refuse(text)
+        elif cause == DETECTION_LEFT:
+            self._requests.refuse(text, quiet=True)
         else:
             self._health.event(cause, text)
 
