@@ -2,8 +2,8 @@
 
     ros2 run cmdtrack_ros select_target [--node /tracker] [--topic /camera/color/image_raw]
 
-Drag a box around the target, or click on it to have a box proposed. The choice goes to `~/set_target` with the stamp of the
-picture that was shown when the button went down, so a slow hand still means what it saw; the picture stands still
+Drag a box around the target, or click on it to have a box proposed. The choice goes to `~/set_target` with the stamp of
+the picture that was shown when the button went down, so a slow hand still means what it saw; the picture stands still
 meanwhile. The answer and the target that is followed are shown.
 
 Keys: Esc drops the box that is being dragged, s gives up the target (`~/stop`), r starts over (`~/reset`), q ends.

@@ -217,12 +217,7 @@ class _Detector:
     """
 
     def __init__(
-        self,
-        node: Node,
-        settings: Settings,
-        requests: TargetRequests,
-        state: Callable[[], TargetState],
-        health: Health,
+        self, node: Node, settings: Settings, requests: TargetRequests, state: Callable[[], TargetState], health: Health
     ) -> None:
         self._node, self._requests, self._state, self._health = node, requests, state, health
         self._classes = {name.strip() for name in settings.detections_class.split(",")} - {""}

@@ -45,7 +45,7 @@ class Given(Enum):
 
 
 class Target(NamedTuple):
-    """What to follow: box (4,) xywh in RGB pixels, a name that results carry, the kind of thing, and what the box is."""
+    """What to follow: box (4,) xywh in RGB pixels, a name that results carry, kind of thing, and what the box is."""
 
     box: np.ndarray
     name: str = ""

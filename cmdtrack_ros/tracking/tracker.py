@@ -24,6 +24,8 @@ from cmdtrack_ros.tracking.evidence import Evidence
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
+PROPOSAL_SCORE = 0.55
+"""Score of a target that was proposed a moment ago: the share of proposals that are right, see docs/targets.md."""
 RGB, AUX = 0, 1
 Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
@@ -153,9 +155,7 @@ class Tracker:
             self._scan = 0
 
     @_all_or_nothing
-    def init(
-        self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray, *, proposed: bool = False
-    ) -> Track:
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray, *, proposed: bool = False) -> Track:
         """Take the target from a box.
 
         Args:

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cmdtrack_ros.boxes import Crop
+from cmdtrack_ros.boxes import Crop, iou
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState
-from cmdtrack_ros.tracking.pipeline import Pipeline, Target
-from cmdtrack_ros.tracking.states import StateConfig
+from cmdtrack_ros.tracking.pipeline import DETECTION_LEFT, Given, Pipeline, Target
+from cmdtrack_ros.tracking.states import PROPOSAL_FRAMES, StateConfig
 from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig
 
 HEIGHT, WIDTH = 120, 160
@@ -166,6 +166,38 @@ def test_slow_stream_has_no_breaks(lenient: Pipeline) -> None:
     tracks = [lenient.process(pair(RGB, AUX, i * 3 * SECOND), Target(BOX) if i == 0 else None).state for i in range(6)]
     assert tracks[1] == TargetState.LOST, "nobody knows yet that it is slow"
     assert set(tracks[3:]) == {TargetState.TRACKING}
+
+
+def test_proposed_target_is_uncertain_until_frames_in_a_row_confirm_it(lenient: Pipeline) -> None:
+    plain = np.full_like(SCENE, 90)
+    plain[40:70, 60:90] = SCENE[40:70, 60:90]
+    moment = pair(message(plain, "rgb8"), None)
+    first = lenient.process(moment, Target(np.array([75.0, 55.0, 0, 0]), "click", given=Given.POINT))
+    assert first.started and first.state == TargetState.UNCERTAIN and first.score < 1
+    assert iou(first.box, BOX) > 0.6
+    states = [lenient.process(moment).state for _ in range(PROPOSAL_FRAMES)]
+    assert states == [TargetState.UNCERTAIN] * (PROPOSAL_FRAMES - 1) + [TargetState.TRACKING]
+
+
+def test_detection_is_taken_where_there_is_no_target_and_looked_at_where_it_is_lost(lenient: Pipeline) -> None:
+    reports: list[tuple[str, str]] = []
+    lenient._report = lambda cause, text: reports.append((cause, text))
+    other, here = np.array([5.0, 80.0, 30, 30]), Target(BOX, "dog", "dog", Given.DETECTION)
+    assert lenient.process(pair(RGB, AUX), here).started
+    assert not lenient.process(pair(RGB, AUX), here._replace(box=other)).started, "it is followed"
+    lenient.doubt()
+    lost = lenient.process(pair(RGB, AUX), here._replace(box=other, name="cat"))
+    assert not lost.started and lost.target_id == "dog", "it does not look like the target"
+    assert [cause for cause, _ in reports] == [DETECTION_LEFT] * 2
+    empty = message(np.full_like(SCENE, 90), "rgb8")
+    while lenient.state != TargetState.LOST:
+        lenient.process(pair(empty, None))
+    moved = pair(message(np.roll(SCENE, (30, -50), (0, 1)), "rgb8"), None)
+    again = here._replace(box=BOX + (-50, 30, 0, 0), name="cat")
+    assert lenient.process(moved, again).started
+    tracks = [lenient.process(moved) for _ in range(4)]
+    assert tracks[-1].state == TargetState.TRACKING and tracks[-1].target_id == "dog"
+    assert iou(tracks[-1].box, again.box) > 0.7
 
 
 def test_doubt_needs_a_target(pipeline: Pipeline) -> None:

@@ -12,7 +12,7 @@ from cmdtrack_ros.streams.mailbox import History
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking import requests
-from cmdtrack_ros.tracking.pipeline import Target
+from cmdtrack_ros.tracking.pipeline import Given, Target
 from cmdtrack_ros.tracking.requests import CATCH_UP_FRAMES, Due, Outcome, TargetRequests
 
 STEP = 33_000_000
@@ -338,3 +338,40 @@ def test_every_request_is_answered_once() -> None:
                     desk.requests.expire()
         desk.requests.close()
         assert len(desk.outcomes) == asked, seed
+
+
+def test_detection_replaces_no_request_and_is_refused_quietly() -> None:
+    desk = Desk()
+    desk.ask("dog")
+    detection = Target(BOX, "cat", given=Given.DETECTION)
+    desk.requests.request(detection, None, desk.outcomes.append)
+    assert [outcome.refused for outcome in desk.outcomes] == ["another request is on its way"]
+    assert desk.due(desk.offer(0)).target.name == "dog"
+    desk.requests.settle(started())
+    desk.requests.request(detection, None, desk.outcomes.append)
+    assert desk.due(desk.offer(1)).target is detection
+    desk.requests.refuse("followed", quiet=True)
+    assert desk.outcomes[-1].refused == "followed" and desk.reports == []
+
+
+def test_point_needs_no_size() -> None:
+    desk = Desk()
+    desk.requests.request(Target(np.array([5.0, 6.0, 0.0, 0.0]), given=Given.POINT), None, desk.outcomes.append)
+    assert desk.outcomes == [] and desk.due(desk.offer(0)).target.given is Given.POINT
+    desk.requests.request(Target(np.array([np.nan, 6.0, 0.0, 0.0]), given=Given.POINT), None, desk.outcomes.append)
+    assert "finite" in desk.outcomes[-1].refused
+
+
+@pytest.mark.parametrize("initial", [None, Target(BOX, "initial")])
+def test_reset_releases_forgets_and_begins_anew(initial: Target | None) -> None:
+    desk = Desk()
+    number = desk.offer(0, 1, 2)
+    desk.ask("waiting")
+    desk.requests.reset(initial, desk.outcomes.append)
+    assert "newer request" in desk.outcomes[0].refused
+    assert desk.due(number) == Due()
+    assert desk.due(desk.offer(3)).release and desk.outcomes[1] == Outcome()
+    due = desk.due(desk.offer(4))
+    assert due.target is initial
+    desk.ask("late", stamp=START)
+    assert "behind the newest image" in desk.outcomes[2].refused, "frames from before are forgotten"
