@@ -15,6 +15,7 @@ import numpy as np
 
 from cmdtrack_ros.boxes import Crop, clip_box, iou
 from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.tracking.colours import colours, shared
 
 _GRID = 64  # px of a window's side as it is cut, whatever it shows
 _SMALLEST, _GROWTH, _SIZES = 0.1, 1.35, 9  # sides of the windows: share of the image's shorter one, and how they grow
@@ -113,12 +114,4 @@ def _numbers(view: np.ndarray, mask: np.ndarray, box: tuple[int, int, int, int])
     spread = float(lab[around].std(0).mean()) / 30 if around.any() else 0.0
     x, y, w, h = box
     off = abs(x + w / 2 - _GRID / 2) / w, abs(y + h / 2 - _GRID / 2) / h
-    return edge, spread, _shared_colours(view, mask > 0, around), *off, float(np.sqrt(w * h)) / _GRID
-
-
-def _shared_colours(view: np.ndarray, inside: np.ndarray, around: np.ndarray) -> float:
-    """Bhattacharyya coefficient of two regions' colours: 0 where they share none, 1 where they are alike."""
-    red, green, blue = (view // 43).astype(int).transpose(2, 0, 1)
-    bins = red * 36 + green * 6 + blue
-    shares = [np.bincount(bins[region], minlength=216) / max(region.sum(), 1) for region in (inside, around)]
-    return float(np.sqrt(shares[0] * shares[1]).sum())
+    return edge, spread, shared(colours(view[mask > 0]), colours(view[around])), *off, float(np.sqrt(w * h)) / _GRID

@@ -18,6 +18,7 @@ from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
 from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.tracking.colours import colours, shared
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
 from cmdtrack_ros.tracking.evidence import Evidence
@@ -35,6 +36,7 @@ _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _LOOKS = 3  # at a place found while LOST, before the search goes on
 _LARGEST_TARGET = 0.8  # of the image
 _SUSPECT = 0.4  # IoU of a look back; one right box in six hundred comes below it
+_SAME_COLOURS = 0.75  # shared with the first box; 19 in 20 of a target's later boxes, one in five of other targets'
 _MIN_IMAGE_SIDE = 8
 _SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
 # An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.
@@ -137,6 +139,7 @@ class Tracker:
         self._sure = self._box  # where it was TRACKING last
         self._evidence = Evidence()
         self._origin: dict[int, np.ndarray] = {}  # search regions of the first frame
+        self._colours = np.zeros(0)  # of the first box
         self.evidence = np.zeros(len(EVIDENCE))
 
     def configure(self, states: StateConfig) -> None:
@@ -187,6 +190,7 @@ class Tracker:
         self._first_box = self._sure = self._box.copy()
         crop = self._region(self._box)
         self._origin = {stream: self._cut(crop, images, stream) for stream in images}
+        self._colours = self._colours_of(self._box, images)
         self._machine.start(proposed)
         score = PROPOSAL_SCORE if proposed else 1.0
         return self._track(score, dict.fromkeys(images, 1 / len(images)), images, clock)
@@ -195,8 +199,8 @@ class Tracker:
     def look_at(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track | None:
         """While LOST, search around a box that something else proposes, as around one that the scan found.
 
-        What is there is taken up again by the rules of :meth:`update`: over some frames, with looks back. Arguments
-        and errors as of :meth:`init`.
+        What is there must have the first box's colours, and is taken up again by the rules of :meth:`update`: over
+        some frames, with looks back. Arguments and errors as of :meth:`init`.
 
         Returns:
             None where it does not look like the target, or another place is being looked at.
@@ -205,9 +209,14 @@ class Tracker:
             raise CmdtrackError(f"look_at while {self.state.name}: expected a target that is LOST")
         if self._looking:
             return None
-        _check_box(np.asarray(box, np.float64), *self._check_images(rgb, aux)[::-1])
+        height, width = self._check_images(rgb, aux)
+        box = np.asarray(box, np.float64)
+        _check_box(box, width, height)
+        images = {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+        if not self._has_its_colours(clip_box(box, width, height), images):
+            return None
         before = self._box
-        self._box = np.asarray(box, np.float64)
+        self._box = clip_box(box, width, height)
         self._looking, self._looks = True, _LOOKS + 1  # this look, and those that any place gets
         self._evidence.forget()
         track = self.update(rgb, aux)
@@ -372,6 +381,20 @@ class Tracker:
         else:  # another part of the scene: the target may be anywhere
             self._box, self._sure = (clip_box(box, width, height) for box in (self._box, self._sure))
             self.doubt()
+
+    def _colours_of(self, box: np.ndarray, images: Images) -> np.ndarray:
+        """Of the part of a box within the first of the streams."""
+        stream = min(images)
+        x, y = np.floor(box[:2]).astype(int)
+        right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
+        part = images[stream][y:bottom, x:right]
+        return colours(self.encoder.picture(part) if stream == AUX else part)
+
+    def _has_its_colours(self, box: np.ndarray, images: Images) -> bool:
+        """Whether the first stream shows in a box what the first box had; RGB against RGB, else nobody knows."""
+        if min(images) != min(self._origin):
+            return True
+        return shared(self._colours_of(box, images), self._colours) >= _SAME_COLOURS
 
     def _nonsense(self) -> str:
         return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"

@@ -178,7 +178,7 @@ def test_choice_of_two_seconds_ago_is_followed_to_the_newest_frame(
         own = np.median([track.processing_time for track in robot.tracks if track.target_id == "late"])
         with capsys.disabled():
             print(
-                f"\nchosen {(newest - stamp) * 1e-9:.1f} s ago: a result {(stamp_ns(first) - stamp) * 1e-9:.1f} s after "
+                f"\nchosen {(newest - stamp) * 1e-9:.1f} s ago: a result {(stamp_ns(first) - stamp) * 1e-9:.1f} s past "
                 f"its frame came {seconds:.2f} s after the request, IoU {overlap:.2f}; a frame takes {own * 1e3:.0f} ms"
             )
         assert future.result().accepted and overlap > 0.5

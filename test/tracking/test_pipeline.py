@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -179,25 +180,33 @@ def test_proposed_target_is_uncertain_until_frames_in_a_row_confirm_it(lenient: 
     assert states == [TargetState.UNCERTAIN] * (PROPOSAL_FRAMES - 1) + [TargetState.TRACKING]
 
 
-def test_detection_is_taken_where_there_is_no_target_and_looked_at_where_it_is_lost(lenient: Pipeline) -> None:
-    reports: list[tuple[str, str]] = []
-    lenient._report = lambda cause, text: reports.append((cause, text))
-    other, here = np.array([5.0, 80.0, 30, 30]), Target(BOX, "dog", "dog", Given.DETECTION)
-    assert lenient.process(pair(RGB, AUX), here).started
-    assert not lenient.process(pair(RGB, AUX), here._replace(box=other)).started, "it is followed"
-    lenient.doubt()
-    lost = lenient.process(pair(RGB, AUX), here._replace(box=other, name="cat"))
-    assert not lost.started and lost.target_id == "dog", "it does not look like the target"
+def drawn(seed: int, x: int, y: int) -> Pair:
+    """A patch, another for each seed, on a soft ground; seed 0: the ground alone."""
+    picture = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 4)
+    if seed:
+        patch = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+        picture[y : y + 48, x : x + 48] = cv2.resize(patch, (48, 48), interpolation=cv2.INTER_CUBIC)
+    return pair(message(picture, "rgb8"), message(np.ascontiguousarray(picture[..., 1]), "mono8"))
+
+
+def test_detection_is_taken_where_there_is_no_target_and_looked_at_where_it_is_lost(
+    pipeline: Pipeline, reports: list
+) -> None:
+    here, there = np.array([100.0, 90, 48, 48]), np.array([250.0, 20, 48, 48])
+    dog, cat = Target(here, "dog", "dog", Given.DETECTION), Target(there, "cat", "cat", Given.DETECTION)
+    assert pipeline.process(drawn(2, 100, 90), dog).started
+    assert not pipeline.process(drawn(2, 100, 90), cat).started, "it is followed"
+    while pipeline.state != TargetState.LOST:
+        pipeline.process(drawn(0, 0, 0))
+    answer = pipeline.process(drawn(5, 250, 20), cat)
+    assert not answer.started and answer.state == TargetState.LOST, "it does not look like the target"
     assert [cause for cause, _ in reports] == [DETECTION_LEFT] * 2
-    empty = message(np.full_like(SCENE, 90), "rgb8")
-    while lenient.state != TargetState.LOST:
-        lenient.process(pair(empty, None))
-    moved = pair(message(np.roll(SCENE, (30, -50), (0, 1)), "rgb8"), None)
-    again = here._replace(box=BOX + (-50, 30, 0, 0), name="cat")
-    assert lenient.process(moved, again).started
-    tracks = [lenient.process(moved) for _ in range(4)]
-    assert tracks[-1].state == TargetState.TRACKING and tracks[-1].target_id == "dog"
-    assert iou(tracks[-1].box, again.box) > 0.7
+    for _ in range(6):
+        pipeline.process(drawn(0, 0, 0))
+    assert pipeline.process(drawn(2, 250, 20), cat).started
+    for _ in range(4):
+        answer = pipeline.process(drawn(2, 250, 20))
+    assert answer.state == TargetState.TRACKING and answer.target_id == "dog" and iou(answer.box, there) > 0.7
 
 
 def test_doubt_needs_a_target(pipeline: Pipeline) -> None:
