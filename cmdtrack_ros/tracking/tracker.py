@@ -25,7 +25,7 @@ from cmdtrack_ros.tracking.evidence import Evidence
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
-PROPOSAL_SCORE = 0.55
+PROPOSAL_SCORE = 0.58
 """Score of a target that was proposed a moment ago: the share of proposals that are right, see docs/targets.md."""
 RGB, AUX = 0, 1
 Images = dict[int, np.ndarray]

@@ -98,7 +98,7 @@ def test_lost_target_is_taken_up_where_it_looks_like_it_only(detecting: tuple) -
     for _ in range(4):
         publisher.publish(detections(("dog", 0.9, (220, 170, 48, 48))))
         assert {r.state for r in robot.play(4, hidden, hidden_aux)} == {TrackState.STATE_LOST}
-    away = np.array([230, 20])
+    away = np.array([200, 150])
 
     def elsewhere() -> np.ndarray:
         picture, (x, y, w, h) = scene(0)

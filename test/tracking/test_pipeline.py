@@ -192,20 +192,20 @@ def drawn(seed: int, x: int, y: int) -> Pair:
 def test_detection_is_taken_where_there_is_no_target_and_looked_at_where_it_is_lost(
     pipeline: Pipeline, reports: list
 ) -> None:
-    here, there = np.array([100.0, 90, 48, 48]), np.array([250.0, 20, 48, 48])
+    here, there = np.array([100.0, 90, 48, 48]), np.array([200.0, 150, 48, 48])
     dog, cat = Target(here, "dog", "dog", Given.DETECTION), Target(there, "cat", "cat", Given.DETECTION)
     assert pipeline.process(drawn(2, 100, 90), dog).started
     assert not pipeline.process(drawn(2, 100, 90), cat).started, "it is followed"
     while pipeline.state != TargetState.LOST:
         pipeline.process(drawn(0, 0, 0))
-    answer = pipeline.process(drawn(5, 250, 20), cat)
+    answer = pipeline.process(drawn(5, 200, 150), cat)
     assert not answer.started and answer.state == TargetState.LOST, "it does not look like the target"
     assert [cause for cause, _ in reports] == [DETECTION_LEFT] * 2
     for _ in range(6):
         pipeline.process(drawn(0, 0, 0))
-    assert pipeline.process(drawn(2, 250, 20), cat).started
+    assert pipeline.process(drawn(2, 200, 150), cat).started
     for _ in range(4):
-        answer = pipeline.process(drawn(2, 250, 20))
+        answer = pipeline.process(drawn(2, 200, 150))
     assert answer.state == TargetState.TRACKING and answer.target_id == "dog" and iou(answer.box, there) > 0.7
 
 
