@@ -183,3 +183,4 @@ def test_choice_of_two_seconds_ago_is_followed_to_the_newest_frame(
             )
         assert future.result().accepted and overlap > 0.5
         assert stamp_ns(first) >= newest, "the newest frame, not the one it was drawn on"
+        robot.wait("the node to keep up", lambda: stamp_ns(robot.tracks[-1]) == max(sent))
