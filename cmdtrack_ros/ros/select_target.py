@@ -4,9 +4,9 @@
 
 Drag a box around the target, or click on it to have a box proposed. The choice goes to `~/set_target` with the stamp of
 the picture that was shown when the button went down, so a slow hand still means what it saw; the picture stands still
-meanwhile. The answer and the target that is followed are shown.
+meanwhile. The answer and the targets that are followed are shown.
 
-Keys: Esc drops the box that is being dragged, s gives up the target (`~/stop`), r starts over (`~/reset`), q ends.
+Keys: Esc drops the box that is being dragged, s gives up all targets (`~/stop`), r starts over (`~/reset`), q ends.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Selector:
         self.told = _HELP
         self._newest: Any = None  # message
         self._shown: tuple[Any, np.ndarray] | None = None  # message and its picture
-        self._track: Track | None = None
+        self._tracks: list[Track] = []  # of one image
         self._images = ImageInput(node, "RGB", "--topic", topic, "auto", depth=1)
         self._images.registerCallback(self._on_image)
         node.create_timer(1.0, self._images.follow_publishers)
@@ -131,7 +131,7 @@ class Selector:
         if self._shown is None:
             return None
         picture = self._shown[1]
-        canvas = picture.copy() if self._track is None else operator_picture(picture, None, self._track)
+        canvas = operator_picture(picture, None, self._tracks)
         if self.mouse.drag is not None:
             draw_box(canvas, self.mouse.drag, WHITE, dash=6)
         draw_text(canvas, self.told, (8, canvas.shape[0] - 8), TEXT, max(canvas.shape[1] / 900, 0.6))
@@ -164,7 +164,9 @@ class Selector:
         self._newest = message
 
     def _on_track(self, message: TrackState) -> None:
-        self._track = from_track_state(message)
+        track = from_track_state(message)
+        others = [one for one in self._tracks if one.stamp_ns == track.stamp_ns and one.target_id != track.target_id]
+        self._tracks = [*others, track]
 
 
 _ESCAPE = 27

@@ -25,9 +25,9 @@ from cmdtrack_ros.ros.messages import Detection2DArray
 from cmdtrack_ros.ros.parameters import Settings
 from cmdtrack_ros.srv import SetTarget
 from cmdtrack_ros.streams.pairing import stamp_ns
-from cmdtrack_ros.track import TargetState
-from cmdtrack_ros.tracking.pipeline import Given, Target
+from cmdtrack_ros.tracking.pipeline import Pipeline
 from cmdtrack_ros.tracking.requests import MAX_WAIT, Outcome, TargetRequests
+from cmdtrack_ros.tracking.targets import Given, Target
 
 _QUEUE_DEPTH = 5
 _INACTIVE = "the tracker is not active: activate it first (ros2 lifecycle set <node> activate)"
@@ -59,7 +59,7 @@ class TargetDoors:
     def __init__(self, node: Node, health: Health) -> None:
         self._node, self._health = node, health
         self._requests: TargetRequests | None = None  # while active
-        self._state: Callable[[], TargetState] = lambda: TargetState.IDLE
+        self._pipeline: Pipeline | None = None  # the same
         self._settings: Settings | None = None
         self._waiting: dict[Future, float] = {}  # answers that are awaited, and until when
         self._answered = node.create_guard_condition(lambda: None)  # wakes the executor, which then goes on with them
@@ -73,15 +73,9 @@ class TargetDoors:
         ):
             node.create_service(kind, name, callback, callback_group=group)
 
-    def open(
-        self, settings: Settings, requests: TargetRequests, state: Callable[[], TargetState], opened: ExitStack
-    ) -> None:
-        """Let targets in; what is to be closed is put on `opened`.
-
-        Args:
-            state: of the target, now.
-        """
-        self._settings, self._requests, self._state = settings, requests, state
+    def open(self, settings: Settings, requests: TargetRequests, pipeline: Pipeline, opened: ExitStack) -> None:
+        """Let targets in; what is to be closed is put on `opened`. The pipeline says which targets there are."""
+        self._settings, self._requests, self._pipeline = settings, requests, pipeline
         opened.callback(self._close)
         node = self._node
         topic = node.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=_QUEUE_DEPTH))
@@ -90,7 +84,7 @@ class TargetDoors:
             self._clicks = _Clicks(node, settings.click_topic, self._on_click)
             opened.callback(self._clicks.close)
         if settings.detections_topic:
-            self._detector = _Detector(node, settings, requests, state, self._health)
+            self._detector = _Detector(node, settings, requests, pipeline, self._health)
             opened.callback(self._detector.close)
 
     def look_after(self) -> None:
@@ -104,16 +98,16 @@ class TargetDoors:
             self._detector.check()
 
     def _close(self) -> None:
-        self._requests = self._clicks = self._detector = None
+        self._requests = self._pipeline = self._clicks = self._detector = None
         for future in list(self._waiting):
             self._answer(future, Outcome(refused=_SWITCHED_OFF))
 
     def _on_target(self, message: TargetBox) -> None:
         release = message.width == 0 and message.height == 0
         box = message.x, message.y, message.width, message.height
-        target = None if release else make_target(box, message.target_id)
+        target = None if release else make_target(box, message.target_id, message.class_id)
         self._let_detector_start(not release)
-        self._requests.request(target, stamp_ns(message) or None)
+        self._requests.request(target, stamp_ns(message) or None, name=message.target_id)
 
     def _on_click(self, point: Point, stamp: int | None) -> None:
         self._let_detector_start(True)
@@ -138,9 +132,10 @@ class TargetDoors:
 
     async def _stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._let_detector_start(False)
-        had_none = self._state() == TargetState.IDLE
+        count = len(self._pipeline.names) if self._pipeline else 0
         outcome = await self._ask(lambda answer: self._requests.request(None, answer=answer))
-        done = "there was no target to give up" if had_none else "the target is given up"
+        done = f"{count} targets are given up" if count > 1 else "the target is given up"
+        done = done if count else "there was no target to give up"
         return _told(response, outcome, done)
 
     async def _reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -208,7 +203,9 @@ class _Clicks:
 
 
 class _Detector:
-    """A detector's boxes: the best starts a target where there is none, each is looked at in turn while it is LOST.
+    """A detector's boxes: the best starts a target where there is none, each is looked at in turn for one that is LOST.
+
+    A target of which is known what kind of thing it is, is looked for among the boxes of that kind.
 
     One request at a time is on its way.
 
@@ -217,9 +214,9 @@ class _Detector:
     """
 
     def __init__(
-        self, node: Node, settings: Settings, requests: TargetRequests, state: Callable[[], TargetState], health: Health
+        self, node: Node, settings: Settings, requests: TargetRequests, pipeline: Pipeline, health: Health
     ) -> None:
-        self._node, self._requests, self._state, self._health = node, requests, state, health
+        self._node, self._requests, self._pipeline, self._health = node, requests, pipeline, health
         self._classes = {name.strip() for name in settings.detections_class.split(",")} - {""}
         self._score = settings.detections_score
         self.topic = node.resolve_topic_name(settings.detections_topic)
@@ -256,17 +253,21 @@ class _Detector:
         return f"{self.topic} (parameter 'detections_topic'): expected {wanted}, {found}. Is the detector running?"
 
     def _receive(self, message: Any) -> None:
-        state = self._state()
-        if self._asked or not (state == TargetState.LOST or (state == TargetState.IDLE and self.may_start)):
-            return
-        if state == TargetState.LOST and time.monotonic() < self._next_look:
-            return
-        targets = self._matches(message)
-        if not targets:
-            return
-        choice = targets[self._turn % len(targets)] if state == TargetState.LOST else targets[0]
-        self._asked = True
-        self._requests.request(choice, stamp_ns(message) or None, self._done)
+        choice = None if self._asked else self._choice(message)
+        if choice:
+            self._asked = True
+            self._requests.request(choice, stamp_ns(message) or None, self._done)
+
+    def _choice(self, message: Any) -> Target | None:
+        """What is to be made of a message now: a target of its own, or a place to look for one that is LOST."""
+        if not self._pipeline.names:
+            return next(iter(self._matches(message)), None) if self.may_start else None
+        lost = self._pipeline.lost
+        if not lost or time.monotonic() < self._next_look:
+            return None
+        found = self._matches(message)
+        places = [one._replace(name=target.name) for target in lost for one in found if _may_be(one, target)]
+        return places[self._turn % len(places)] if places else None
 
     def _done(self, outcome: Outcome) -> None:
         self._turn = 0 if outcome.box is not None else self._turn + 1
@@ -286,6 +287,10 @@ class _Detector:
     def _passes(self, hypothesis: Any) -> bool:
         known = not self._classes or hypothesis.class_id in self._classes
         return known and hypothesis.score >= self._score  # NaN does not pass
+
+
+def _may_be(detection: Target, target: Target) -> bool:
+    return not target.class_id or detection.class_id == target.class_id
 
 
 def _from_detection(detection: Any, class_id: str) -> Target:

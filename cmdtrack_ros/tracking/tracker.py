@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +30,6 @@ PROPOSAL_SCORE = 0.58
 RGB, AUX = 0, 1
 Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
-Answer = TypeVar("Answer", Track, "Track | None")
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _LOOKS = 3  # at a place found while LOST, before the search goes on
@@ -41,6 +40,53 @@ _MIN_IMAGE_SIDE = 8
 _SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
 # An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.
 _MAX_TILES = 1024
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The images of a moment for all targets in it; made by :func:`see`.
+
+    Attributes:
+        images: the streams that are there, all of one size.
+        encoder: of the aux stream, which has observed this frame's image.
+        encode_ms: how long that took.
+    """
+
+    images: Images
+    encoder: AuxEncoder
+    encode_ms: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = next(iter(self.images.values())).shape[:2]
+        return height, width
+
+    def cut(self, crop: Crop, stream: int) -> np.ndarray:
+        """A part of a stream's image as the network sees it."""
+        return crop.cut(self.images[stream], self.encoder.picture if stream == AUX else None)
+
+    def part(self, box: np.ndarray, stream: int) -> np.ndarray:
+        """The part of a stream's image within a box (4,) xywh, as the network sees it."""
+        x, y = np.floor(box[:2]).astype(int)
+        right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
+        part = self.images[stream][y:bottom, x:right]
+        return self.encoder.picture(part) if stream == AUX else part
+
+    def pictures(self) -> list[np.ndarray]:
+        """HxWx3 uint8, as the network sees them."""
+        width, height = self.size[::-1]
+        return [self.part(np.array([0, 0, width, height]), stream) for stream in self.images]
+
+
+def see(rgb: np.ndarray | None, aux: np.ndarray | None, encoder: AuxEncoder) -> Frame:
+    """The next frame of the two streams, which `encoder` observes; arguments and ImageError as of `Tracker.init`."""
+    _check_images(rgb, aux, encoder)
+    began = time.perf_counter()
+    if aux is not None:
+        encoder.observe(aux)
+    images = {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+    return Frame(images, encoder, (time.perf_counter() - began) * 1e3)
 
 
 @dataclass(frozen=True)
@@ -85,11 +131,11 @@ class TrackerConfig:
             )
 
 
-def _all_or_nothing(method: Callable[..., Answer]) -> Callable[..., Answer]:
+def _all_or_nothing(method: Callable[..., Track]) -> Callable[..., Track]:
     """A method of the tracker which, where it raises, leaves the target that is being followed as it was."""
 
     @functools.wraps(method)
-    def attempt(self: Tracker, *args: Any, **options: Any) -> Answer:
+    def attempt(self: Tracker, *args: Any, **options: Any) -> Track:
         before = {**vars(self), "encoder": copy.copy(self.encoder), "_machine": copy.copy(self._machine)}
         try:
             return method(self, *args, **options)
@@ -103,11 +149,15 @@ def _all_or_nothing(method: Callable[..., Answer]) -> Callable[..., Answer]:
 class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame.
 
+    Where several targets are followed in the same images, a tracker each, the images are observed once for all:
+    :func:`see`, then ``start`` and :func:`update_together`.
+
     Attributes:
         evidence: (len(EVIDENCE),) what the last score was computed from; zeros before there was one.
-        encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
-            the range that the network saw; only the tracker lets it observe.
-        remarks: cause and text of what is to be told about the last frame.
+        encoder: of the aux stream, which ``init`` and ``update`` let observe. Whoever shows an aux image that was
+            tracked asks it for the picture, over the range that the network saw.
+        remarks: what is to be told about the last frame.
+        held: another target's box lies on this one: nothing is learned from what is there.
     """
 
     def __init__(
@@ -127,13 +177,17 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget the target; the state becomes IDLE."""
-        self._machine.reset()
         self.encoder.reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._machine.reset()
         self._first: dict[int, Template] = {}  # by stream, as all that follows
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
         self._size: tuple[int, int] | None = None  # height, width of the last images
-        self.remarks: list[tuple[str, str]] = []
+        self.remarks: list[str] = []
+        self.held = False
         self._scan = self._age = self._looks = 0
         self._looking = False  # while LOST: the box is a place that was found and is looked at
         self._sure = self._box  # where it was TRACKING last
@@ -157,6 +211,35 @@ class Tracker:
             self._machine.lose()
             self._scan = 0
 
+    @property
+    def searching(self) -> bool:
+        """LOST, and no place was found that is worth a closer look."""
+        return self.state == TargetState.LOST and not self._looking
+
+    def part(self) -> None:
+        """What is followed, or was found, is another target: LOST, and back where it was TRACKING last by itself."""
+        self._machine.lose()
+        self._box, self._looking, self.held = self._sure, False, False
+
+    def another(self) -> Tracker:
+        """A tracker for another target, or for this one anew: without a target, with an encoder of its own."""
+        tracker = Tracker(self.engine, self.modality, self.encoder.encoding, self.config)
+        tracker.configure(self._machine.config)
+        return tracker
+
+    def twin(self, encoder: AuxEncoder) -> Tracker:
+        """Another one for the same target as it is now, to go where this one does not, with a copy of an encoder."""
+        twin = copy.copy(self)
+        twin.encoder = copy.copy(encoder)
+        twin._machine, twin._evidence = copy.copy(self._machine), copy.copy(self._evidence)
+        twin._first, twin._templates = dict(self._first), dict(self._templates)
+        return twin
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) xywh, as in the last Track."""
+        return self._box.copy()
+
     @_all_or_nothing
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray, *, proposed: bool = False) -> Track:
         """Take the target from a box.
@@ -176,54 +259,55 @@ class Tracker:
 
         Whatever is raised, the target that is being followed is left as it was.
         """
+        self.encoder.reset()
+        return self.start(see(rgb, aux, self.encoder), box, proposed=proposed)
+
+    def start(self, frame: Frame, box: np.ndarray, *, proposed: bool = False) -> Track:
+        """:meth:`init` on a frame that was observed for several targets; what it raises leaves no target."""
         clock = Stopwatch()
-        height, width = self._check_images(rgb, aux)
+        height, width = frame.size
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
-        self.reset()
-        with clock.step("encode"):
-            images = self._observe(rgb, aux)
+        self._forget()
+        self._size = frame.size
         self._box = clip_box(box, width, height)
         with clock.step("network"):
-            for template in self._encode(images):
-                self._first[template.stream] = self._templates[template.stream] = template
+            templates = self._encode(frame)
+        if not all(map(_sound, templates)):
+            raise CmdtrackError(self._nonsense())
+        for template in templates:
+            self._first[template.stream] = self._templates[template.stream] = template
         self._first_box = self._sure = self._box.copy()
         crop = self._region(self._box)
-        self._origin = {stream: self._cut(crop, images, stream) for stream in images}
-        self._colours = self._colours_of(self._box, images)
+        self._origin = {stream: frame.cut(crop, stream) for stream in frame.images}
+        self._colours = self._colours_of(self._box, frame)
         self._machine.start(proposed)
         score = PROPOSAL_SCORE if proposed else 1.0
-        return self._track(score, dict.fromkeys(images, 1 / len(images)), images, clock)
+        return self._track(score, dict.fromkeys(frame.images, 1 / len(frame.images)), frame, clock)
 
-    @_all_or_nothing
-    def look_at(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track | None:
+    def look_at(self, frame: Frame, box: np.ndarray) -> Track | None:
         """While LOST, search around a box that something else proposes, as around one that the scan found.
 
         What is there must have the first box's colours, and is taken up again by the rules of :meth:`update`: over
-        some frames, with looks back. Arguments and errors as of :meth:`init`.
+        some frames, with looks back. Arguments and errors as of :meth:`start`; to go on as before where nothing
+        comes of it, look with a :meth:`twin`.
 
         Returns:
             None where it does not look like the target, or another place is being looked at.
         """
         if self.state != TargetState.LOST:
             raise CmdtrackError(f"look_at while {self.state.name}: expected a target that is LOST")
-        if self._looking:
-            return None
-        height, width = self._check_images(rgb, aux)
+        height, width = frame.size
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
-        images = {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
-        if not self._has_its_colours(clip_box(box, width, height), images):
+        self._follow_size(height, width)
+        box = clip_box(box, width, height)
+        if self._looking or not self._has_its_colours(box, frame):
             return None
-        before = self._box
-        self._box = clip_box(box, width, height)
-        self._looking, self._looks = True, _LOOKS + 1  # this look, and those that any place gets
+        self._box, self._looking, self._looks = box, True, _LOOKS + 1  # this look, and those that any place gets
         self._evidence.forget()
-        track = self.update(rgb, aux)
-        if not self._looking and self.state == TargetState.LOST:
-            self._box = before
-            return None
-        return track
+        track = update_together([self], frame)[0]
+        return None if self.searching else track
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -238,30 +322,31 @@ class Tracker:
         Raises:
             CmdtrackError: before :meth:`init`.
         """
-        return update_together([self], rgb, aux)[0]
+        self._check_has_target()
+        return update_together([self], see(rgb, aux, self.encoder))[0]
 
-    def _look(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> _Look:
-        """What the network is to be asked about the next frame."""
+    def _check_has_target(self) -> None:
         if self.state == TargetState.IDLE:
             raise CmdtrackError("update before init: the tracker has no target yet")
+
+    def _look(self, frame: Frame) -> _Look:
+        """What the network is to be asked about the next frame."""
+        self._check_has_target()
         clock = Stopwatch()
-        with clock.step("encode"):
-            images = self._observe(rgb, aux)
+        self.remarks = []
+        self._follow_size(*frame.size)
         # A stream that never had a template has nothing to be compared with.
-        templates = [self._templates[stream] for stream in images if stream in self._templates]
-        crop = self._search_crop(*_size(images))
+        templates = [self._templates[stream] for stream in frame.images if stream in self._templates]
+        crop = self._search_crop(*frame.size)
         with clock.step("crop"):
-            cuts = [self._cut(crop, images, template.stream) for template in templates]
-        return _Look(images, crop, Query(cuts, templates), clock)
+            cuts = [frame.cut(crop, template.stream) for template in templates]
+        return _Look(frame, crop, Query(cuts, templates), clock)
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
         """The target after the frame; None where there was nothing to ask."""
-        if response is not None and not all(np.isfinite(part).all() for part in vars(response).values()):
-            self.remarks.append(("internal error", self._nonsense()))
-            response = None
-        if response is None:
+        if response is None or not self._understood(response):
             self._machine.update(0.0)
-            return self._track(0.0, {}, look.images, look.clock)
+            return self._track(0.0, {}, look.frame, look.clock)
         with look.clock.step("decode"):
             lost = self.state == TargetState.LOST
             row, column = self._best_cell(response, lost)
@@ -276,11 +361,11 @@ class Tracker:
                 self._consider(lost and followed, score)
             else:
                 self._looking = False
-            if self.state == TargetState.TRACKING:
+            if self.state == TargetState.TRACKING and not self.held:
                 self._sure = self._box
             weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
-            self._renew_templates(look.images, score, weights, fresh)
-        return self._track(score, weights, look.images, look.clock)
+            self._renew_templates(look.frame, score, weights, fresh)
+        return self._track(score, weights, look.frame, look.clock)
 
     def _consider(self, found: bool, score: float) -> None:
         """A place found while LOST is looked at again, closer; where the score does not come, the box goes back.
@@ -316,57 +401,33 @@ class Tracker:
 
     def _look_back(self, look: _Look) -> dict[int, Template]:
         """Templates of the present box, by stream, after they were asked for the first box in the first frame."""
-        streams = [stream for stream in look.images if stream in self._origin]
-        if not streams:
+        streams = [stream for stream in look.frame.images if stream in self._origin]
+        fresh = self._encode(look.frame, streams) if streams else []
+        if not fresh or not self._usable(fresh):
             return {}
-        fresh = self._encode(look.images, streams)
         response = self.engine.search([Query([self._origin[stream] for stream in streams], fresh)])[0]
+        if not self._understood(response):
+            return {}
         row, column = np.unravel_index(int(response.score.argmax()), response.score.shape)
         found = _found_box(response, int(row), int(column), self._region(self._first_box))
         self._evidence.agreement = float(iou(found, self._first_box))
         return {template.stream: template for template in fresh}
 
-    def _track(self, score: float, weights: dict[int, float], images: Images, clock: Stopwatch) -> Track:
+    def _track(self, score: float, weights: dict[int, float], frame: Frame, clock: Stopwatch) -> Track:
         """The answer; a stream without a weight has no say."""
+        times = clock.stop()
+        times["total"] += frame.encode_ms
         return Track(
             self._box.copy(),
             score,
             self.state,
             weights.get(RGB, 0.0),
             weights.get(AUX, 0.0),
-            RGB in images,
-            AUX in images,
-            times_ms=clock.stop(),
+            RGB in frame.images,
+            AUX in frame.images,
+            times_ms={"encode": frame.encode_ms, **times},
             suspect=self.state != TargetState.LOST and self._evidence.agreement < _SUSPECT,
         )
-
-    def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
-        """Height and width of the images; ImageError where they cannot be used."""
-        given = aux if rgb is None else rgb
-        if given is None:
-            raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
-        if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
-            raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
-        if aux is not None:
-            self.encoder.checked(aux)
-        check_sides(given)
-        if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
-            raise ImageError(
-                f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
-                f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)"
-            )
-        return given.shape[0], given.shape[1]
-
-    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
-        """The checked images; the encoder has seen the auxiliary one."""
-        size = self._check_images(rgb, aux)
-        self.remarks = []
-        self._follow_size(*size)
-        if aux is not None:
-            self.encoder.observe(aux)
-            if self.encoder.outlier:
-                self.remarks.append(("aux range outlier", self.encoder.outlier))
-        return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
 
     def _follow_size(self, height: int, width: int) -> None:
         """Take the target along where the images changed size."""
@@ -382,50 +443,55 @@ class Tracker:
             self._box, self._sure = (clip_box(box, width, height) for box in (self._box, self._sure))
             self.doubt()
 
-    def _colours_of(self, box: np.ndarray, images: Images) -> np.ndarray:
+    def _colours_of(self, box: np.ndarray, frame: Frame) -> np.ndarray:
         """Of the part of a box within the first of the streams."""
-        stream = min(images)
-        x, y = np.floor(box[:2]).astype(int)
-        right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
-        part = images[stream][y:bottom, x:right]
-        return colours(self.encoder.picture(part) if stream == AUX else part)
+        return colours(frame.part(box, min(frame.images)))
 
-    def _has_its_colours(self, box: np.ndarray, images: Images) -> bool:
+    def _has_its_colours(self, box: np.ndarray, frame: Frame) -> bool:
         """Whether the first stream shows in a box what the first box had; RGB against RGB, else nobody knows."""
-        if min(images) != min(self._origin):
+        if min(frame.images) != min(self._origin):
             return True
-        return shared(self._colours_of(box, images), self._colours) >= _SAME_COLOURS
+        return shared(self._colours_of(box, frame), self._colours) >= _SAME_COLOURS
 
     def _nonsense(self) -> str:
         return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"
 
-    def _cut(self, crop: Crop, images: Images, stream: int) -> np.ndarray:
-        return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
-
-    def _encode(self, images: Images, streams: Sequence[int] | None = None) -> list[Template]:
-        """Templates of the present box, None = of all streams; CmdtrackError where the network answers NaN."""
-        streams = list(images) if streams is None else streams
+    def _encode(self, frame: Frame, streams: Sequence[int] | None = None) -> list[Template]:
+        """Templates of the present box, None = of all streams."""
+        streams = list(frame.images) if streams is None else streams
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
-        crops = [TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams]
-        templates = self.engine.encode(crops)
-        if not all(_sound(template) for template in templates):
-            raise CmdtrackError(self._nonsense())
-        return templates
+        return self.engine.encode([TemplateCrop(frame.cut(crop, stream), box, stream) for stream in streams])
+
+    def _understood(self, response: Response) -> bool:
+        """Whether an answer consists of numbers; where not, that is to be told."""
+        if sound := all(np.isfinite(part).all() for part in vars(response).values()):
+            return sound
+        self.remarks.append(self._nonsense())
+        return False
+
+    def _usable(self, templates: list[Template]) -> bool:
+        """Whether what was made from the present frame can be; where not, that is to be told."""
+        if sound := all(map(_sound, templates)):
+            return sound
+        self.remarks.append(self._nonsense())
+        return False
 
     def _renew_templates(
-        self, images: Images, score: float, weights: dict[int, float], fresh: dict[int, Template]
+        self, frame: Frame, score: float, weights: dict[int, float], fresh: dict[int, Template]
     ) -> None:
         """Take templates from the frame just tracked, where it can be trusted; ``fresh``: those there are already."""
-        if self.state != TargetState.TRACKING:
+        if self.state != TargetState.TRACKING or self.held:
             return
         due = self.config.renewal > 0 and self._age % self.config.renewal_interval == 0
-        new = [s for s in images if s not in self._first and score >= self.config.late_template]
-        seen = [s for s in images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
+        new = [s for s in frame.images if s not in self._first and score >= self.config.late_template]
+        seen = [s for s in frame.images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
         missing = [stream for stream in new + seen if stream not in fresh]
-        for template in self._encode(images, missing) if missing else ():
-            fresh[template.stream] = template
+        made = self._encode(frame, missing) if missing else []
+        if not self._usable(made):
+            return
+        fresh |= {template.stream: template for template in made}
         for stream in new:
             self._first[stream] = self._templates[stream] = fresh[stream]
         for stream in seen:
@@ -459,7 +525,7 @@ class Tracker:
         self._age += not lost
         if response.score[row, column] < (self.config.follow_lost if lost else self.config.follow):
             return False
-        height, width = _size(look.images)
+        height, width = look.frame.size
         found = _found_box(response, row, column, look.crop)
         self._move(found, keep=0.0 if lost else self.config.size_smoothing, width=width, height=height)
         return True
@@ -496,9 +562,22 @@ def _box_around(response: Response, row: int, column: int) -> np.ndarray:
     return (response.box[:, rows, columns] * (near / near.sum())).sum((1, 2))
 
 
-def _size(images: Images) -> tuple[int, int]:
-    height, width = next(iter(images.values())).shape[:2]
-    return height, width
+def _check_images(rgb: np.ndarray | None, aux: np.ndarray | None, encoder: AuxEncoder) -> tuple[int, int]:
+    """Height and width of the images; ImageError where they cannot be used."""
+    given = aux if rgb is None else rgb
+    if given is None:
+        raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
+    if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
+        raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
+    if aux is not None:
+        encoder.checked(aux)
+    check_sides(given)
+    if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
+        raise ImageError(
+            f"{encoder.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
+            f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)"
+        )
+    return given.shape[0], given.shape[1]
 
 
 def _check_box(box: np.ndarray, width: int, height: int) -> None:
@@ -521,20 +600,20 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
 
 @dataclass
 class _Look:
-    """A frame on its way through one tracker: its images, and what is asked about which part of them."""
+    """A frame on its way through one tracker, and what is asked about which part of it."""
 
-    images: Images
+    frame: Frame
     crop: Crop
     query: Query
     clock: Stopwatch
 
 
-def update_together(trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None) -> list[Track]:
+def update_together(trackers: Sequence[Tracker], frame: Frame) -> list[Track]:
     """:meth:`Tracker.update` of several targets in the same frame; trackers of one engine ask it as one batch.
 
     ``times_ms["network"]`` is that of the whole batch.
     """
-    looks = [tracker._look(rgb, aux) for tracker in trackers]
+    looks = [tracker._look(frame) for tracker in trackers]
     responses: list[Response | None] = [None] * len(looks)
     groups: dict[tuple[int, int], list[int]] = {}
     for i, (tracker, look) in enumerate(zip(trackers, looks)):
