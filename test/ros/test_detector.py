@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,11 @@ from sensor_msgs.msg import Image  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from cmdtrack_ros.msg import TrackState  # noqa: E402
+from cmdtrack_ros.ros import targets  # noqa: E402
+from cmdtrack_ros.ros.health import Health  # noqa: E402
 from cmdtrack_ros.ros.messages import Detection2DArray  # noqa: E402
+from cmdtrack_ros.tracking.requests import Outcome  # noqa: E402
+from cmdtrack_ros.tracking.targets import Given, Target  # noqa: E402
 
 pytestmark = pytest.mark.ros
 needs_vision_msgs = pytest.mark.skipif(Detection2DArray is None, reason="vision_msgs is not installed (apt has it)")
@@ -120,6 +125,32 @@ def test_lost_target_is_taken_up_where_it_looks_like_it_only(detecting: tuple) -
     robot.wait("the target", back)
     last = robot.tracks[-1]
     assert last.target_id == "patch" and abs(last.x - away[0]) < 10 and abs(last.y - away[1]) < 10
+
+
+@needs_vision_msgs
+def test_each_lost_target_is_looked_for_among_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    robot, asked = Robot("/kinds"), []
+    lost = [Target(np.zeros(4), name, kind) for name, kind in (("anna", "person"), ("rex", "dog"), ("it", ""))]
+    pipeline = SimpleNamespace(names=("anna", "rex", "it", "bob"), lost=lost)
+    requests = SimpleNamespace(
+        request=lambda target, stamp, answer: asked.append(target) or answer(Outcome(None, "no"))
+    )
+    settings = SimpleNamespace(detections_topic="found", detections_class="", detections_score=0.5)
+    monkeypatch.setattr(targets, "_LOOK_INTERVAL", 0.0)
+    detector = targets._Detector(robot.node, settings, requests, pipeline, Health(robot.node.get_logger()))
+    found = detections(("dog", 0.9, (1, 2, 3, 4)), ("person", 0.8, (5, 6, 7, 8)), ("cat", 0.1, (0, 0, 9, 9)))
+    for _ in range(5):
+        detector._receive(found)
+    assert {target.given for target in asked} == {Given.DETECTION}
+    turns = [(target.name, target.class_id) for target in asked]
+    assert turns[:4] == [("anna", "person"), ("rex", "dog"), ("it", "dog"), ("it", "person")] and turns[4] == turns[0]
+    pipeline.lost, pipeline.names = [], ("bob",)
+    detector._receive(found)
+    assert len(asked) == 5, "where one is followed, none is started"
+    pipeline.names = ()
+    detector._receive(found)
+    assert asked[5].name == "dog", "the best one"
+    robot.close()
 
 
 def test_detector_that_cannot_be_heard_is_told(tmp_path: Path, repository: Path) -> None:

@@ -214,6 +214,15 @@ def test_a_detection_that_is_another_target_or_comes_too_late_is_left(pipeline: 
     assert pipeline.refused == {"b": DETECTION_LEFT}, "target 'a' is there"
     pipeline.process(pair(4), [elsewhere(1, 0, tuple(pair(i) for i in range(4)))])
     assert pipeline.coming == ("b",)
+    b = pipeline._targets[1].tracker
+    b._machine.start()
+    b._box = places(4)[1]
+    follow(pipeline, range(5, 6), {})
+    assert pipeline.coming == () and pipeline.refused == {"b": DETECTION_LEFT}, "it was found meanwhile"
+    assert pipeline._targets[1].tracker is b
+    b.part()
+    pipeline.process(pair(5), [elsewhere(1, 0, tuple(pair(i) for i in range(5)))])
+    assert pipeline.coming == ("b",)
     follow(pipeline, range(5, 6), {5: [target(0, 5)._replace(name="b", box=places(5)[1])]})
     assert pipeline.coming == () and pipeline.refused == {}, "who names it has the last word"
     follow(pipeline, range(6, 7), {6: [elsewhere(1, 6)]})
