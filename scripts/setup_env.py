@@ -28,7 +28,7 @@ VENV = ROOT / ".venv"
 STAMPS = VENV / "cmdtrack-stamps"
 BUILD = ROOT / "build"
 INSTALL = ROOT / "install"
-PACKAGE_FILES = ("package.xml", "CMakeLists.txt", "msg", "launch", "config", "scripts", "cmdtrack_ros")
+PACKAGE_FILES = ("package.xml", "CMakeLists.txt", "msg", "srv", "launch", "config", "scripts", "cmdtrack_ros")
 REQUIREMENTS = ROOT / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
 PYTHON = VENV / "bin" / "python"
@@ -110,7 +110,8 @@ def set_up() -> None:
     step("cmake-paths", "mending the wheels' CMake paths", partial(mend_cmake_paths, VENV), *wheels)
     step("variables", "linking .venv to this source tree", link_environment, python_key, Path(__file__))
     step("editable", "installing the command line", install_editable, python_key, ROOT / "setup.py")
-    manifest = (ROOT / "package.xml", ROOT / "CMakeLists.txt", *sorted((ROOT / "msg").glob("*.msg")))
+    interfaces = sorted([*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")])
+    manifest = (ROOT / "package.xml", ROOT / "CMakeLists.txt", *interfaces)
     product = INSTALL / "share" / "cmdtrack_ros" / "package.xml"
     step("messages", "building the messages", build_messages, *wheels, *manifest, *linked_files(), product=product)
 

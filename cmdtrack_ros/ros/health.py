@@ -57,6 +57,7 @@ CAUSES = {
     "wrong target suspected": Cause("tracking", _WARN),
     "targets on one object": Cause("tracking", _WARN),
     "old target": Cause("tracking", _WARN),
+    "no detections": Cause("tracking", _WARN),
     "no respawn guard": Cause("tracking", _WARN),
     "internal error": Cause("tracking", _ERROR),
     "network hangs": Cause("device", _ERROR),

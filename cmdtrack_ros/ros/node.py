@@ -10,6 +10,9 @@ Topics (the image topics are parameters, all can be remapped):
     ~/target                TargetBox in: starts or moves a target. A stamp names the frame the user saw:
                             the target is started there and caught up through frames since.
                             Width and height 0: release it.
+    ~/set_target            SetTarget service: the same, or a point, with an answer
+    ~/stop, ~/reset         Trigger services: give up the target; forget all and start `initial_box` again
+    (click_topic, detections_topic: further sources of targets, see docs/targets.md)
     ~/track                 TrackState out, one per target and RGB image, with that image's header. While RGB is
                             silent and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
@@ -44,12 +47,11 @@ from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
 from cmdtrack_ros.drawing import labelled_picture, operator_picture
 from cmdtrack_ros.errors import CmdtrackError
-from cmdtrack_ros.msg import TargetBox, TrackState
+from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.events import EventFrames
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
@@ -61,14 +63,14 @@ from cmdtrack_ros.ros.qos import qos_overrides
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
+from cmdtrack_ros.ros.targets import TargetDoors, initial_target
 from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
-from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
+from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline
 from cmdtrack_ros.tracking.requests import TargetRequests
-from cmdtrack_ros.tracking.targets import Target
 from cmdtrack_ros.tracking.tracker import TrackerConfig, load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
@@ -97,6 +99,7 @@ class TrackerNode(LifecycleNode):
         self._worker: Worker | None = None
         self._supervisor: Supervisor | None = None  # while active
         self._inputs: dict[str, ImageInput] = {}
+        self._targets = TargetDoors(self, self._health)
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
         self.create_timer(1.0, self._report_health, clock=self._steady_clock)
@@ -202,14 +205,13 @@ class TrackerNode(LifecycleNode):
             max_pixels=settings.max_pixels,
             topics=topics,
             report=self._report_fault,
+            go_on=self._goes_on,
         )
         self._respawned = bool(settings.initial_box) and self._mark.found()
         self._requests = TargetRequests(
             History(settings.target_history, settings.target_history_mb * 2**20),
             lambda text: self._health.event(TARGET_REFUSED, text),
-            initial=None
-            if self._respawned or not settings.initial_box
-            else Target(np.array(settings.initial_box), "initial"),
+            initial=None if self._respawned else initial_target(settings),
             taken=self._leave_mark,
             max_targets=settings.max_targets,
         )
@@ -250,8 +252,7 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
-            target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
-            opened.callback(self.destroy_subscription, target_in)
+            self._targets.open(settings, self._requests, self._pipeline, opened)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
             opened.callback(self.destroy_timer, self._flush_timer)
             self._flush_timer.cancel()  # runs only while an image waits
@@ -341,12 +342,6 @@ class TrackerNode(LifecycleNode):
             self.get_logger().info("stamps jumped back: pairing starts afresh")
         self._mailbox.put((self._requests.offer(pair), pair))
 
-    def _on_target(self, message: TargetBox) -> None:
-        release = message.width == 0 and message.height == 0
-        box = np.array([message.x, message.y, message.width, message.height])
-        target = None if release else Target(box, message.target_id, message.class_id)
-        self._requests.request(target, stamp_ns(message) or None, name=message.target_id)
-
     def _close_requests(self) -> None:
         released = self._requests.close()
         if self._worker and self._worker.left_behind:
@@ -391,6 +386,7 @@ class TrackerNode(LifecycleNode):
         if self._supervisor:
             self._look_after_inputs()
             self._requests.expire()
+            self._targets.look_after()
             self._say_old_target()
             self._supervisor.check(self._settings.data_timeout)
 
@@ -415,8 +411,9 @@ class TrackerNode(LifecycleNode):
         except Exception:
             self._requests.refuse("an internal error, see the log")
             raise
-        self._requests.settle(tracks, pipeline.refused, pipeline.coming)
-        if not tracks or not self._worker.runs_here():
+        if tracks or self._goes_on():  # else the requests are told that tracking ends
+            self._requests.settle(tracks, pipeline.refused, pipeline.coming)
+        if not tracks or not self._goes_on():
             return
         for track in tracks:
             if track.started:
@@ -424,6 +421,9 @@ class TrackerNode(LifecycleNode):
                 box = np.round(track.box, 1).tolist()
                 self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
         self._publish(pair, tracks, began)
+
+    def _goes_on(self) -> bool:
+        return self._worker is not None and self._worker.runs_here()
 
     def _report_fault(self, cause: str, text: str) -> None:
         if cause != TARGET_REFUSED:  # which the requests report, by the target's name

@@ -58,6 +58,10 @@ class Settings:
     max_targets: int
     target_history: float
     target_history_mb: int
+    click_topic: str
+    detections_topic: str
+    detections_class: str
+    detections_score: float
     score_confident: float
     score_doubtful: float
     score_found: float
@@ -349,6 +353,28 @@ SPECS = (
         16384,
     ),
     Spec(
+        "click_topic",
+        "",
+        "Points that start a target, in RGB pixels: geometry_msgs/PointStamped with the image's stamp, or Point as "
+        "rqt_image_view publishes; empty for none.",
+        topic=True,
+    ),
+    Spec(
+        "detections_topic",
+        "",
+        "A detector's vision_msgs/Detection2DArray, in RGB pixels: starts a target where there is none, and is looked "
+        "at while the target is LOST; empty for none.",
+        topic=True,
+    ),
+    Spec("detections_class", "", "Class ids that are taken from the detector, with commas between; empty for any."),
+    Spec(
+        "detections_score",
+        0.5,
+        "Score that a detection must have. More starts fewer wrong targets, and right ones later.",
+        0.0,
+        1.0,
+    ),
+    Spec(
         "score_confident",
         _STATE_DEFAULTS.score_confident,
         "Score (probability that the box is right) from which the target is TRACKING. More is UNCERTAIN more often, "
@@ -446,7 +472,7 @@ class Parameters:
     def _read(self, spec: Spec, value: Any) -> Any:
         """As `Spec.read`; a topic's name must be one that this node can resolve."""
         value = spec.read(value)
-        if spec.topic:
+        if spec.topic and (value or spec.default):  # one that is empty by default is off
             try:
                 self._node.resolve_topic_name(value)
             except (NameValidationException, RuntimeError) as error:  # rclpy's RCLError has no public name

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import cv2
@@ -22,16 +23,20 @@ from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
+from cmdtrack_ros.tracking.proposal import propose
 from cmdtrack_ros.tracking.states import StateConfig
-from cmdtrack_ros.tracking.targets import Followed, Meetings, Target, Timeline
+from cmdtrack_ros.tracking.targets import Followed, Given, Meetings, Target, Timeline
 from cmdtrack_ros.tracking.tracker import AUX, Frame, Tracker, check_sides, see, update_together
 
 TARGET_REFUSED = "target refused"
 """The kind of fault that a target is refused by."""
+DETECTION_LEFT = "what was to be found by it is followed, or is LOST and this does not look like it"
+"""Why a detection was not taken, where that is no fault."""
 CATCH_UP_INTERVAL = 0.1
 """Seconds between the frames by which a target is followed from its own frame to the newest: see docs/method.md."""
 CATCH_UP_STEPS = 2
 """Frames of the past with each pair, of all late targets together, while others are followed in the present."""
+_JUMPED = "the stamps jumped back before the present was reached: send it again"
 _INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
 
 
@@ -70,6 +75,7 @@ class Pipeline:
         max_pixels: of an image; a larger one is bad.
         topics: of the RGB and the auxiliary images, as faults name them.
         report: called with the cause of a fault and a text that names topic and remedy.
+        go_on: asked between the frames of the past by which a pair's targets are followed to it: that may take long.
 
     Attributes:
         faults: how often each was reported.
@@ -85,6 +91,7 @@ class Pipeline:
         max_pixels: int = MAX_PIXELS,
         topics: tuple[str, str] = ("rgb", "aux"),
         report: Callable[[str, str], None] = lambda cause, text: None,
+        go_on: Callable[[], bool] = lambda: True,
     ) -> None:
         if registration not in ("none", "resize"):
             raise ConfigError(f"registration: expected none or resize, got {registration!r}")
@@ -95,6 +102,7 @@ class Pipeline:
         self._max_pixels = max_pixels
         self._rgb, self._aux = _Stream(topics[0], "RGB"), _Stream(topics[1], "auxiliary")
         self._report = report
+        self._go_on = go_on
         self._targets: list[Followed] = []  # oldest first
         self._coming: list[Followed] = []  # not yet in the present
         self._meetings = Meetings()
@@ -112,6 +120,11 @@ class Pipeline:
     def state(self) -> TargetState:
         """Of the oldest target; IDLE without any."""
         return next(iter(self.states.values()), TargetState.IDLE)
+
+    @property
+    def lost(self) -> tuple[Target, ...]:
+        """The targets that are LOST, oldest first."""
+        return tuple(one.target for one in tuple(self._targets) if one.tracker.state == TargetState.LOST)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -180,7 +193,8 @@ class Pipeline:
         Returns:
             One a target, oldest first, and one that is IDLE where there is none. `times_ms` has what the trackers
             did, "convert", and their "total" for all targets. Empty where the pair has no usable image; the cause
-            was reported, and targets without an earlier frame were not started.
+            was reported, and targets without an earlier frame were not started. Empty, too, where it was not to go on;
+            what was on its way is then given up.
         """
         self.refused = {}
         try:
@@ -192,14 +206,17 @@ class Pipeline:
     def _process(self, pair: Pair, targets: Sequence[Target], since: Iterable[Pair]) -> list[Track]:
         if pair.restarted:
             for one in list(self._coming):
-                self._refuse(one, "the stamps jumped back before the present was reached: send it again")
-        for moment in since:
+                self._refuse(one, _JUMPED if one.target.given is not Given.DETECTION else DETECTION_LEFT)
+        for moment in takewhile(lambda _: self._go_on(), since):
             images = self._convert(moment)
             if self._targets and not _nothing(images):
                 self._follow(self._targets, see(*images, self._encoder), moment.stamp)
         for target in targets:
             self._admit(target)
         self._catch_up(pair)
+        if not self._go_on():
+            self._coming.clear()
+            return []
         began = time.perf_counter()
         self._images = self._convert(pair)
         converted = time.perf_counter()
@@ -268,14 +285,27 @@ class Pipeline:
         """Those in the present that stay when this one comes."""
         return [] if self._max_targets == 1 else [other for other in self._targets if other.name != one.name]
 
+    def _present(self, name: str) -> Followed | None:
+        return next((one for one in self._targets if one.name == name), None)
+
     def _admit(self, target: Target) -> None:
         timeline = Timeline(interval=self._timeline.interval)
         one = Followed(target, self._tracker.another(), timeline, list(target.since))
+        if target.given is Given.DETECTION and self.names:
+            lost = self._present(target.name)
+            if not lost or lost.tracker.state != TargetState.LOST or target.name in self.coming:
+                self.refused[target.name] = DETECTION_LEFT
+                return
+            one.target = target._replace(class_id=lost.target.class_id)
+            one.tracker, one.doubted = lost.tracker.twin(self._encoder), lost.doubted
         self.refused.pop(target.name, None)  # that was another one
         self._coming = [*(other for other in self._coming if other.name != one.name and self._max_targets > 1), one]
 
     def _arrive(self, one: Followed, frame: Callable[[AuxEncoder], Frame], stamp: int) -> Track | None:
         """Take a target into the present; the answer where it starts here. Nothing changes where it is refused."""
+        if one.started and self._came_in_vain(one):
+            self._refuse(one, DETECTION_LEFT)
+            return None
         others = self._others(one)
         encoder = self._encoder if others else one.tracker.encoder  # alone it goes by what it has seen itself
         track = None
@@ -291,25 +321,51 @@ class Pipeline:
             self._targets = [other if other in others else one for other in self._targets]
         return track
 
+    def _came_in_vain(self, one: Followed) -> bool:
+        """A twin has lost what it looked at, or what it was to find was found meanwhile."""
+        present = self._present(one.name)
+        if not present or one.target.given is not Given.DETECTION:
+            return False
+        return one.tracker.searching or present.tracker.state != TargetState.LOST
+
     def _start(self, one: Followed, frame: Frame, stamp: int, others: Sequence[Followed] = ()) -> Track | None:
+        """The answer to a target's first frame; None where it was refused."""
         try:
-            for other in others:
-                if other.lies_on(one.target.box):
-                    raise ConfigError(
-                        f"its box {one.target.box.tolist()} lies on target '{other.name}', which is followed there "
-                        "already: send that target_id to move it, or release it first"
-                    )
-            track = one.tracker.start(frame, one.target.box)
+            track = self._look_at(one, frame, others) if one.looks else self._begin(one, frame, others)
         except CmdtrackError as error:
             self._refuse(one, str(error))
             return None
+        if not track:
+            self._refuse(one, DETECTION_LEFT)
+            return None
         one.timeline.last = stamp
+        return track
+
+    def _begin(self, one: Followed, frame: Frame, others: Sequence[Followed]) -> Track:
+        box, proposed = one.target.box, one.target.given is Given.POINT
+        if proposed:
+            box = propose(frame.pictures(), box[:2])
+        for other in others:
+            if other.lies_on(box):
+                raise ConfigError(
+                    f"its box {box.tolist()} lies on target '{other.name}', which is followed there "
+                    "already: send that target_id to move it, or release it first"
+                )
+        return one.tracker.start(frame, box, proposed=proposed)
+
+    def _look_at(self, one: Followed, frame: Frame, others: Sequence[Followed]) -> Track | None:
+        """Whether a LOST target is where a detector saw something, and not another one."""
+        if any(other.lies_on(one.target.box) for other in others):
+            return None
+        track = one.tracker.look_at(frame, one.target.box)
+        one.doubted &= one.tracker.state == TargetState.LOST
         return track
 
     def _refuse(self, one: Followed, why: str) -> None:
         self._coming.remove(one)
         self.refused[one.name] = why
-        self._fault(TARGET_REFUSED, why)
+        if why != DETECTION_LEFT:
+            self._fault(TARGET_REFUSED, why)
 
     def _catch_up(self, pair: Pair) -> None:
         """Follow the late targets through the frames behind: all where nobody waits, else some, first come first."""
@@ -318,7 +374,7 @@ class Pipeline:
             steps = min(left, len(one.behind)) if self._others(one) else len(one.behind)
             left -= steps
             with self._past():
-                for moment in one.behind[:steps]:
+                for moment in takewhile(lambda _: self._go_on(), one.behind[:steps]):
                     self._step(one, moment)
             one.behind = one.behind[steps:]
             if one.behind and (pair.stamp - one.behind[-1].stamp) * 1e-9 >= CATCH_UP_INTERVAL:

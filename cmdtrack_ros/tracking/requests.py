@@ -14,8 +14,8 @@ import numpy as np
 from cmdtrack_ros.streams.mailbox import History
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking.pipeline import CATCH_UP_INTERVAL
-from cmdtrack_ros.tracking.targets import Target
+from cmdtrack_ros.tracking.pipeline import CATCH_UP_INTERVAL, DETECTION_LEFT
+from cmdtrack_ros.tracking.targets import Given, Target
 
 MAX_AHEAD = 1.0
 """Seconds that a request's stamp may be ahead of the newest frame."""
@@ -27,12 +27,13 @@ MAX_WAITING = 64
 """Requests that may wait for their frames at once; of more the oldest is refused."""
 MAX_COORDINATE = 1e5
 _SAME_START = 1_000_000_000  # ns; a recording that starts over may have lost its first frames the first time
+_REPLACED = "a newer request came before its frame"
 _LIVE = 60_000_000_000  # ns between the stamps of a live stream and the system's clock, at most
 
 
 class Outcome(NamedTuple):
     """What became of a request: the box (4,) xywh in RGB pixels where the target is now, or None and why it was
-    refused. A release has neither."""
+    refused. A release or a reset has neither."""
 
     box: np.ndarray | None = None
     refused: str = ""
@@ -55,6 +56,7 @@ class _Request:
     ) -> None:
         self.target, self.stamp = target, stamp
         self.name = target.name if target else name  # of a target without one: given when it is due
+        self.reset = False  # a release after which the initial target is due again
         self.asked = time.monotonic()
         self.frame: tuple[int, Pair] | None = None  # kept until the worker gets to it, however slow that is
         self.given: tuple[int, Pair] | None = None  # to the worker, with this pair
@@ -123,17 +125,30 @@ class TargetRequests:
         request = _Request(target, None if target is None else stamp, answer, name)
         replaced: list[_Request] = []
         with self._lock:
-            refusal = _unusable(target) or self._meet(request)
-            if not refusal:
+            outranked = _is_detection(request) and bool(self._waiting or self._started)
+            refusal = "" if outranked else _unusable(target) or self._meet(request)
+            if not refusal and not outranked:
                 replaced = [other for other in self._waiting if self._replaces(request, other)]
                 self._waiting = [other for other in self._waiting if other not in replaced]
                 surplus = max(len(self._waiting) + 1 - MAX_WAITING, 0)
                 replaced += self._waiting[:surplus]
                 self._waiting = [*self._waiting[surplus:], request]
-        if refusal:
+        if outranked:
+            request.answer(Outcome(refused="another request is on its way"))
+        elif refusal:
             self._refuse(request, refusal)
         for other in replaced:
-            other.answer(Outcome(refused="a newer request came before its frame"))
+            other.answer(Outcome(refused=_REPLACED))
+
+    def reset(self, initial: Target | None, answer: Callable[[Outcome], None] | None = None) -> None:
+        """Release all targets, forget all frames, and start `initial`, if any, on the first frame after that."""
+        request = _Request(None, None, answer)
+        request.reset = True
+        with self._lock:
+            self._history.clear()
+            self._initial, replaced, self._waiting = initial, self._waiting, [request]
+        for other in replaced:
+            other.answer(Outcome(refused=_REPLACED))
 
     def offer(self, pair: Pair) -> int:
         """Take the next pair on its way to the worker; returns its number."""
@@ -189,7 +204,15 @@ class TargetRequests:
         for other in given_up:
             other.answer(Outcome(refused="it was released before it was caught up with"))
         self._ended(request, Outcome())
+        if request.reset:
+            self._begin_anew()
         return True
+
+    def _begin_anew(self) -> None:
+        with self._lock:
+            first = self._first()
+            if not any(self._replaces(other, one) for one in first for other in self._waiting):
+                self._waiting = first + self._waiting
 
     def _begin(self, request: _Request, there: list[str], number: int, pair: Pair) -> Target | None:
         """The target to be started now; None where there is no room for it. It is put on the list."""
@@ -279,7 +302,7 @@ class TargetRequests:
         with self._lock:
             self._history.clear()
             waiting, started = self._waiting, self._started
-            self._waiting = self._first() if any(map(self._is_initial, waiting)) else []
+            self._waiting = self._first() if any(map(self._is_initial, waiting + started)) else []
             self._started, self._reached = [], None
         for request in waiting + started:
             request.answer(Outcome() if request.target is None else Outcome(refused="tracking was switched off"))
@@ -349,8 +372,13 @@ class TargetRequests:
         request.answer(outcome)
 
     def _refuse(self, request: _Request, reason: str) -> None:
-        self._report(f"target '{request.name}': {reason}" if request.name else reason)
+        if reason != DETECTION_LEFT:
+            self._report(f"target '{request.name}': {reason}" if request.name else reason)
         request.answer(Outcome(refused=reason))
+
+
+def _is_detection(request: _Request) -> bool:
+    return request.target is not None and request.target.given is Given.DETECTION
 
 
 def _unusable(target: Target | None) -> str:
@@ -358,6 +386,8 @@ def _unusable(target: Target | None) -> str:
     if target is None:
         return ""
     box = np.asarray(target.box, float)
+    if target.given is Given.POINT:
+        box = box + (0, 0, 1, 1)
     if box.shape == (4,) and np.isfinite(box).all() and np.abs(box).max() <= MAX_COORDINATE and min(box[2:]) > 0:
         return ""
     return (

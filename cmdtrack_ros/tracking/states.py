@@ -15,6 +15,8 @@ RANGES = {
     "found_after": (1, 1000),
 }
 """Lowest and highest value of each of :class:`StateConfig`."""
+PROPOSAL_FRAMES = 10
+"""Frames in a row with ``score_found`` until a box that nobody drew is believed: a third of a second to look at it."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,22 @@ class StateMachine:
     def reset(self) -> None:
         """Back to IDLE."""
         self.state = TargetState.IDLE
-        self._doubtful = self._found = 0
+        self._doubtful = self._found = self._unconfirmed = 0
 
-    def start(self) -> None:
-        """A target was given."""
+    def start(self, proposed: bool = False) -> None:
+        """A target was given; a proposed one is UNCERTAIN for `PROPOSAL_FRAMES`."""
         self.reset()
-        self.state = TargetState.TRACKING
+        self.state = TargetState.UNCERTAIN if proposed else TargetState.TRACKING
+        self._unconfirmed = PROPOSAL_FRAMES if proposed else 0
+
+    @property
+    def proposed(self) -> bool:
+        """The target is a proposal that was not confirmed yet."""
+        return self._unconfirmed > 0
 
     def lose(self) -> None:
         """The target may have gone while nobody looked."""
-        self.state, self._found = TargetState.LOST, 0
+        self.state, self._found, self._unconfirmed = TargetState.LOST, 0, 0
 
     def update(self, score: float, needed: float | None = None) -> TargetState:
         """The state after a frame with this score; ``needed`` to leave LOST, None = ``score_found``."""
@@ -78,6 +86,9 @@ class StateMachine:
         self._doubtful = self._doubtful + 1 if score < config.score_doubtful else 0
         if self._doubtful >= config.lost_after:
             self.lose()
-        else:
-            self.state = TargetState.TRACKING if score >= config.score_confident else TargetState.UNCERTAIN
+            return self.state
+        if self.proposed:
+            self._unconfirmed = self._unconfirmed - 1 if score >= config.score_found else PROPOSAL_FRAMES
+        sure = score >= config.score_confident and not self.proposed
+        self.state = TargetState.TRACKING if sure else TargetState.UNCERTAIN
         return self.state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import combinations
 from typing import NamedTuple
 
@@ -22,18 +23,31 @@ _BREAK_NS = 2_000_000_000  # between two frames: the target may have gone meanwh
 _BREAK_INTERVALS = 3  # of a stream slower than that
 
 
+class Given(Enum):
+    """What a target's box is."""
+
+    BOX = "box"
+    """What to follow."""
+    POINT = "point"
+    """A point on it, with width and height 0: the box around it is proposed from the images."""
+    DETECTION = "detection"
+    """A detector's: followed where there is no target, looked at where the one of its name is LOST, else left."""
+
+
 class Target(NamedTuple):
     """What to follow.
 
     Attributes:
         box: (4,) xywh in RGB pixels.
         name, class_id: that results carry; which of several targets it is, and what kind of thing.
+        given: what the box is.
         since: earlier pairs, oldest first, where the box was drawn on the first of them and not on the present one.
     """
 
     box: np.ndarray
     name: str = ""
     class_id: str = ""
+    given: Given = Given.BOX
     since: tuple[Pair, ...] = ()
 
 
@@ -74,7 +88,13 @@ class Followed:
 
     @property
     def started(self) -> bool:
-        return self.tracker.state != TargetState.IDLE
+        """Whether it was found in its first frame."""
+        return self.timeline.last is not None
+
+    @property
+    def looks(self) -> bool:
+        """Its tracker is a twin of that of a LOST target, which may be where a detector saw something."""
+        return self.target.given is Given.DETECTION and self.tracker.state == TargetState.LOST
 
     def lies_on(self, box: np.ndarray) -> bool:
         """Whether what it follows is in that box, too."""

@@ -18,12 +18,15 @@ from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
 from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.tracking.colours import colours, shared
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
 from cmdtrack_ros.tracking.evidence import Evidence
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
+PROPOSAL_SCORE = 0.58
+"""Score of a target that was proposed a moment ago: the share of proposals that are right, see docs/targets.md."""
 RGB, AUX = 0, 1
 Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
@@ -32,6 +35,7 @@ _MIN_WEIGHT_FOR_TEMPLATE = 0.25
 _LOOKS = 3  # at a place found while LOST, before the search goes on
 _LARGEST_TARGET = 0.8  # of the image
 _SUSPECT = 0.4  # IoU of a look back; one right box in six hundred comes below it
+_SAME_COLOURS = 0.75  # shared with the first box; 19 in 20 of a target's later boxes, one in five of other targets'
 _MIN_IMAGE_SIDE = 8
 _SAME_ASPECT = 0.03  # up to here two aspect ratios are those of one picture in two sizes
 # An image is searched in so many tiles at most: around a box of a few pixels it would take minutes.
@@ -61,6 +65,18 @@ class Frame:
     def cut(self, crop: Crop, stream: int) -> np.ndarray:
         """A part of a stream's image as the network sees it."""
         return crop.cut(self.images[stream], self.encoder.picture if stream == AUX else None)
+
+    def part(self, box: np.ndarray, stream: int) -> np.ndarray:
+        """The part of a stream's image within a box (4,) xywh, as the network sees it."""
+        x, y = np.floor(box[:2]).astype(int)
+        right, bottom = np.ceil(box[:2] + box[2:]).astype(int)
+        part = self.images[stream][y:bottom, x:right]
+        return self.encoder.picture(part) if stream == AUX else part
+
+    def pictures(self) -> list[np.ndarray]:
+        """HxWx3 uint8, as the network sees them."""
+        width, height = self.size[::-1]
+        return [self.part(np.array([0, 0, width, height]), stream) for stream in self.images]
 
 
 def see(rgb: np.ndarray | None, aux: np.ndarray | None, encoder: AuxEncoder) -> Frame:
@@ -119,10 +135,10 @@ def _all_or_nothing(method: Callable[..., Track]) -> Callable[..., Track]:
     """A method of the tracker which, where it raises, leaves the target that is being followed as it was."""
 
     @functools.wraps(method)
-    def attempt(self: Tracker, *args: Any) -> Track:
+    def attempt(self: Tracker, *args: Any, **options: Any) -> Track:
         before = {**vars(self), "encoder": copy.copy(self.encoder), "_machine": copy.copy(self._machine)}
         try:
-            return method(self, *args)
+            return method(self, *args, **options)
         except BaseException:
             vars(self).update(before)
             raise
@@ -177,6 +193,7 @@ class Tracker:
         self._sure = self._box  # where it was TRACKING last
         self._evidence = Evidence()
         self._origin: dict[int, np.ndarray] = {}  # search regions of the first frame
+        self._colours = np.zeros(0)  # of the first box
         self.evidence = np.zeros(len(EVIDENCE))
 
     def configure(self, states: StateConfig) -> None:
@@ -194,6 +211,11 @@ class Tracker:
             self._machine.lose()
             self._scan = 0
 
+    @property
+    def searching(self) -> bool:
+        """LOST, and no place was found that is worth a closer look."""
+        return self.state == TargetState.LOST and not self._looking
+
     def part(self) -> None:
         """What is followed, or was found, is another target: LOST, and back where it was TRACKING last by itself."""
         self._machine.lose()
@@ -205,19 +227,29 @@ class Tracker:
         tracker.configure(self._machine.config)
         return tracker
 
+    def twin(self, encoder: AuxEncoder) -> Tracker:
+        """Another one for the same target as it is now, to go where this one does not, with a copy of an encoder."""
+        twin = copy.copy(self)
+        twin.encoder = copy.copy(encoder)
+        twin._machine, twin._evidence = copy.copy(self._machine), copy.copy(self._evidence)
+        twin._first, twin._templates = dict(self._first), dict(self._templates)
+        return twin
+
     @property
     def box(self) -> np.ndarray:
         """(4,) xywh, as in the last Track."""
         return self._box.copy()
 
     @_all_or_nothing
-    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
+    def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray, *, proposed: bool = False) -> Track:
         """Take the target from a box.
 
         Args:
             rgb: HxWx3 uint8 RGB, or None.
             aux: the sensor's own array, HxW or HxWx3, registered to the RGB image, or None.
             box: (4,) xywh, pixels of the RGB image; the part outside of the image is cut off.
+            proposed: nobody drew the box: it is UNCERTAIN until `PROPOSAL_FRAMES` in a row confirm it, each of them
+                with a look back (see :meth:`update`).
 
         Raises:
             ImageError: no image, two images of different size, or one of an unusable type.
@@ -228,9 +260,9 @@ class Tracker:
         Whatever is raised, the target that is being followed is left as it was.
         """
         self.encoder.reset()
-        return self.start(see(rgb, aux, self.encoder), box)
+        return self.start(see(rgb, aux, self.encoder), box, proposed=proposed)
 
-    def start(self, frame: Frame, box: np.ndarray) -> Track:
+    def start(self, frame: Frame, box: np.ndarray, *, proposed: bool = False) -> Track:
         """:meth:`init` on a frame that was observed for several targets; what it raises leaves no target."""
         clock = Stopwatch()
         height, width = frame.size
@@ -248,8 +280,34 @@ class Tracker:
         self._first_box = self._sure = self._box.copy()
         crop = self._region(self._box)
         self._origin = {stream: frame.cut(crop, stream) for stream in frame.images}
-        self._machine.start()
-        return self._track(1.0, dict.fromkeys(frame.images, 1 / len(frame.images)), frame, clock)
+        self._colours = self._colours_of(self._box, frame)
+        self._machine.start(proposed)
+        score = PROPOSAL_SCORE if proposed else 1.0
+        return self._track(score, dict.fromkeys(frame.images, 1 / len(frame.images)), frame, clock)
+
+    def look_at(self, frame: Frame, box: np.ndarray) -> Track | None:
+        """While LOST, search around a box that something else proposes, as around one that the scan found.
+
+        What is there must have the first box's colours, and is taken up again by the rules of :meth:`update`: over
+        some frames, with looks back. Arguments and errors as of :meth:`start`; to go on as before where nothing
+        comes of it, look with a :meth:`twin`.
+
+        Returns:
+            None where it does not look like the target, or another place is being looked at.
+        """
+        if self.state != TargetState.LOST:
+            raise CmdtrackError(f"look_at while {self.state.name}: expected a target that is LOST")
+        height, width = frame.size
+        box = np.asarray(box, np.float64)
+        _check_box(box, width, height)
+        self._follow_size(height, width)
+        box = clip_box(box, width, height)
+        if self._looking or not self._has_its_colours(box, frame):
+            return None
+        self._box, self._looking, self._looks = box, True, _LOOKS + 1  # this look, and those that any place gets
+        self._evidence.forget()
+        track = update_together([self], frame)[0]
+        return None if self.searching else track
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -294,7 +352,8 @@ class Tracker:
             row, column = self._best_cell(response, lost)
             followed = self._follow(response, row, column, look, lost)
         with look.clock.step("template"):
-            fresh = self._look_back(look) if followed and (lost or self._check_is_due()) else {}
+            check = lost or self._machine.proposed or self._check_is_due()
+            fresh = self._look_back(look) if followed and check else {}
             if lost and not self._looking:
                 self._evidence.forget()
             score = self._judge(response, row, column)
@@ -383,6 +442,16 @@ class Tracker:
         else:  # another part of the scene: the target may be anywhere
             self._box, self._sure = (clip_box(box, width, height) for box in (self._box, self._sure))
             self.doubt()
+
+    def _colours_of(self, box: np.ndarray, frame: Frame) -> np.ndarray:
+        """Of the part of a box within the first of the streams."""
+        return colours(frame.part(box, min(frame.images)))
+
+    def _has_its_colours(self, box: np.ndarray, frame: Frame) -> bool:
+        """Whether the first stream shows in a box what the first box had; RGB against RGB, else nobody knows."""
+        if min(frame.images) != min(self._origin):
+            return True
+        return shared(self._colours_of(box, frame), self._colours) >= _SAME_COLOURS
 
     def _nonsense(self) -> str:
         return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"

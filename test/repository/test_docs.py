@@ -12,7 +12,7 @@ import typer
 ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = {".venv", "build", "install", "log", "out", "runs"}
 PAGES = [path for path in sorted(ROOT.rglob("*.md")) if not NOT_OURS & set(path.relative_to(ROOT).parts)]
-FOLDERS = "cmdtrack_ros|config|docs|launch|msg|requirements|scripts|test"
+FOLDERS = "cmdtrack_ros|config|docs|launch|msg|requirements|scripts|srv|test"
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 

@@ -55,7 +55,7 @@ def modules_of(path: Path) -> set[str]:
 
 
 def rooms_of(path: Path) -> set[str]:
-    """The rooms of this package that a file imports, `msg` among them."""
+    """The rooms of this package that a file imports, `msg` and `srv` among them."""
     parts = (name.split(".") for name in modules_of(path) if name.startswith("cmdtrack_ros."))
     return {room for _, room, *_ in parts}
 
@@ -74,7 +74,7 @@ def test_arrows_point_down(path: Path) -> None:
     floor = next(number for number, rooms in enumerate(FLOORS) if room(path) in rooms)
     allowed = {room(path), *(name for rooms in FLOORS[:floor] for name in rooms)}
     if room(path) == "ros":
-        allowed.add("msg")
+        allowed |= {"msg", "srv"}
     for source, target, exception in FORBIDDEN:
         if room(path) == source and path != PACKAGE / exception:
             allowed.discard(target)

@@ -54,16 +54,19 @@ def test_installed_package_has_what_launch_and_run_look_for() -> None:
         "config/rgb.yaml",
         "config/tracker.rviz",
         "msg/TrackState.msg",
+        "srv/SetTarget.srv",
     ):
         assert (share / name).is_file(), name
-    for name in ("tracker_node", "cmdtrack"):
+    for name in ("tracker_node", "select_target", "cmdtrack"):
         executable = prefix / "lib" / "cmdtrack_ros" / name
         assert os.access(executable, os.X_OK), name
         # Not a path: an active virtual environment, where torch may live, must be honoured.
         assert executable.read_text().splitlines()[0] == "#!/usr/bin/env python3"
 
 
-@pytest.mark.parametrize("name, room", [("tracker_node", "ros/node"), ("cmdtrack", "cli/app")])
+@pytest.mark.parametrize(
+    "name, room", [("tracker_node", "ros/node"), ("select_target", "ros/select_target"), ("cmdtrack", "cli/app")]
+)
 def test_executable_outside_its_environment_names_what_is_missing(name: str, room: str, tmp_path: Path) -> None:
     module = tmp_path / "cmdtrack_ros" / f"{room}.py"
     module.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The two messages: documented, built, and the same on both sides of the wire."""
+"""The messages and the service: documented, built, and the same on both sides of the wire."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MESSAGES = sorted((ROOT / "msg").glob("*.msg"))
+MESSAGES = sorted([*(ROOT / "msg").glob("*.msg"), *(ROOT / "srv").glob("*.srv")])
 
 
 def test_every_message_is_built() -> None:
-    built = re.findall(r'"msg/(\w+\.msg)"', (ROOT / "CMakeLists.txt").read_text())
-    assert sorted(built) == [path.name for path in MESSAGES]
+    built = re.findall(r'"((?:msg|srv)/\w+\.(?:msg|srv))"', (ROOT / "CMakeLists.txt").read_text())
+    assert sorted(built) == [str(path.relative_to(ROOT)) for path in MESSAGES]
 
 
 @pytest.mark.parametrize("path", MESSAGES, ids=lambda path: path.name)
 def test_every_field_is_explained_above(path: Path) -> None:
     lines = path.read_text().splitlines()
     for above, line in zip(["", *lines], lines):
-        if not line or line.startswith("#"):
+        if not line or line.startswith(("#", "---")):
             continue
         assert above.startswith("#"), line
         if line.startswith("float"):
@@ -33,6 +33,7 @@ def test_messages_survive_the_wire() -> None:
     from rclpy.serialization import deserialize_message, serialize_message
 
     from cmdtrack_ros.msg import TargetBox, TrackState
+    from cmdtrack_ros.srv import SetTarget
 
     sent = TrackState(
         state=TrackState.STATE_UNCERTAIN,
@@ -62,6 +63,8 @@ def test_messages_survive_the_wire() -> None:
         2,
         3,
     ]
+    request = SetTarget.Request(target_id="walker", point=True, x=1.0, y=2.0)
+    assert deserialize_message(serialize_message(request), SetTarget.Request) == request
     box = TargetBox(target_id="walker", class_id="person", x=1.0, y=2.0, width=3.0, height=4.0)
     assert deserialize_message(serialize_message(box), TargetBox) == box
 

@@ -365,6 +365,48 @@ def test_network_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
         robot.close()
 
 
+LABOURED = """
+import time
+from cmdtrack_ros.tracking import pipeline
+from cmdtrack_ros.ros import node
+see = pipeline.see
+pipeline.see = lambda *images: (time.sleep(0.5), print("a frame", flush=True), see(*images))[-1]
+node.main()
+"""
+
+
+def test_long_catching_up_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Left behind in the network, the worker would end the process with an abort."""
+    robot, log = Robot("/laboured"), tmp_path / "node.log"
+    options = [
+        "--ros-args",
+        "-r",
+        "__ns:=/laboured",
+        "-p",
+        "device:=cpu",
+        "-p",
+        "threads:=1",
+        "-p",
+        "target_history:=60.0",
+    ]
+    with log.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", LABOURED, *options], stdout=file, stderr=subprocess.STDOUT)
+    try:
+        robot.match()
+        robot.wait("a first result", lambda: robot.play(1, answered=False) or robot.tracks)
+        robot.play(60, answered=False)
+        robot.send_target(scene(0)[1], robot.tracks[0].header.stamp)
+        robot.play(1, answered=False)
+        robot.wait("some of 20 frames", lambda: log.read_text().count("a frame") > 4)
+        process.terminate()
+        assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
+        assert not any(word in log.read_text() for word in ("network hangs", "terminate called", "Traceback"))
+        assert "target refused" not in log.read_text()
+    finally:
+        process.kill()
+        robot.close()
+
+
 def test_check_that_fails_leaves_the_diagnostics(
     life: Life, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
 ) -> None:

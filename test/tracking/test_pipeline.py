@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
-from cmdtrack_ros.boxes import Crop
+from cmdtrack_ros.boxes import Crop, iou
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
-from cmdtrack_ros.tracking.pipeline import Pipeline
-from cmdtrack_ros.tracking.states import StateConfig
-from cmdtrack_ros.tracking.targets import Target
+from cmdtrack_ros.tracking.pipeline import DETECTION_LEFT, Pipeline
+from cmdtrack_ros.tracking.states import PROPOSAL_FRAMES, StateConfig
+from cmdtrack_ros.tracking.targets import Given, Target
 from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig
 
 HEIGHT, WIDTH = 120, 160
@@ -174,6 +175,48 @@ def test_slow_stream_has_no_breaks(lenient: Pipeline) -> None:
     tracks = [step(lenient, pair(RGB, AUX, i * 3 * SECOND), Target(BOX) if i == 0 else None).state for i in range(6)]
     assert tracks[1] == TargetState.LOST, "nobody knows yet that it is slow"
     assert set(tracks[3:]) == {TargetState.TRACKING}
+
+
+def test_proposed_target_is_uncertain_until_frames_in_a_row_confirm_it(lenient: Pipeline) -> None:
+    plain = np.full_like(SCENE, 90)
+    plain[40:70, 60:90] = SCENE[40:70, 60:90]
+    moment = pair(message(plain, "rgb8"), None)
+    first = step(lenient, moment, Target(np.array([75.0, 55.0, 0, 0]), "click", given=Given.POINT))
+    assert first.started and first.state == TargetState.UNCERTAIN and first.score < 1
+    assert iou(first.box, BOX) > 0.6
+    states = [step(lenient, moment).state for _ in range(PROPOSAL_FRAMES)]
+    assert states == [TargetState.UNCERTAIN] * (PROPOSAL_FRAMES - 1) + [TargetState.TRACKING]
+
+
+def drawn(seed: int, x: int, y: int) -> Pair:
+    """A patch, another for each seed, on a soft ground; seed 0: the ground alone."""
+    picture = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (240, 320, 3), np.uint8), (0, 0), 4)
+    if seed:
+        patch = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), np.uint8)
+        picture[y : y + 48, x : x + 48] = cv2.resize(patch, (48, 48), interpolation=cv2.INTER_CUBIC)
+    return pair(message(picture, "rgb8"), message(np.ascontiguousarray(picture[..., 1]), "mono8"))
+
+
+def test_detection_is_taken_where_there_is_no_target_and_looked_at_where_it_is_lost(
+    pipeline: Pipeline, reports: list
+) -> None:
+    here, there = np.array([100.0, 90, 48, 48]), np.array([200.0, 150, 48, 48])
+    dog, cat = Target(here, "dog", "dog", Given.DETECTION), Target(there, "cat", "cat", Given.DETECTION)
+    assert step(pipeline, drawn(2, 100, 90), dog).started
+    assert not step(pipeline, drawn(2, 100, 90), cat).started, "it is followed"
+    assert pipeline.refused == {"cat": DETECTION_LEFT}
+    cat, dog = cat._replace(name="dog"), dog._replace(box=there)
+    while pipeline.state != TargetState.LOST:
+        step(pipeline, drawn(0, 0, 0))
+    answer = step(pipeline, drawn(5, 200, 150), cat)
+    assert not answer.started and answer.state == TargetState.LOST, "it does not look like the target"
+    assert pipeline.refused == {"dog": DETECTION_LEFT} and not reports
+    for _ in range(6):
+        step(pipeline, drawn(0, 0, 0))
+    assert step(pipeline, drawn(2, 200, 150), dog).started
+    for _ in range(4):
+        answer = step(pipeline, drawn(2, 200, 150))
+    assert answer.state == TargetState.TRACKING and answer.target_id == "dog" and iou(answer.box, there) > 0.7
 
 
 def test_doubt_needs_a_target(pipeline: Pipeline) -> None:

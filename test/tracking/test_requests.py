@@ -12,8 +12,9 @@ from cmdtrack_ros.streams.mailbox import History
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking import requests
+from cmdtrack_ros.tracking.pipeline import DETECTION_LEFT
 from cmdtrack_ros.tracking.requests import CATCH_UP_FRAMES, Due, Outcome, TargetRequests
-from cmdtrack_ros.tracking.targets import Target
+from cmdtrack_ros.tracking.targets import Given, Target
 
 STEP = 33_000_000
 START = 1_600_000_000_000_000_000
@@ -423,3 +424,41 @@ def test_every_request_is_answered_once() -> None:
                     desk.requests.expire()
         desk.requests.close()
         assert len(desk.outcomes) == asked, seed
+
+
+def test_detection_replaces_no_request_and_is_refused_quietly() -> None:
+    desk = Desk()
+    desk.ask("dog")
+    detection = Target(BOX, "cat", given=Given.DETECTION)
+    desk.requests.request(detection, None, desk.outcomes.append)
+    assert [outcome.refused for outcome in desk.outcomes] == ["another request is on its way"]
+    assert desk.begins(desk.offer(0)).name == "dog"
+    desk.requests.request(detection, None, desk.outcomes.append)
+    assert len(desk.outcomes) == 2, "nor one that the worker has"
+    desk.requests.settle(started())
+    desk.requests.request(detection, None, desk.outcomes.append)
+    assert desk.begins(desk.offer(1)) == detection
+    desk.requests.settle([], {"cat": DETECTION_LEFT})
+    assert desk.outcomes[-1].refused == DETECTION_LEFT and desk.reports == []
+
+
+def test_point_needs_no_size() -> None:
+    desk = Desk()
+    desk.requests.request(Target(np.array([5.0, 6.0, 0.0, 0.0]), given=Given.POINT), None, desk.outcomes.append)
+    assert desk.outcomes == [] and desk.begins(desk.offer(0)).given is Given.POINT
+    desk.requests.request(Target(np.array([np.nan, 6.0, 0.0, 0.0]), given=Given.POINT), None, desk.outcomes.append)
+    assert "finite" in desk.outcomes[-1].refused
+
+
+@pytest.mark.parametrize("initial", [None, Target(BOX, "initial")])
+def test_reset_releases_forgets_and_begins_anew(initial: Target | None) -> None:
+    desk = Desk()
+    number = desk.offer(0, 1, 2)
+    desk.ask("waiting")
+    desk.requests.reset(initial, desk.outcomes.append)
+    assert "newer request" in desk.outcomes[0].refused
+    assert desk.due(number) == Due()
+    assert desk.due(desk.offer(3)).released == ("",) and desk.outcomes[1] == Outcome()
+    assert desk.due(desk.offer(4)).targets == (() if initial is None else (initial,))
+    desk.ask("late", stamp=START)
+    assert "behind the newest image" in desk.outcomes[2].refused, "frames from before are forgotten"

@@ -15,9 +15,9 @@ from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking import targets
 from cmdtrack_ros.tracking.engines.contract import Query, Response
-from cmdtrack_ros.tracking.pipeline import Pipeline
+from cmdtrack_ros.tracking.pipeline import DETECTION_LEFT, Pipeline
 from cmdtrack_ros.tracking.states import StateConfig
-from cmdtrack_ros.tracking.targets import Target
+from cmdtrack_ros.tracking.targets import Given, Target
 from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig
 
 STEP = 33_000_000  # ns
@@ -74,7 +74,7 @@ def new_pipeline(engine: object, max_targets: int = 4) -> Pipeline:
 
 
 def target(number: int, frame: int = 0, since: tuple[Pair, ...] = ()) -> Target:
-    return Target(places(frame)[number], "ab"[number], ("person", "car")[number], since)
+    return Target(places(frame)[number], "ab"[number], ("person", "car")[number], since=since)
 
 
 def follow(pipeline: Pipeline, frames: range, new: dict[int, list[Target]]) -> list[dict[str, Track]]:
@@ -177,3 +177,62 @@ def test_a_late_target_that_is_alone_is_there_at_once(pipeline: Pipeline) -> Non
     late = tuple(pair(i) for i in range(0, 30, 3))
     (track,) = pipeline.process(pair(30), [target(1, 0, late)])
     assert track.started and iou(track.box, places(30)[1]) > 0.6
+
+
+def elsewhere(number: int, frame: int, since: tuple[Pair, ...] = ()) -> Target:
+    """Of a detector, for target "b"."""
+    return Target(places(frame)[number], "b", "car", Given.DETECTION, since)
+
+
+def lose_b(pipeline: Pipeline) -> None:
+    """It is LOST, and the place where it is searched for first is empty."""
+    follow(pipeline, range(3), {0: [target(0), target(1)]})
+    b = pipeline._targets[1].tracker
+    b._sure = np.array([250.0, 20, 44, 44])
+    b.part()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_detection_is_looked_at_for_the_one_that_is_lost(spoilt: Spoilt, late: bool) -> None:
+    """Also from frames ago, while the others have their results as ever."""
+    alone = follow(new_pipeline(spoilt), range(20), {0: [target(0)]})
+    pipeline = new_pipeline(spoilt)
+    lose_b(pipeline)
+    assert [one.name for one in pipeline.lost] == ["b"]
+    since = tuple(pair(i) for i in range(3)) if late else ()
+    found = follow(pipeline, range(3, 20), {3: [elsewhere(1, 0 if late else 3, since)]})
+    assert_same(found, alone[3:], "a")
+    starts = [i for i, tracks in enumerate(found) if tracks["b"].started]
+    assert starts == [1 if late else 0] and not pipeline.lost and not pipeline.faults
+    assert all(iou(tracks["b"].box, places(i)[1]) > 0.6 for i, tracks in enumerate(found, 3) if i > 4)
+    assert {tracks["b"].class_id for tracks in found} == {"car"}
+
+
+def test_a_detection_that_is_another_target_or_comes_too_late_is_left(pipeline: Pipeline) -> None:
+    lose_b(pipeline)
+    follow(pipeline, range(3, 4), {3: [elsewhere(0, 3)]})
+    assert pipeline.refused == {"b": DETECTION_LEFT}, "target 'a' is there"
+    pipeline.process(pair(4), [elsewhere(1, 0, tuple(pair(i) for i in range(4)))])
+    assert pipeline.coming == ("b",)
+    b = pipeline._targets[1].tracker
+    b._machine.start()
+    b._box = places(4)[1]
+    follow(pipeline, range(5, 6), {})
+    assert pipeline.coming == () and pipeline.refused == {"b": DETECTION_LEFT}, "it was found meanwhile"
+    assert pipeline._targets[1].tracker is b
+    b.part()
+    pipeline.process(pair(5), [elsewhere(1, 0, tuple(pair(i) for i in range(5)))])
+    assert pipeline.coming == ("b",)
+    follow(pipeline, range(5, 6), {5: [target(0, 5)._replace(name="b", box=places(5)[1])]})
+    assert pipeline.coming == () and pipeline.refused == {}, "who names it has the last word"
+    follow(pipeline, range(6, 7), {6: [elsewhere(1, 6)]})
+    assert pipeline.refused == {"b": DETECTION_LEFT}, "it is followed"
+    assert not pipeline.faults
+
+
+def test_catching_up_ends_between_frames_where_it_is_not_to_go_on(tracker: Tracker) -> None:
+    steps: list[int] = []
+    pipeline = Pipeline(tracker, go_on=lambda: steps.append(1) or len(steps) < 4)
+    late = tuple(pair(i) for i in range(20))
+    assert pipeline.process(pair(20), [target(1, 0, late)]) == []
+    assert len(steps) <= 6 and pipeline.names == ()
