@@ -36,6 +36,8 @@ class Settings:
     threads: int
     rgb_topic: str
     aux_topic: str
+    rgb_camera_info: str
+    aux_camera_info: str
     reliability: str
     slop: float
     aux_timeout: float
@@ -164,6 +166,18 @@ SPECS = (
         "aux_topic",
         "aux/image",
         "Auxiliary images, registered to RGB: Image, CompressedImage or compressedDepth.",
+        topic=True,
+    ),
+    Spec(
+        "rgb_camera_info",
+        "",
+        "Calibration of the RGB camera (sensor_msgs/CameraInfo); empty for camera_info beside the RGB images.",
+        topic=True,
+    ),
+    Spec(
+        "aux_camera_info",
+        "",
+        "Calibration of the auxiliary camera (CameraInfo); empty for camera_info beside the auxiliary images.",
         topic=True,
     ),
     Spec(
@@ -375,7 +389,7 @@ class Parameters:
     def _read(self, spec: Spec, value: Any) -> Any:
         """As `Spec.read`; a topic's name must be one that this node can resolve."""
         value = spec.read(value)
-        if spec.topic:
+        if spec.topic and (value or spec.default):  # empty names one only where it is no default
             try:
                 self._node.resolve_topic_name(value)
             except (NameValidationException, RuntimeError) as error:  # rclpy's RCLError has no public name

@@ -9,7 +9,8 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from sensor_msgs.msg import CompressedImage, Image
 
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
-_SUFFIXES = ("/compressed", "/compressedDepth")  # image_transport's names
+TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
+"""What image_transport adds to the topic of the images."""
 
 
 class Plan(NamedTuple):
@@ -41,7 +42,7 @@ def plan_subscription(topic: str, publishers: Sequence[Any], reliability: str = 
     images of a reliable publisher, so neither suits all.
     """
     types = {publisher.topic_type for publisher in publishers}
-    compressed = types == {_COMPRESSED} if types else topic.endswith(_SUFFIXES)
+    compressed = types == {_COMPRESSED} if types else topic.endswith(TRANSPORT_SUFFIXES)
     if reliability == "auto":
         best_effort = any(
             publisher.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT for publisher in publishers
