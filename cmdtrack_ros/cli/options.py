@@ -35,6 +35,13 @@ TruthTopicOption = Annotated[str | None, typer.Option(help=f"TargetBox or Detect
 InitBoxOption = Annotated[
     str | None, typer.Option(help="x,y,w,h in the first frame, pixels; default: the recording's true box.")
 ]
+RegistrationOption = Annotated[
+    str,
+    typer.Option(
+        help="How a bag's aux images come onto the RGB image: none, resize, or a file of parameters such as `cmdtrack "
+        "register` writes."
+    ),
+]
 SlopOption = Annotated[float, typer.Option(help="Largest stamp gap of a pair, seconds.")]
 AuxOffsetOption = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
 

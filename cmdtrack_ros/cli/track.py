@@ -10,6 +10,7 @@ import typer
 from cmdtrack_ros.boxes import parse_box
 from cmdtrack_ros.cli import options as o
 from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.registration import read_registration
 
 
 def track(
@@ -21,6 +22,7 @@ def track(
     aux: Annotated[str | None, typer.Option(help="Aux stream: topic of a bag, or video file beside a video.")] = None,
     slop: o.SlopOption = o.PAIRING.slop,
     aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
+    registration: o.RegistrationOption = "none",
     layout: o.LayoutOption = "auto",
     weights: o.WeightsOption = None,
     device: o.DeviceOption = "auto",
@@ -32,7 +34,7 @@ def track(
     from cmdtrack_ros.evaluation.pictures import track_recording
 
     pairing = PairOptions(slop=slop, aux_offset=aux_offset)
-    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=pairing)
+    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=pairing, registration=read_registration(registration))
     sequence = open_recording(recording, layout, options=bag, aux_video=None if aux is None else Path(aux))
     box = None if init_box is None else parse_box(init_box)
     for line in track_recording(sequence, output, box, weights=weights, device=device, threads=threads):

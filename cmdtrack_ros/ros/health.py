@@ -46,6 +46,7 @@ CAUSES = {
     "image size changed": Cause("inputs", _WARN),
     "image size outlier": Cause("inputs", _WARN),
     "registration": Cause("inputs", _WARN),
+    "registration off": Cause("inputs", _WARN),
     "RGB camera info": Cause("inputs", _WARN),
     "auxiliary camera info": Cause("inputs", _WARN),
     "auxiliary stream useless": Cause("inputs", _WARN),

@@ -53,6 +53,7 @@ from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
+from cmdtrack_ros.ros.registration import RegistrationDesk
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
@@ -60,6 +61,7 @@ from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
+from cmdtrack_ros.streams.registration import Registrar
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline, Target
 from cmdtrack_ros.tracking.requests import TargetRequests
@@ -94,7 +96,8 @@ class TrackerNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._mark = RespawnMark(self.get_fully_qualified_name())
         self._worker: Worker | None = None
-        self._supervisor: Supervisor | None = None  # while active
+        self._supervisor: Supervisor | None = None  # while active, as the next
+        self._registration: RegistrationDesk | None = None
         self._inputs: dict[str, ImageInput] = {}
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
@@ -196,7 +199,7 @@ class TrackerNode(LifecycleNode):
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
         self._pipeline = Pipeline(
             tracker,
-            registration=settings.registration,
+            registration=settings.registering(),
             max_pixels=settings.max_pixels,
             topics=topics,
             report=self._report_fault,
@@ -244,6 +247,9 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
+            topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
+            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, topics)
+            opened.callback(self._registration.close)
             target_in = self.create_subscription(TargetBox, "~/target", self._on_target, QoSProfile(depth=5))
             opened.callback(self.destroy_subscription, target_in)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
@@ -312,6 +318,9 @@ class TrackerNode(LifecycleNode):
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))
+            self._registration.configure(settings)
+        else:
+            self._pipeline.register(Registrar(settings.registering()))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -353,6 +362,7 @@ class TrackerNode(LifecycleNode):
         self._survive(self._check_health)
         if self._supervisor:
             values = self._supervisor.values()
+            values["inputs"] |= self._registration.values()
             summaries["tracking"] = self._pipeline.state.name
         if self._pipeline:
             values["tracking"]["state"] = self._pipeline.state.name
@@ -368,6 +378,7 @@ class TrackerNode(LifecycleNode):
             self._worker.check()
         if self._supervisor:
             self._look_after_inputs()
+            self._registration.check()
             self._requests.expire()
             self._say_old_target()
             self._supervisor.check(self._settings.data_timeout)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,7 +37,15 @@ _CLEAR = 8.0  # deviations of a correlation above its mean from which a peak is 
 _BLOCKS = (6, 8)  # rows and columns that are looked at by themselves
 _REACH = 5  # px that a block is looked for around its place, at any width
 _MIN_BLOCKS = 4
-_PRIOR = np.array([0.05, 0.05, 0.03, 0.03, 0.03, 0.03, 0.004, 0.004])  # how far a refinement may go, in half widths
+# How far a step may go, in half widths: shift, size and turn; pixels of cameras are square and cameras look nearly the
+# same way, so stretch, shear and perspective are small.
+_PRIOR = np.array([0.1, 0.1, 0.05, 0.05, 0.005, 0.005, 0.004, 0.004])
+
+
+_WATCHED = 160  # px, width at which a registration is watched
+_WINDOW = 24  # px of that, how far off it is looked for
+_LOOKS = 5  # that a verdict is from
+_NOTHING_LIKE = 1.3  # by which another place must beat the present one: repeated things look alike at several
 
 
 class NoAgreement(ImageError):
@@ -255,8 +264,8 @@ def _refine(seen: list[tuple[np.ndarray, np.ndarray]], start: np.ndarray, clearn
     height, width = seen[0][0].shape
     homography, count = start, len(seen)
     widest = min(width, _FINEST)
-    for level in dict.fromkeys((_COARSE, min(2 * _COARSE, widest), widest)):
-        for _ in range(3):
+    for level in dict.fromkeys(min(width, widest) for width in (_COARSE, 2 * _COARSE, 4 * _COARSE, widest)):
+        for _ in range(2):
             homography = _step(seen, homography, level)[0]
     board = _board(*_BLOCKS)
     first, second = (
@@ -382,8 +391,8 @@ def _fit(points: np.ndarray, shifts: np.ndarray, sharpness: np.ndarray, unit: fl
     # (n, 2, 8): what each of the numbers moves at each of the points.
     moves = np.stack(
         [
-            np.stack([one, nil, x, y, nil, nil, x * x, x * y], 1),
-            np.stack([nil, one, nil, nil, x, y, x * y, y * y], 1),
+            np.stack([one, nil, x, -y, x, y, x * x, x * y], 1),
+            np.stack([nil, one, y, x, -y, x, x * y, y * y], 1),
         ],
         1,
     )
@@ -397,4 +406,68 @@ def _fit(points: np.ndarray, shifts: np.ndarray, sharpness: np.ndarray, unit: fl
         # Distance in pixels, of which those along an edge do not count.
         strain = np.einsum("ni,nij,nj->n", off, sharpness, off) / np.trace(sharpness, axis1=1, axis2=2)
         strength = 1 / (1 + strain / unit**2) ** 2  # Geman and McClure
-    return np.array([[1 + p[2], p[3], p[0]], [p[4], 1 + p[5], p[1]], [-p[6], -p[7], 1]])
+    x, y, size, turn, stretch, shear, along, across = p.tolist()
+    return np.array(
+        [[1 + size + stretch, shear - turn, x], [shear + turn, 1 + size - stretch, y], [-along, -across, 1]]
+    )
+
+
+class ResidualWatch:
+    """By how much registered images are off, look after look, cheaply: a shift at low resolution.
+
+    The whole image is looked at, and each quarter of it, so that a camera that was turned is noticed, too.
+    """
+
+    def __init__(self) -> None:
+        self._looks: deque[list[np.ndarray]] = deque(maxlen=_LOOKS)
+
+    def reset(self) -> None:
+        """Forget what was seen, as when images are registered in another way."""
+        self._looks.clear()
+
+    def look(self, rgb: np.ndarray, aux: np.ndarray, modality: Modality | str) -> float:
+        """The shift in px of the RGB image, over the last five looks; NaN while there are fewer, and where nothing
+        stands out: a night without texture tells nothing.
+
+        Args:
+            rgb: HxWx3 uint8.
+            aux: the sensor's own array, registered, of the same height and width.
+        """
+        first, second = (
+            edge_field(at_width(structure(image, kind), _WATCHED)) for image, kind in ((rgb, "rgb"), (aux, modality))
+        )
+        if self._looks and self._looks[0][0].shape != first.shape:
+            self.reset()
+        other = np.conj(np.fft.fft2(second))
+        self._looks.append([np.fft.ifft2(np.fft.fft2(part) * other).real for part in _parts(first)])
+        if len(self._looks) < _LOOKS:
+            return math.nan
+        shifts = [_sure_shift(sum(look[i] for look in self._looks)) for i in range(len(self._looks[0]))]
+        sure = [shift for shift in shifts if shift is not None]
+        if not sure:
+            return math.nan
+        return float(np.median([math.hypot(*shift) for shift in sure])) * rgb.shape[1] / _WATCHED
+
+
+def _parts(field: np.ndarray) -> Iterator[np.ndarray]:
+    """The field, and with all but each of its quarters left out."""
+    yield field
+    height, width = (side // 2 for side in field.shape)
+    for rows, columns in itertools.product((slice(0, height), slice(height, None)), (slice(0, width), slice(width, None))):
+        part = np.zeros_like(field)
+        part[rows, columns] = field[rows, columns]
+        yield part
+
+
+def _sure_shift(surface: np.ndarray) -> tuple[float, float] | None:
+    """Where a cyclic correlation stands out, px in x and y; None where it does not."""
+    near = np.roll(surface, (_WINDOW, _WINDOW), (0, 1))[: 2 * _WINDOW + 1, : 2 * _WINDOW + 1]
+    peak = np.unravel_index(int(near.argmax()), near.shape)
+    if not _inside(peak, near.shape) or near[peak] - surface.mean() < _CLEAR * surface.std():
+        return None
+    here = near[_WINDOW - 1 : _WINDOW + 2, _WINDOW - 1 : _WINDOW + 2]
+    if near[peak] < _NOTHING_LIKE * here.max():
+        place = np.unravel_index(int(here.argmax()), here.shape)
+        peak = (place[0] + _WINDOW - 1, place[1] + _WINDOW - 1)
+    x, y = _summit(near, peak)[0] - _WINDOW
+    return float(x), float(y)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
+from cmdtrack_ros.streams.registration import Registrar, Registration
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.states import StateConfig
@@ -26,7 +26,6 @@ TARGET_REFUSED = "target refused"
 """The kind of fault that a target is refused by."""
 _BREAK_NS = 2_000_000_000  # between two frames: the target may have gone meanwhile
 _BREAK_INTERVALS = 3  # of a stream slower than that
-_INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
 
 
 class Target(NamedTuple):
@@ -63,7 +62,7 @@ class Pipeline:
 
     Args:
         tracker: the tracker; owned from here on.
-        registration: "none" (aux must have RGB's size) or "resize".
+        registration: how auxiliary images come onto RGB images.
         max_pixels: of an image; a larger one is bad.
         topics: of the RGB and the auxiliary images, as faults name them.
         report: called with the cause of a fault and a text that names topic and remedy.
@@ -73,15 +72,13 @@ class Pipeline:
         self,
         tracker: Tracker,
         *,
-        registration: str = "none",
+        registration: Registration = Registration(),
         max_pixels: int = MAX_PIXELS,
         topics: tuple[str, str] = ("rgb", "aux"),
         report: Callable[[str, str], None] = lambda cause, text: None,
     ) -> None:
-        if registration not in ("none", "resize"):
-            raise ConfigError(f"registration: expected none or resize, got {registration!r}")
         self._tracker = tracker
-        self._registration = registration
+        self._registrar = Registrar(registration)
         self._max_pixels = max_pixels
         self._rgb, self._aux = _Stream(topics[0], "RGB"), _Stream(topics[1], "auxiliary")
         self._report = report
@@ -104,6 +101,20 @@ class Pipeline:
     def configure(self, states: StateConfig) -> None:
         """Other thresholds from the next frame on; from any thread."""
         self._tracker.configure(states)
+
+    def register(self, registrar: Registrar) -> None:
+        """Auxiliary images come onto RGB images another way from the next frame on; from any thread."""
+        self._registrar = registrar
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        """Height and width of RGB and auxiliary images; None of a stream that has not come."""
+        return self._rgb.size, self._aux.size
+
+    @property
+    def images(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """RGB image and registered auxiliary image of the last pair, as the sensors gave them; None where missing."""
+        return self._images
 
     def release(self) -> None:
         """Give up the target; results are IDLE until there is another."""
@@ -229,16 +240,15 @@ class Pipeline:
 
     def _register(self, aux: np.ndarray) -> np.ndarray | None:
         size = self._rgb.size  # that of the stream, for pairs that lack RGB
-        if size is None or aux.shape[:2] == size:
+        if size is None:
             return aux
-        if self._registration == "resize":
-            return cv2.resize(aux, size[::-1], interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST))
-        self._fault(
-            "registration",
-            f"{self._rgb.topic} is {_sides(size)}, {self._aux.topic} {_sides((aux.shape[0], aux.shape[1]))}: expected "
-            "equal sizes; publish a registered image or set parameter 'registration' to resize",
-        )
-        return None
+        encoder = self._tracker.encoder
+        try:
+            return self._registrar(aux, size, encoder.modality, encoder.encoding.depth_unit)
+        except ConfigError as error:
+            own = _sides((aux.shape[0], aux.shape[1]))
+            self._fault("registration", f"{self._rgb.topic} is {_sides(size)}, {self._aux.topic} {own}: {error}")
+            return None
 
     def _fault(self, cause: str, text: str) -> None:
         self.faults[cause] += 1

@@ -131,7 +131,6 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
     parameters: dict[str, Any] = {
         "modality": sequence.modality.value,
         "initial_box": [float(v) for v in box],
-        "registration": options.registration,
         "slop": pairing.slop / rate,
         "aux_timeout": pairing.aux_timeout / rate,
         "aux_offset": pairing.aux_offset / rate,
@@ -140,6 +139,7 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
         "threads": 1,
         "process_every_pair": "true",
     }
+    parameters |= options.registration.as_parameters()
     parameters |= dict(zip(("rgb_topic", "aux_topic"), sequence.topics.images))
     if options.weights is not None:
         parameters["weights"] = str(options.weights.resolve())
