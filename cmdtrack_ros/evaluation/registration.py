@@ -38,7 +38,7 @@ def register_recording(sequence: ImageSequence, output: Path, picture: Path, fra
     )
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(_as_yaml(found, sequence, len(pairs)))
+        output.write_text(_as_yaml(found, sequence.name, pairs))
     yield f"parameters: {output} (params_file:={output})"
     rgb, aux = pairs[len(pairs) // 2]
     encoder, size = AuxEncoder(sequence.modality), (rgb.shape[0], rgb.shape[1])
@@ -66,12 +66,12 @@ def spread_pairs(sequence: ImageSequence, frames: int) -> list[tuple[np.ndarray,
     return pairs
 
 
-def _as_yaml(found: Alignment, sequence: ImageSequence, frames: int) -> str:
-    rgb, aux = (image.shape for image in spread_pairs(sequence, 1)[0]) if frames else ((0, 0), (0, 0))
-    rows = found.homography / found.homography[2, 2]
-    numbers = ",\n      ".join(", ".join(f"{n:.9g}" if "." in f"{n:.9g}" or "e" in f"{n:.9g}" else f"{n:.1f}" for n in row) for row in rows)
+def _as_yaml(found: Alignment, name: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> str:
+    (rgb_height, rgb_width), (height, width) = (image.shape[:2] for image in pairs[0])
+    rows = (", ".join(repr(float(f"{n:.9g}")) for n in row) for row in found.homography)
+    numbers = ",\n      ".join(rows)
     return (
-        f"# From `cmdtrack register`: {sequence.name}, {frames} frames, aux {aux[1]}x{aux[0]} on RGB {rgb[1]}x{rgb[0]}.\n"
+        f"# From `cmdtrack register`: {name}, {len(pairs)} frames, aux {width}x{height} on RGB {rgb_width}x{rgb_height}.\n"
         f"# Residual {found.residual:.2f} px; two halves of the recording differ by {found.halves:.2f} px.\n"
         "/**:\n  ros__parameters:\n    registration: homography\n"
         f"    registration_homography: [\n      {numbers}]\n"
