@@ -15,7 +15,7 @@ import numpy as np
 from cmdtrack_ros.data import load_dataset
 from cmdtrack_ros.data.derived import Misregistered
 from cmdtrack_ros.evaluation.registration import spread_pairs
-from cmdtrack_ros.streams.alignment import NoAgreement, align, corner_error
+from cmdtrack_ros.streams.alignment import NoAgreementError, align, corner_error
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
                 pairs = spread_pairs(view, options.frames)
                 try:
                     found = align(pairs, view.modality)
-                except NoAgreement as error:
+                except NoAgreementError as error:
                     refused += 1
                     print(f"{sequence.name} {seed}: refused: {error}", flush=True)
                     continue

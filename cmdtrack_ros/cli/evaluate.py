@@ -121,7 +121,9 @@ def evaluate_bag(
 
     pairing = PairOptions(slop=slop, aux_offset=aux_offset)
     box = None if init_box is None else parse_box(init_box)
-    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, pairing, read_registration(registration))
+    topics = BagOptions(
+        rgb_topic, aux_topic, truth_topic, truth_file, modality, pairing, read_registration(registration)
+    )
     options = ReplayOptions(topics, box, topics.registration, weights, device)
     output.mkdir(parents=True, exist_ok=True)
 

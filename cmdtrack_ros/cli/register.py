@@ -13,13 +13,15 @@ from cmdtrack_ros.streams.pairing import PairOptions
 
 def register(
     recording: Annotated[Path, typer.Argument(help="Bag, or sequence folder.")],
-    output: Annotated[Path, typer.Option(help="File of parameters to write, for params_file:= of the launch files.")] = Path(
-        "registration.yaml"
-    ),
+    output: Annotated[
+        Path, typer.Option(help="File of parameters to write, for params_file:= of the launch files.")
+    ] = Path("registration.yaml"),
     picture: Annotated[
         Path, typer.Option(help="Picture to write: the aux image's edges over RGB, before and after.")
     ] = Path("registration.jpg"),
-    frames: Annotated[int, typer.Option(min=1, max=200, help="Of the recording, evenly spread, that are compared.")] = 16,
+    frames: Annotated[
+        int, typer.Option(min=1, max=200, help="Of the recording, evenly spread, that are compared.")
+    ] = 16,
     modality: o.ModalityOption = None,
     rgb_topic: o.RgbTopicOption = None,
     aux_topic: o.AuxTopicOption = None,

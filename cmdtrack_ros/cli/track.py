@@ -34,7 +34,13 @@ def track(
     from cmdtrack_ros.evaluation.pictures import track_recording
 
     pairing = PairOptions(slop=slop, aux_offset=aux_offset)
-    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=pairing, registration=read_registration(registration))
+    bag = BagOptions(
+        rgb_topic=rgb_topic,
+        aux_topic=aux,
+        modality=modality,
+        pairing=pairing,
+        registration=read_registration(registration),
+    )
     sequence = open_recording(recording, layout, options=bag, aux_video=None if aux is None else Path(aux))
     box = None if init_box is None else parse_box(init_box)
     for line in track_recording(sequence, output, box, weights=weights, device=device, threads=threads):

@@ -113,8 +113,8 @@ def _scaled(boxes: np.ndarray, image: np.ndarray | None, other: np.ndarray | Non
 
 class Misregistered(DerivedSequence):
     """A registered sequence as two cameras beside each other would have seen it: RGB is a window of 0.7 of the image,
-    the aux image another view of it, of 0.6 to 1.5 times that width, turned by up to 6 degrees, shifted by up to 0.15 of
-    the width and seen a little from the side; nothing shows beyond what both cameras saw.
+    the aux image another view of it, of 0.6 to 1.5 times that width, turned by up to 6 degrees, shifted by up to 0.15
+    of the width and seen a little from the side; nothing shows beyond what both cameras saw.
 
     Attributes:
         homography: (3, 3) the truth: aux pixel -> RGB pixel.
@@ -128,7 +128,9 @@ class Misregistered(DerivedSequence):
         while True:
             self._origin = rng.integers(0, [self._width, self._height] - self._window)
             self._view = self._draw(rng)
-            corners = np.array([[[0, 0]], [[self._width, 0]], [[self._width, self._height]], [[0, self._height]]], float)
+            corners = np.array(
+                [[[0, 0]], [[self._width, 0]], [[self._width, self._height]], [[0, self._height]]], float
+            )
             seen = cv2.perspectiveTransform(corners, self._view)[:, 0]
             if (seen >= 0).all() and (seen < [self._width, self._height]).all():
                 break

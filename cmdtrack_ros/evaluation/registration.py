@@ -12,7 +12,7 @@ from cmdtrack_ros.data.sequences import write_rgb
 from cmdtrack_ros.drawing import edges_over, side_by_side
 from cmdtrack_ros.errors import DataError, writing
 from cmdtrack_ros.modalities import AuxEncoder
-from cmdtrack_ros.streams.alignment import Alignment, NoAgreement, align
+from cmdtrack_ros.streams.alignment import Alignment, NoAgreementError, align
 from cmdtrack_ros.streams.registration import Registrar, Registration
 
 
@@ -30,11 +30,11 @@ def register_recording(sequence: ImageSequence, output: Path, picture: Path, fra
     pairs = spread_pairs(sequence, frames)
     try:
         found = align(pairs, sequence.modality)
-    except NoAgreement as error:
+    except NoAgreementError as error:
         raise DataError(f"{sequence.name}: not registered: {error}") from error
     yield (
-        f"{sequence.name}: {len(pairs)} frames. Residual {found.residual:.1f} px (median of {found.blocks} of 48 parts of "
-        f"the RGB image); two halves of the recording differ by {found.halves:.1f} px at its corners"
+        f"{sequence.name}: {len(pairs)} frames. Residual {found.residual:.1f} px (median of {found.blocks} of 48 parts "
+        f"of the RGB image); two halves of the recording differ by {found.halves:.1f} px at its corners"
     )
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,8 @@ def _as_yaml(found: Alignment, name: str, pairs: list[tuple[np.ndarray, np.ndarr
     rows = (", ".join(repr(float(f"{n:.9g}")) for n in row) for row in found.homography)
     numbers = ",\n      ".join(rows)
     return (
-        f"# From `cmdtrack register`: {name}, {len(pairs)} frames, aux {width}x{height} on RGB {rgb_width}x{rgb_height}.\n"
+        f"# From `cmdtrack register`: {name}, {len(pairs)} frames, "
+        f"aux {width}x{height} on RGB {rgb_width}x{rgb_height}.\n"
         f"# Residual {found.residual:.2f} px; two halves of the recording differ by {found.halves:.2f} px.\n"
         "/**:\n  ros__parameters:\n    registration: homography\n"
         f"    registration_homography: [\n      {numbers}]\n"

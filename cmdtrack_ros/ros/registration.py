@@ -148,7 +148,9 @@ class RegistrationDesk:
             return rotation_from(*turns), np.array(wanted.aux_translation)
         remedy = "or set aux_translation and aux_rotation"
         if self._tf is None:
-            raise ConfigError(f"tf2_ros is not installed, so how the cameras are mounted is not known: install it, {remedy}")
+            raise ConfigError(
+                f"tf2_ros is not installed, so how the cameras are mounted is not known: install it, {remedy}"
+            )
         if rgb.frame_id == aux.frame_id:
             return np.eye(3), np.zeros(3)
         with suppress(TransformException):

@@ -34,6 +34,7 @@ _SEARCHED = 8  # frames; the refinement takes all
 _LEAST_OVERLAP = 0.15  # of what the best place has
 _TOLERATED = 0.05  # of the RGB image's width; halves that differ by more found different things
 _CLEAR = 8.0  # deviations of a correlation above its mean from which a peak is no chance: chance reaches 5
+_PLAIN = 11.0  # the same, from which the halves, of a quarter of the evidence each, need not find it by themselves
 _BLOCKS = (6, 8)  # rows and columns that are looked at by themselves
 _REACH = 5  # px that a block is looked for around its place, at any width
 _MIN_BLOCKS = 4
@@ -48,7 +49,7 @@ _LOOKS = 5  # that a verdict is from
 _NOTHING_LIKE = 1.3  # by which another place must beat the present one: repeated things look alike at several
 
 
-class NoAgreement(ImageError):
+class NoAgreementError(ImageError):
     """Two streams in which nothing was found that both show."""
 
 
@@ -122,7 +123,7 @@ def align(pairs: Pairs, modality: Modality | str) -> Alignment:
     overlap; from there all eight numbers of the homography are refined.
 
     Raises:
-        NoAgreement: nothing stands out, or two halves of the recording say different things.
+        NoAgreementError: nothing stands out, or two halves of the recording say different things.
         ImageError: no pairs.
     """
     if not pairs:
@@ -156,14 +157,16 @@ def _search(seen: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, floa
                 row, column = np.unravel_index(int(surface.argmax()), surface.shape)
                 if (height := float(surface[row, column])) > best[part].height:
                     to_fields = _scaling(widths[1] / aux_width)
-                    placed = _shift(*_wrapped(row, column, fields[0][0].shape, surface.shape)) @ _turning(turn, fields[0][1].shape)
+                    placed = _shift(*_wrapped(row, column, fields[0][0].shape, surface.shape)) @ _turning(
+                        turn, fields[0][1].shape
+                    )
                     found = np.linalg.inv(_scaling(widths[0] / rgb_width)) @ placed @ to_fields
                     best[part] = _Peak(height, (height - surface.mean()) / surface.std(), found)
     size = seen[0][0].shape
     apart = corner_error(best["first"].homography, best["second"].homography, size)
     found = best["all"]
-    if found.clearness < _CLEAR or apart > _TOLERATED * size[1]:
-        raise NoAgreement(
+    if found.clearness < _CLEAR or (found.clearness < _PLAIN and apart > _TOLERATED * size[1]):
+        raise NoAgreementError(
             f"nothing was found that both cameras show: the best match stands {found.clearness:.1f} deviations out of "
             f"all others (expected {_CLEAR:g}), and two halves of the recording put the image's corners {apart:.0f} px "
             f"apart (expected at most {_TOLERATED * size[1]:.0f}). Record a scene with edges that both cameras see, "
@@ -275,7 +278,7 @@ def _refine(seen: list[tuple[np.ndarray, np.ndarray]], start: np.ndarray, clearn
     _, residual, blocks = _step(seen, homography, widest)
     halves = corner_error(first, second, (height, width))
     if blocks < _MIN_BLOCKS or halves > _TOLERATED * width:
-        raise NoAgreement(
+        raise NoAgreementError(
             f"nothing certain was found: {blocks} of {board.size} parts of the image agree in both cameras (expected "
             f"{_MIN_BLOCKS}), and two halves of the recording put its corners {halves:.0f} px apart"
         )
@@ -305,9 +308,7 @@ def _step(
     return better, float(np.median(np.sqrt(2 * along))), len(points)
 
 
-def _volumes(
-    seen: list[tuple[np.ndarray, np.ndarray]], place: np.ndarray, level: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _volumes(seen: list[tuple[np.ndarray, np.ndarray]], place: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
     """Agreement of each block at each shift, summed over the frames: (rows, columns, n, n), and what chance gives."""
     span = 2 * _REACH + 1
     volume, chance = np.zeros((*_BLOCKS, span, span)), np.zeros(_BLOCKS)
@@ -376,10 +377,7 @@ def _summit(surface: np.ndarray, peak: tuple[np.intp, ...]) -> tuple[np.ndarray,
     slope = np.array([near[1, 2] - near[1, 0], near[2, 1] - near[0, 1]]) / 2
     mixed = (near[2, 2] + near[0, 0] - near[0, 2] - near[2, 0]) / 4
     bend = np.array(
-        [
-            [2 * near[1, 1] - near[1, 2] - near[1, 0], -mixed],
-            [-mixed, 2 * near[1, 1] - near[2, 1] - near[0, 1]],
-        ]
+        [[2 * near[1, 1] - near[1, 2] - near[1, 0], -mixed], [-mixed, 2 * near[1, 1] - near[2, 1] - near[0, 1]]]
     )
     values, vectors = np.linalg.eigh(bend)
     bend = vectors @ np.diag(np.maximum(values, 0)) @ vectors.T
@@ -396,11 +394,7 @@ def _fit(points: np.ndarray, shifts: np.ndarray, sharpness: np.ndarray, unit: fl
     one, nil = np.ones_like(x), np.zeros_like(x)
     # (n, 2, 8): what each of the numbers moves at each of the points.
     moves = np.stack(
-        [
-            np.stack([one, nil, x, -y, x, y, x * x, x * y], 1),
-            np.stack([nil, one, y, x, -y, x, x * y, y * y], 1),
-        ],
-        1,
+        [np.stack([one, nil, x, -y, x, y, x * x, x * y], 1), np.stack([nil, one, y, x, -y, x, x * y, y * y], 1)], 1
     )
     information = sharpness / unit**2
     strength = np.ones(len(x))
@@ -459,7 +453,9 @@ def _parts(field: np.ndarray) -> Iterator[np.ndarray]:
     """The field, and with all but each of its quarters left out."""
     yield field
     height, width = (side // 2 for side in field.shape)
-    for rows, columns in itertools.product((slice(0, height), slice(height, None)), (slice(0, width), slice(width, None))):
+    for rows, columns in itertools.product(
+        (slice(0, height), slice(height, None)), (slice(0, width), slice(width, None))
+    ):
         part = np.zeros_like(field)
         part[rows, columns] = field[rows, columns]
         yield part

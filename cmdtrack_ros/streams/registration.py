@@ -177,7 +177,9 @@ class Registrar:
         interpolation = _SMOOTH[aux.dtype] if smooth else cv2.INTER_NEAREST
         moved = cv2.remap(aux, *self._maps, interpolation, borderMode=cv2.BORDER_REPLICATE)
         unseen = self._unseen.view(bool)
-        np.copyto(moved, _nothing(aux, modality), where=unseen if aux.ndim == 2 else unseen[..., None], casting="unsafe")
+        np.copyto(
+            moved, _nothing(aux, modality), where=unseen if aux.ndim == 2 else unseen[..., None], casting="unsafe"
+        )
         return moved
 
     def _prepare(self, own: tuple[int, int], size: tuple[int, int]) -> None:
@@ -244,7 +246,11 @@ class Registrar:
             _keep_nearest(nearest, (y * size[1] + x)[inside], metres[inside])
         nearest[np.isinf(nearest)] = 0
         image = nearest.reshape(size) / unit
-        return np.minimum(np.rint(image), 65535).astype(np.uint16) if depth.dtype == np.uint16 else image.astype(depth.dtype)
+        return (
+            np.minimum(np.rint(image), 65535).astype(np.uint16)
+            if depth.dtype == np.uint16
+            else image.astype(depth.dtype)
+        )
 
 
 def _keep_nearest(nearest: np.ndarray, places: np.ndarray, metres: np.ndarray) -> None:

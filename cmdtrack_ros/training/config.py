@@ -72,9 +72,9 @@ class Source(Strict):
     every sequence, likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
-    ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``registration``: how their
-    aux images come onto RGB: none, resize, or a file of the node's parameters, as `cmdtrack register` writes. ``terms``: under
-    which the data may be used, for the weights' metadata.
+    ``slop``, ``aux_offset``: how the images of bags are paired, s; as the node's parameters. ``registration``:
+    how their aux images come onto RGB: none, resize, or a file of the node's parameters, as `cmdtrack register`
+    writes. ``terms``: under which the data may be used, for the weights' metadata.
     """
 
     kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills|labelled)$")

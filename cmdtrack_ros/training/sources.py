@@ -119,7 +119,12 @@ def _load_bag(path: Path, source: Source) -> ImageSequence:
 
     topics = source.rgb_topic, source.aux_topic, source.truth_topic
     pairing = PairOptions(slop=source.slop, aux_offset=source.aux_offset)
-    sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing, registration=read_registration(source.registration)))
+    sequence = load_bag(
+        path,
+        BagOptions(
+            *topics, modality=source.modality, pairing=pairing, registration=read_registration(source.registration)
+        ),
+    )
     if not visible(sequence.boxes).any():
         raise DataError(
             f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "

@@ -88,7 +88,9 @@ def test_knocked_camera_is_told_until_it_is_registered_live(node: tuple[Tracker,
     assert robot.set("registration", "homography").successful
     robot.wait("the end of it", lambda: plays(knocked_aux, lambda: not told(robot) and (residual(robot) or 99) < 4))
     # While RGB is silent the overlay shows the aux picture that the network sees.
-    robot.wait("an aux picture", lambda: robot.play(2, None, lambda i, s: knocked_aux(7, s), answered=False) and pictures)
+    robot.wait(
+        "an aux picture", lambda: robot.play(2, None, lambda i, s: knocked_aux(7, s), answered=False) and pictures
+    )
     expected = AuxEncoder("thermal")(Registrar(found)(knocked(7), (HEIGHT, WIDTH), "thermal"))
     robot.wait(
         "the registered picture",

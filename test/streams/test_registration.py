@@ -16,7 +16,7 @@ from cmdtrack_ros.data.sequences import load_sequence
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation.registration import as_registration, register_recording, spread_pairs
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.streams.alignment import NoAgreement, ResidualWatch, align, corner_error
+from cmdtrack_ros.streams.alignment import NoAgreementError, ResidualWatch, align, corner_error
 from cmdtrack_ros.streams.registration import Registrar, Registration, Rig, read_registration, rotation_from
 
 SIZE = (240, 320)
@@ -140,7 +140,7 @@ def test_register_finds_a_known_view_and_its_file_is_read_back(tmp_path: Path) -
 def test_noise_is_refused() -> None:
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(0, 256, (*SIZE, 3), np.uint8), rng.integers(0, 256, SIZE, np.uint8)) for _ in range(2)]
-    with pytest.raises(NoAgreement, match="nothing"):
+    with pytest.raises(NoAgreementError, match="nothing"):
         align(pairs, "thermal")
 
 
