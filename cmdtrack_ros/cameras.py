@@ -95,8 +95,10 @@ class Camera:
         return rays
 
     def _distort(self, sides: np.ndarray) -> np.ndarray:
+        if not self.distortion.size:  # a depth image has as many points as pixels
+            return sides * self.focal + self.matrix[:2, 2]
         points = np.column_stack([sides, np.ones(len(sides))])[:, None]
-        if self.model == "equidistant" and self.distortion.size:
+        if self.model == "equidistant":
             found, _ = cv2.fisheye.projectPoints(points, np.zeros(3), np.zeros(3), self.matrix, self.distortion)
         else:
             found, _ = cv2.projectPoints(points, np.zeros(3), np.zeros(3), self.matrix, self.distortion)
