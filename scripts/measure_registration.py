@@ -17,6 +17,8 @@ from cmdtrack_ros.data.derived import Misregistered
 from cmdtrack_ros.evaluation.registration import spread_pairs
 from cmdtrack_ros.streams.alignment import NoAgreementError, align, corner_error
 
+_WRONG = 10  # px
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,9 +45,10 @@ def main() -> None:
                     f"{found.halves:.1f}, blocks {found.blocks}, clear {found.clearness:.0f})",
                     flush=True,
                 )
+    print(f"{len(errors)} of {len(errors) + refused} found")
     if errors:
-        median, most = np.percentile(errors, (50, 95))
-        print(f"{len(errors)} found: median {median:.1f} px, 95 % {most:.1f} px; {refused} refused")
+        wrong = np.mean(np.array(errors) > _WRONG)
+        print(f"median {np.median(errors):.1f} px, worst {max(errors):.1f} px; {wrong:.0%} beyond {_WRONG} px")
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ _COARSE = 96  # px, width at which the whole range is searched
 _FINEST = 384
 _SCALES = np.geomspace(0.4, 2.5, 23)  # of the auxiliary image's width on the RGB image's: 9 % apart
 _TURNS = np.arange(-12.0, 12.1, 4.0)  # degrees
-_SEARCHED = 8  # frames; the refinement takes all
+_SEARCHED = 8  # frames of each half; the refinement takes all
 _LEAST_OVERLAP = 0.15  # of what the best place has
-_TOLERATED = 0.05  # of the RGB image's width; halves that differ by more found different things
+_TOLERATED = 0.02  # of the RGB image's width; halves that differ by more found different things
 _CLEAR = 8.0  # deviations of a correlation above its mean from which a peak is no chance: chance reaches 5
-_PLAIN = 11.0  # the same, from which the halves, of a quarter of the evidence each, need not find it by themselves
+_CLEAR_ENOUGH = 5.0  # the same for each half by itself, which is believed only where the other finds it, too
 _BLOCKS = (6, 8)  # rows and columns that are looked at by themselves
 _REACH = 5  # px that a block is looked for around its place, at any width
 _MIN_BLOCKS = 4
@@ -47,6 +47,7 @@ _WATCHED = 160  # px, width at which a registration is watched
 _WINDOW = 24  # px of that, how far off it is looked for
 _LOOKS = 5  # that a verdict is from
 _NOTHING_LIKE = 1.3  # by which another place must beat the present one: repeated things look alike at several
+_REMEDY = "Record a scene with edges that both cameras see, while the robot moves"
 
 
 class NoAgreementError(ImageError):
@@ -60,10 +61,10 @@ class Alignment:
     Attributes:
         homography: (3, 3) from pixels of the auxiliary image to pixels of the RGB image, centres at whole numbers.
         residual: px of the RGB image, median over the parts of the image that could be looked at by themselves.
-        halves: px, mean over the RGB image's corners: by how much two halves of the recording differ, each with half
-            of the frames and every other part of the images.
+        halves: px, mean over the RGB image's corners: by how much the first and the second half of the frames differ,
+            each registered from scratch.
         blocks: how many of the 48 parts could be looked at.
-        clearness: deviations by which the match stands out of all other places.
+        clearness: deviations by which the match stands out of all other places, in the half in which it does so less.
     """
 
     homography: np.ndarray
@@ -122,15 +123,30 @@ def align(pairs: Pairs, modality: Modality | str) -> Alignment:
     Searched: sizes of 0.4 to 2.5 times the RGB image's width, turns up to 12.5 degrees, any shift that leaves them an
     overlap; from there all eight numbers of the homography are refined.
 
+    The first and the second half of the frames are registered from scratch, and neither knows of the other: only what
+    both find is believed, and refined with all frames.
+
     Raises:
-        NoAgreementError: nothing stands out, or two halves of the recording say different things.
-        ImageError: no pairs.
+        NoAgreementError: nothing stands out, or the halves say different things.
+        ImageError: fewer than two pairs.
     """
-    if not pairs:
-        raise ImageError("registration: expected pairs of images, got none")
+    if len(pairs) < 2:
+        raise ImageError(f"registration: expected two or more pairs of images, got {len(pairs)}")
     seen = [(structure(rgb, Modality.RGB), structure(aux, modality)) for rgb, aux in pairs]
-    start, clearness = _search(seen[:: -(-len(seen) // _SEARCHED)])
-    return _refine(seen, start, clearness)
+    size, middle = seen[0][0].shape, len(seen) // 2
+    found = []
+    for half in (seen[:middle], seen[middle:]):
+        start, clearness = _search(half[:: -(-len(half) // _SEARCHED)])
+        found.append((_refine(half, start)[0], clearness))
+    (first, clear), (second, also_clear) = found
+    halves = corner_error(first, second, size)
+    if halves > _TOLERATED * size[1]:
+        raise NoAgreementError(
+            f"nothing certain was found: two halves of the recording put the image's corners {halves:.0f} px apart "
+            f"(expected at most {_TOLERATED * size[1]:.0f}). {_REMEDY}"
+        )
+    homography, residual, blocks = _refine(seen, first)
+    return Alignment(homography / homography[2, 2], residual, halves, blocks, min(clear, also_clear))
 
 
 # The coarse search.
@@ -148,74 +164,49 @@ class _Peak:
 def _search(seen: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, float]:
     """Size, turn and shift as a homography, and how clear it is; errors as of `align`."""
     rgb_width, aux_width = seen[0][0].shape[1], seen[0][1].shape[1]
-    best = {part: _Peak() for part in ("all", "first", "second")}
+    best = _Peak()
     for size in _SCALES:
         widths = (_COARSE, round(_COARSE * size)) if size <= 1 else (round(_COARSE / size), _COARSE)
         fields = [(edge_field(at_width(a, widths[0])), edge_field(at_width(b, widths[1]))) for a, b in seen]
-        for turn, surfaces in _surfaces(fields):
-            for part, surface in surfaces.items():
-                row, column = np.unravel_index(int(surface.argmax()), surface.shape)
-                if (height := float(surface[row, column])) > best[part].height:
-                    to_fields = _scaling(widths[1] / aux_width)
-                    placed = _shift(*_wrapped(row, column, fields[0][0].shape, surface.shape)) @ _turning(
-                        turn, fields[0][1].shape
-                    )
-                    found = np.linalg.inv(_scaling(widths[0] / rgb_width)) @ placed @ to_fields
-                    best[part] = _Peak(height, (height - surface.mean()) / surface.std(), found)
-    size = seen[0][0].shape
-    apart = corner_error(best["first"].homography, best["second"].homography, size)
-    found = best["all"]
-    if found.clearness < _CLEAR or (found.clearness < _PLAIN and apart > _TOLERATED * size[1]):
+        for turn, surface in _surfaces(fields):
+            row, column = np.unravel_index(int(surface.argmax()), surface.shape)
+            if (height := float(surface[row, column])) > best.height:
+                to_fields = _scaling(widths[1] / aux_width)
+                placed = _shift(*_wrapped(row, column, fields[0][0].shape, surface.shape)) @ _turning(
+                    turn, fields[0][1].shape
+                )
+                found = np.linalg.inv(_scaling(widths[0] / rgb_width)) @ placed @ to_fields
+                best = _Peak(height, (height - surface.mean()) / surface.std(), found)
+    if best.homography is None or best.clearness < _CLEAR_ENOUGH:
         raise NoAgreementError(
-            f"nothing was found that both cameras show: the best match stands {found.clearness:.1f} deviations out of "
-            f"all others (expected {_CLEAR:g}), and two halves of the recording put the image's corners {apart:.0f} px "
-            f"apart (expected at most {_TOLERATED * size[1]:.0f}). Record a scene with edges that both cameras see, "
-            "while the robot moves"
+            f"nothing was found that both cameras show: in one half of the recording the best match stands "
+            f"{best.clearness:.1f} deviations out of all others (expected {_CLEAR_ENOUGH:g}). {_REMEDY}"
         )
-    return found.homography, found.clearness
+    return best.homography, best.clearness
 
 
-def _surfaces(fields: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
-    """For each turn, the agreement at every shift (cyclic), of all frames and of two halves of what there is.
+def _surfaces(fields: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[float, np.ndarray]]:
+    """For each turn, the agreement at every shift (cyclic), of all frames.
 
     Unit: deviations of what edges that run at random would give.
     """
     (height, width), (aux_height, aux_width) = fields[0][0].shape, fields[0][1].shape
     shape = (cv2.getOptimalDFTSize(height + aux_height), cv2.getOptimalDFTSize(width + aux_width))
-    board = _board(height, width)
-    count = len(fields)
-    halves = {"first": (range((count + 1) // 2), board), "second": (range(count // 2, count), ~board)}
-    spectra = {"all": [_transform(rgb, shape) for rgb, _ in fields]}
-    for part, (frames, mask) in halves.items():
-        spectra[part] = [_transform(fields[i][0] * mask, shape) for i in frames]
-    members = {"all": range(count), **{part: frames for part, (frames, _) in halves.items()}}
-    energies = {
-        part: _transform(sum(np.abs(fields[i][0]) ** 2 for i in frames) * mask, shape)
-        for part, (frames, mask) in {"all": (range(count), 1.0), **halves}.items()
-    }
+    spectra = [_transform(rgb, shape) for rgb, _ in fields]
+    rgb_energy = _transform(sum(np.abs(rgb) ** 2 for rgb, _ in fields), shape)
     for turn in _TURNS:
         matrix = _turning(turn, (aux_height, aux_width))[:2]
         phase = np.exp(2j * math.radians(turn)).astype(np.complex64)
         turned = [_warped(aux, matrix) * phase for _, aux in fields]
-        transforms = [np.conj(_transform(aux, shape)) for aux in turned]
-        energy = np.conj(_transform(sum(np.abs(aux) ** 2 for aux in turned) / count, shape))
-        surfaces = {}
-        for part, frames in members.items():
-            product = sum(spectrum * transforms[i] for spectrum, i in zip(spectra[part], frames))
-            chance = np.fft.ifft2(energies[part] * energy).real
-            chance = np.maximum(chance, _LEAST_OVERLAP * chance.max())
-            surfaces[part] = np.fft.ifft2(product).real / np.sqrt(chance / 2)
-        yield float(turn), surfaces
+        product = sum(spectrum * np.conj(_transform(aux, shape)) for spectrum, aux in zip(spectra, turned))
+        energy = np.conj(_transform(sum(np.abs(aux) ** 2 for aux in turned) / len(fields), shape))
+        chance = np.fft.ifft2(rgb_energy * energy).real
+        chance = np.maximum(chance, _LEAST_OVERLAP * chance.max())
+        yield float(turn), np.fft.ifft2(product).real / np.sqrt(chance / 2)
 
 
 def _transform(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return np.fft.fft2(field, shape)
-
-
-def _board(height: int, width: int) -> np.ndarray:
-    """Every other of `_BLOCKS`, HxW bool."""
-    rows, columns = np.arange(height) * _BLOCKS[0] // height, np.arange(width) * _BLOCKS[1] // width
-    return (rows[:, None] + columns[None]) % 2 == 0
 
 
 def _warped(field: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -262,40 +253,31 @@ def transformed(homography: np.ndarray, points: np.ndarray) -> np.ndarray:
 # The refinement.
 
 
-def _refine(seen: list[tuple[np.ndarray, np.ndarray]], start: np.ndarray, clearness: float) -> Alignment:
-    """All eight numbers, from a place that is right to some pixels at the coarse width; errors as of `align`."""
-    height, width = seen[0][0].shape
-    homography, count = start, len(seen)
-    widest = min(width, _FINEST)
+def _refine(seen: list[tuple[np.ndarray, np.ndarray]], start: np.ndarray) -> tuple[np.ndarray, float, int]:
+    """All eight numbers, from a place that is right to some pixels at the coarse width; residual and blocks as of
+    `Alignment`; errors as of `align`."""
+    width = seen[0][0].shape[1]
+    homography, widest = start, min(width, _FINEST)
     for level in dict.fromkeys(min(width, widest) for width in (_COARSE, 2 * _COARSE, 4 * _COARSE, widest)):
         for _ in range(2):
             homography = _step(seen, homography, level)[0]
-    board = _board(*_BLOCKS)
-    first, second = (
-        _step(part, homography, widest, mask)[0]
-        for part, mask in ((seen[: (count + 1) // 2], board), (seen[count // 2 :], ~board))
-    )
     _, residual, blocks = _step(seen, homography, widest)
-    halves = corner_error(first, second, (height, width))
-    if blocks < _MIN_BLOCKS or halves > _TOLERATED * width:
+    if blocks < _MIN_BLOCKS:
         raise NoAgreementError(
-            f"nothing certain was found: {blocks} of {board.size} parts of the image agree in both cameras (expected "
-            f"{_MIN_BLOCKS}), and two halves of the recording put its corners {halves:.0f} px apart"
+            f"nothing certain was found: {blocks} of {math.prod(_BLOCKS)} parts of the image agree in both cameras "
+            f"(expected {_MIN_BLOCKS}). {_REMEDY}"
         )
-    return Alignment(homography / homography[2, 2], residual, halves, blocks, clearness)
+    return homography, residual, blocks
 
 
 def _step(
-    seen: list[tuple[np.ndarray, np.ndarray]], homography: np.ndarray, level: int, mask: np.ndarray | None = None
+    seen: list[tuple[np.ndarray, np.ndarray]], homography: np.ndarray, level: int
 ) -> tuple[np.ndarray, float, int]:
-    """A better homography, the median px by which blocks were off before, and how many could be told.
-
-    mask: `_BLOCKS` bool, the blocks that count.
-    """
+    """A better homography, the median px by which blocks were off before, and how many could be told."""
     rgb_scale = level / seen[0][0].shape[1]
     place = _scaling(rgb_scale) @ homography
     volume, chance = _volumes(seen, place, level)
-    points, shifts, sharpness = _block_shifts(volume, chance, seen[0][0].shape, rgb_scale, mask)
+    points, shifts, sharpness = _block_shifts(volume, chance, seen[0][0].shape, rgb_scale)
     if len(points) < _MIN_BLOCKS:
         return homography, math.nan, len(points)
     height, width = seen[0][0].shape
@@ -345,7 +327,7 @@ def _by_block(values: np.ndarray) -> np.ndarray:
 
 
 def _block_shifts(
-    volume: np.ndarray, chance: np.ndarray, rgb_shape: tuple[int, ...], rgb_scale: float, mask: np.ndarray | None
+    volume: np.ndarray, chance: np.ndarray, rgb_shape: tuple[int, ...], rgb_scale: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Blocks that could be told: their centres (n, 2), by how much the auxiliary image is to be moved there, both in px
     of the RGB image, and how sharply the agreement falls off around that, (n, 2, 2): along an edge it does not."""
@@ -353,7 +335,7 @@ def _block_shifts(
     for row, column in itertools.product(range(_BLOCKS[0]), range(_BLOCKS[1])):
         surface, deviation = volume[row, column], math.sqrt(chance[row, column])
         peak = np.unravel_index(int(surface.argmax()), surface.shape)
-        if (mask is not None and not mask[row, column]) or not _inside(peak, surface.shape):
+        if not _inside(peak, surface.shape):
             continue
         if surface[peak] <= _CLEAR * deviation or deviation < 1e-6:
             continue
