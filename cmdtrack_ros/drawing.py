@@ -181,6 +181,26 @@ def contact_sheet(pictures: Sequence[np.ndarray], title: str, columns: int = 3, 
     return sheet
 
 
+def edges_over(rgb: np.ndarray, aux: np.ndarray) -> np.ndarray:
+    """The edges of a registered aux picture in red over the RGB picture, greyed: both HxWx3 uint8 of one size."""
+    grey = cv2.GaussianBlur(cv2.cvtColor(aux, cv2.COLOR_RGB2GRAY), (0, 0), 1.2).astype(np.float32)
+    strength = cv2.magnitude(cv2.Scharr(grey, cv2.CV_32F, 1, 0), cv2.Scharr(grey, cv2.CV_32F, 0, 1))
+    share = np.clip(strength / max(float(np.percentile(strength, 95)), 1e-6), 0, 1)[..., None]
+    ground = cv2.cvtColor(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return (ground * (1 - share) + share * np.array((255, 60, 40))).astype(np.uint8)
+
+
+def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str]) -> np.ndarray:
+    """Pictures of one size in a row, each under its title."""
+    size = pictures[0].shape[1] / FIGURES_WIDTH
+    columns = []
+    for picture, title in zip(pictures, titles):
+        bar = np.full((round(30 * size), picture.shape[1], 3), BACKGROUND, np.uint8)
+        draw_text(bar, title, (round(8 * size), round(21 * size)), TEXT, size)
+        columns.append(np.vstack([bar, picture]))
+    return np.hstack(columns)
+
+
 def _panel(picture: np.ndarray, track: Track | None, truth: np.ndarray) -> np.ndarray:
     scale = max(round(PANEL_HEIGHT / picture.shape[0]), 1)
     canvas = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)

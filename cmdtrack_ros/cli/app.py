@@ -11,6 +11,7 @@ import typer
 from cmdtrack_ros.cli import benchmark, evaluate, track
 from cmdtrack_ros.cli.bag import bag_app
 from cmdtrack_ros.cli.export import export
+from cmdtrack_ros.cli.register import register
 from cmdtrack_ros.cli.sync import sync
 from cmdtrack_ros.cli.train import train_app
 from cmdtrack_ros.errors import CmdtrackError
@@ -25,6 +26,7 @@ for verb in (track.track, track.demo):
     app.command()(verb)
 app.add_typer(bag_app, name="bag")
 app.command()(sync)
+app.command()(register)
 for verb in (
     evaluate.evaluate,
     evaluate.score,

@@ -11,6 +11,7 @@ from cmdtrack_ros.boxes import parse_box
 from cmdtrack_ros.cli import options as o
 from cmdtrack_ros.evaluation.protocols import Protocol
 from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.registration import read_registration
 
 if TYPE_CHECKING:
     from cmdtrack_ros.data import ImageSequence
@@ -107,7 +108,7 @@ def evaluate_bag(
     truth_topic: o.TruthTopicOption = None,
     truth_file: Annotated[Path | None, typer.Option(help="One box a line for each RGB image.")] = None,
     init_box: o.InitBoxOption = None,
-    registration: Annotated[str, typer.Option(help="How aux images come onto the RGB image: none or resize.")] = "none",
+    registration: o.RegistrationOption = "none",
     pairing: o.PairingOption = o.PAIRING.pairing,
     slop: o.SlopOption = o.PAIRING.slop,
     latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
@@ -122,8 +123,8 @@ def evaluate_bag(
 
     rule = PairOptions(slop=slop, aux_offset=aux_offset, pairing=pairing, latest_gap=latest_gap)
     box = None if init_box is None else parse_box(init_box)
-    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, rule)
-    options = ReplayOptions(topics, box, registration, weights, device)
+    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, rule, read_registration(registration))
+    options = ReplayOptions(topics, box, topics.registration, weights, device)
     output.mkdir(parents=True, exist_ok=True)
 
     def replay(path: Path) -> Replay:

@@ -43,6 +43,13 @@ PairingOption = Annotated[
 ]
 SlopOption = Annotated[float, typer.Option(help="Largest stamp gap of a nearest pair, seconds.")]
 LatestGapOption = Annotated[float, typer.Option(help="Largest stamp gap of a pair by pairing latest, seconds.")]
+RegistrationOption = Annotated[
+    str,
+    typer.Option(
+        help="How a bag's aux images come onto the RGB image: none, resize, or a file of parameters such as `cmdtrack "
+        "register` writes."
+    ),
+]
 AuxOffsetOption = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
 
 PAIRING = PairOptions()

@@ -10,6 +10,7 @@ import typer
 from cmdtrack_ros.boxes import parse_box
 from cmdtrack_ros.cli import options as o
 from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.registration import read_registration
 
 
 def track(
@@ -23,6 +24,7 @@ def track(
     slop: o.SlopOption = o.PAIRING.slop,
     latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
     aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
+    registration: o.RegistrationOption = "none",
     layout: o.LayoutOption = "auto",
     weights: o.WeightsOption = None,
     device: o.DeviceOption = "auto",
@@ -34,7 +36,13 @@ def track(
     from cmdtrack_ros.evaluation.pictures import track_recording
 
     rule = PairOptions(slop=slop, aux_offset=aux_offset, pairing=pairing, latest_gap=latest_gap)
-    bag = BagOptions(rgb_topic=rgb_topic, aux_topic=aux, modality=modality, pairing=rule)
+    bag = BagOptions(
+        rgb_topic=rgb_topic,
+        aux_topic=aux,
+        modality=modality,
+        pairing=rule,
+        registration=read_registration(registration),
+    )
     sequence = open_recording(recording, layout, options=bag, aux_video=None if aux is None else Path(aux))
     box = None if init_box is None else parse_box(init_box)
     for line in track_recording(sequence, output, box, weights=weights, device=device, threads=threads):

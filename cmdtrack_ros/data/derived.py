@@ -111,6 +111,55 @@ def _scaled(boxes: np.ndarray, image: np.ndarray | None, other: np.ndarray | Non
     return boxes if shown is None else boxes * np.tile(np.divide(size, shown.shape[1::-1]), 2)
 
 
+class Misregistered(DerivedSequence):
+    """A registered sequence as two cameras beside each other would have seen it: RGB is a window of 0.7 of the image,
+    the aux image another view of it, of 0.6 to 1.5 times that width, turned by up to 6 degrees, shifted by up to 0.15
+    of the width and seen a little from the side; nothing shows beyond what both cameras saw.
+
+    Attributes:
+        homography: (3, 3) the truth: aux pixel -> RGB pixel.
+    """
+
+    def __init__(self, source: ImageSequence, seed: int) -> None:
+        super().__init__(source)
+        rng = np.random.default_rng(seed)
+        self._width, self._height = source.frame(0).size
+        self._window = np.array([self._width * 7 // 10, self._height * 7 // 10])
+        while True:
+            self._origin = rng.integers(0, [self._width, self._height] - self._window)
+            self._view = self._draw(rng)
+            corners = np.array(
+                [[[0, 0]], [[self._width, 0]], [[self._width, self._height]], [[0, self._height]]], float
+            )
+            seen = cv2.perspectiveTransform(corners, self._view)[:, 0]
+            if (seen >= 0).all() and (seen < [self._width, self._height]).all():
+                break
+        to_window = np.array([[1, 0, -self._origin[0]], [0, 1, -self._origin[1]], [0, 0, 1.0]])
+        self.homography = to_window @ self._view
+        self.boxes = np.array([clip_box(b - [*self._origin, 0, 0], *self._window) for b in source.boxes])
+        self.aux_boxes = None
+
+    def _draw(self, rng: np.random.Generator) -> np.ndarray:
+        scale, turn = 0.7 * np.exp(rng.uniform(np.log(0.6), np.log(1.5))), np.radians(rng.uniform(-6, 6))
+        turned = scale * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        middle = self._origin + self._window / 2 + rng.uniform(-0.15, 0.15, 2) * self._window
+        view, tilt = np.eye(3), np.eye(3)
+        view[:2, :2], view[:2, 2] = turned, middle - turned @ [(self._width - 1) / 2, (self._height - 1) / 2]
+        tilt[2, :2] = rng.uniform(-0.02, 0.02, 2) / self._width
+        return view @ tilt
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        image, (x, y), (w, h) = super().rgb(index), self._origin, self._window
+        return None if image is None else np.ascontiguousarray(image[y : y + h, x : x + w])
+
+    def aux(self, index: int) -> np.ndarray | None:
+        image = super().aux(index)
+        if image is None:
+            return None
+        smooth = cv2.INTER_NEAREST if self.modality is Modality.DEPTH else cv2.INTER_LINEAR
+        return cv2.warpPerspective(image, self._view, (self._width, self._height), flags=smooth | cv2.WARP_INVERSE_MAP)
+
+
 class GreyAsDepth(DerivedSequence):
     """A sequence with depth made up from the brightness of its colour images: 16-bit millimetres, for timing alone."""
 

@@ -26,6 +26,7 @@ from cmdtrack_ros.evaluation.results import write_run
 from cmdtrack_ros.evaluation.runner import RESULTS
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair
+from cmdtrack_ros.streams.registration import Registration
 from cmdtrack_ros.track import TargetState, Track, per_frame, percentiles_ms
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class ReplayOptions:
 
     bag: BagOptions = BagOptions()
     initial_box: np.ndarray | None = None
-    registration: str = "none"
+    registration: Registration = Registration()
     weights: Path | None = None
     device: str = "cpu"
 

@@ -60,6 +60,7 @@ from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.qos import qos_overrides
+from cmdtrack_ros.ros.registration import RegistrationDesk
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
@@ -68,6 +69,7 @@ from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions
+from cmdtrack_ros.streams.registration import Registrar
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline
 from cmdtrack_ros.tracking.requests import TargetRequests
@@ -97,7 +99,8 @@ class TrackerNode(LifecycleNode):
         self._pipeline: Pipeline | None = None
         self._mark = RespawnMark(self.get_fully_qualified_name())
         self._worker: Worker | None = None
-        self._supervisor: Supervisor | None = None  # while active
+        self._supervisor: Supervisor | None = None  # while active, as the next
+        self._registration: RegistrationDesk | None = None
         self._inputs: dict[str, ImageInput] = {}
         self._targets = TargetDoors(self, self._health)
         self._opened = ExitStack()  # what `_stop` closes, last first
@@ -201,7 +204,7 @@ class TrackerNode(LifecycleNode):
         self._pipeline = Pipeline(
             tracker,
             max_targets=settings.max_targets,
-            registration=settings.registration,
+            registration=settings.registering(),
             max_pixels=settings.max_pixels,
             topics=topics,
             report=self._report_fault,
@@ -252,6 +255,9 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
+            topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
+            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, topics)
+            opened.callback(self._registration.close)
             self._targets.open(settings, self._requests, self._pipeline, opened)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
             opened.callback(self.destroy_timer, self._flush_timer)
@@ -330,6 +336,9 @@ class TrackerNode(LifecycleNode):
             self._supervisor.configure(_pairing(settings))
             if self._event_frames:
                 self._event_frames.configure(settings.event_window, _pairing(settings))
+            self._registration.configure(settings)
+        else:
+            self._pipeline.register(Registrar(settings.registering()))
 
     def _wait_for_partner(self, message: object) -> None:
         if self._pairing_filter.waiting:
@@ -370,6 +379,7 @@ class TrackerNode(LifecycleNode):
         self._survive(self._check_health)
         if self._supervisor:
             values = self._supervisor.values()
+            values["inputs"] |= self._registration.values()
             summaries["tracking"] = _in_words(self._pipeline.states)
         if self._pipeline:
             values["tracking"]["state"] = _in_words(self._pipeline.states)
@@ -385,6 +395,7 @@ class TrackerNode(LifecycleNode):
             self._worker.check()
         if self._supervisor:
             self._look_after_inputs()
+            self._registration.check()
             self._requests.expire()
             self._targets.look_after()
             self._say_old_target()

@@ -18,6 +18,8 @@ from cmdtrack_ros.modalities import THERMAL_UNITS, AuxEncoding
 from cmdtrack_ros.ros.qos import TRANSPORTS
 from cmdtrack_ros.streams.images import MAX_PIXELS
 from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
+from cmdtrack_ros.streams.registration import METHODS, Registration, is_homography
+from cmdtrack_ros.streams.registration import RANGES as REGISTRATION_RANGES
 from cmdtrack_ros.tracking.engines.choose import DEVICES, ENGINES, PRECISIONS
 from cmdtrack_ros.tracking.states import RANGES as STATE_RANGES
 from cmdtrack_ros.tracking.states import StateConfig
@@ -39,6 +41,8 @@ class Settings:
     aux_topic: str
     rgb_transport: str
     aux_transport: str
+    rgb_camera_info: str
+    aux_camera_info: str
     reliability: str
     pairing: str
     slop: float
@@ -47,6 +51,10 @@ class Settings:
     aux_offset: float
     queue_size: int
     registration: str
+    registration_homography: tuple[float, ...]
+    registration_distance: float
+    aux_translation: tuple[float, ...]
+    aux_rotation: tuple[float, ...]
     max_pixels: int
     event_window: float
     thermal_range: tuple[float, ...]
@@ -69,6 +77,10 @@ class Settings:
     found_after: int
     data_timeout: float
     process_every_pair: bool
+
+    def registering(self) -> Registration:
+        """How auxiliary images come onto RGB images; ConfigError where the method lacks what it needs."""
+        return Registration(**{name: getattr(self, name) for name in Registration.__dataclass_fields__})
 
     def states(self) -> StateConfig:
         """Thresholds of the target's states; ConfigError where one contradicts another."""
@@ -197,6 +209,18 @@ SPECS = (
         choices=TRANSPORTS,
     ),
     Spec(
+        "rgb_camera_info",
+        "",
+        "Calibration of the RGB camera (sensor_msgs/CameraInfo); empty for camera_info beside the RGB images.",
+        topic=True,
+    ),
+    Spec(
+        "aux_camera_info",
+        "",
+        "Calibration of the auxiliary camera (CameraInfo); empty for camera_info beside the auxiliary images.",
+        topic=True,
+    ),
+    Spec(
         "reliability",
         "auto",
         "Reliability asked of the image publishers; auto follows what they offer. qos_overrides of a topic go before.",
@@ -251,8 +275,48 @@ SPECS = (
     Spec(
         "registration",
         "none",
-        "How auxiliary images are brought onto the RGB image: none expects equal sizes, resize stretches them over it.",
-        choices=("none", "resize"),
+        "How auxiliary images are brought onto the RGB image: none expects equal sizes, resize stretches them over it, "
+        "homography moves them by registration_homography, camera_info by both cameras' CameraInfo and mounting.",
+        choices=METHODS,
+        live=True,
+    ),
+    Spec(
+        "registration_homography",
+        [],
+        "Nine numbers, row by row, of the matrix that maps a pixel of the auxiliary image to one of the RGB image, as "
+        "`cmdtrack register` finds it; empty for none.",
+        *REGISTRATION_RANGES["registration_homography"],
+        live=True,
+        items=("h11", "h12", "h13", "h21", "h22", "h23", "h31", "h32", "h33"),
+        condition=" of an invertible matrix that enlarges less than 50 times either way",
+        valid=is_homography,
+    ),
+    Spec(
+        "registration_distance",
+        Registration().registration_distance,
+        "Metres from the RGB camera at which camera_info lays thermal and event images on RGB: where the targets are. "
+        "Depth images need none.",
+        *REGISTRATION_RANGES["registration_distance"],
+        live=True,
+    ),
+    Spec(
+        "aux_translation",
+        [],
+        "Where the auxiliary camera's optical frame is in the RGB camera's (x right, y down, z forward), in m, for "
+        "camera_info; empty takes both translation and rotation from tf.",
+        *REGISTRATION_RANGES["aux_translation"],
+        live=True,
+        items=("x", "y", "z"),
+        valid=lambda numbers: True,
+    ),
+    Spec(
+        "aux_rotation",
+        [],
+        "Roll, pitch and yaw of the same about fixed x, y, z, in rad; empty for none, beside aux_translation.",
+        *REGISTRATION_RANGES["aux_rotation"],
+        live=True,
+        items=("roll", "pitch", "yaw"),
+        valid=lambda numbers: True,
     ),
     Spec(
         "max_pixels",
@@ -494,6 +558,7 @@ class Parameters:
             values[spec.name] = self._read(spec, value)
         settings = Settings(**values)
         settings.states()  # these parameters limit one another
+        settings.registering()
         return settings
 
     def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:

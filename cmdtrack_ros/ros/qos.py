@@ -17,7 +17,8 @@ from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket
 TRANSPORTS = ("auto", "raw", "compressed", "compressedDepth")
 """image_transport's names, which are the ends of its topics; auto goes by the publishers."""
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
-_SUFFIXES = ("/compressed", "/compressedDepth")
+TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
+"""What image_transport adds to the topic of the images."""
 _MOST_QUEUED = 1000
 _OVERRIDES = {
     QoSPolicyKind.HISTORY: ("keep_last", "keep_all"),
@@ -69,7 +70,7 @@ def plan_subscription(
     offers = publishers(topic)
     types = {publisher.topic_type for publisher in offers}
     if transport == "auto":
-        compressed = types == {_COMPRESSED} if types else topic.endswith(_SUFFIXES)
+        compressed = types == {_COMPRESSED} if types else topic.endswith(TRANSPORT_SUFFIXES)
     else:
         compressed = transport != "raw"
     message_type = CompressedImage if compressed else Image
@@ -89,7 +90,7 @@ def _topic(base: str, publishers: Callable[[str], Sequence[Any]], transport: str
         return f"{base}/{transport}"
     if publishers(base):
         return base
-    return next((base + suffix for suffix in _SUFFIXES if publishers(base + suffix)), base)
+    return next((base + suffix for suffix in TRANSPORT_SUFFIXES if publishers(base + suffix)), base)
 
 
 def qos_overrides(node: Node, topic: str, entity: str) -> QoSOverridingOptions:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
-import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
+from cmdtrack_ros.streams.registration import Registrar, Registration
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.proposal import propose
@@ -37,7 +37,6 @@ CATCH_UP_INTERVAL = 0.1
 CATCH_UP_STEPS = 2
 """Frames of the past with each pair, of all late targets together, while others are followed in the present."""
 _JUMPED = "the stamps jumped back before the present was reached: send it again"
-_INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
 
 
 @dataclass
@@ -71,7 +70,7 @@ class Pipeline:
     Args:
         tracker: what the targets' trackers are made like.
         max_targets: followed at once. With 1 a new target takes the place of the one there is, whatever its name.
-        registration: "none" (aux must have RGB's size) or "resize".
+        registration: how auxiliary images come onto RGB images.
         max_pixels: of an image; a larger one is bad.
         topics: of the RGB and the auxiliary images, as faults name them.
         report: called with the cause of a fault and a text that names topic and remedy.
@@ -87,18 +86,16 @@ class Pipeline:
         tracker: Tracker,
         *,
         max_targets: int = 1,
-        registration: str = "none",
+        registration: Registration = Registration(),
         max_pixels: int = MAX_PIXELS,
         topics: tuple[str, str] = ("rgb", "aux"),
         report: Callable[[str, str], None] = lambda cause, text: None,
         go_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        if registration not in ("none", "resize"):
-            raise ConfigError(f"registration: expected none or resize, got {registration!r}")
         self._tracker = tracker
         self._encoder = tracker.another().encoder  # of the present; a late target has one of its own until it is there
         self._max_targets = max_targets
-        self._registration = registration
+        self._registrar = Registrar(registration)
         self._max_pixels = max_pixels
         self._rgb, self._aux = _Stream(topics[0], "RGB"), _Stream(topics[1], "auxiliary")
         self._report = report
@@ -162,6 +159,20 @@ class Pipeline:
         self._coming = [one for one in self._coming if not every and one.name != name]
         if not self._targets:
             self._encoder.reset()
+
+    def register(self, registrar: Registrar) -> None:
+        """Auxiliary images come onto RGB images another way from the next frame on; from any thread."""
+        self._registrar = registrar
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int] | None, tuple[int, int] | None]:
+        """Height and width of RGB and auxiliary images; None of a stream that has not come."""
+        return self._rgb.size, self._aux.size
+
+    @property
+    def images(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """RGB image and registered auxiliary image of the last pair, as the sensors gave them; None where missing."""
+        return self._images
 
     def doubt(self) -> None:
         """Nobody looked for long: targets are LOST until images confirm them, and late ones are given up."""
@@ -436,16 +447,15 @@ class Pipeline:
 
     def _register(self, aux: np.ndarray) -> np.ndarray | None:
         size = self._rgb.size  # that of the stream, for pairs that lack RGB
-        if size is None or aux.shape[:2] == size:
+        if size is None:
             return aux
-        if self._registration == "resize":
-            return cv2.resize(aux, size[::-1], interpolation=_INTERPOLATION.get(aux.dtype, cv2.INTER_NEAREST))
-        self._fault(
-            "registration",
-            f"{self._rgb.topic} is {_sides(size)}, {self._aux.topic} {_sides((aux.shape[0], aux.shape[1]))}: expected "
-            "equal sizes; publish a registered image or set parameter 'registration' to resize",
-        )
-        return None
+        encoder = self._tracker.encoder
+        try:
+            return self._registrar(aux, size, encoder.modality, encoder.encoding.depth_unit)
+        except ConfigError as error:
+            own = _sides((aux.shape[0], aux.shape[1]))
+            self._fault("registration", f"{self._rgb.topic} is {_sides(size)}, {self._aux.topic} {own}: {error}")
+            return None
 
     def _fault(self, cause: str, text: str) -> None:
         self.faults[cause] += 1

@@ -73,8 +73,8 @@ class Source(Strict):
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
     ``pairing``, ``slop``, ``latest_gap``, ``aux_offset``: how the images of bags are paired, s; as the node's
-    parameters. ``terms``: under
-    which the data may be used, for the weights' metadata.
+    parameters. ``registration``: how their aux images come onto RGB: none, resize, or a file of the node's parameters,
+    as `cmdtrack register` writes. ``terms``: under which the data may be used, for the weights' metadata.
     """
 
     kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills|labelled)$")
@@ -95,6 +95,7 @@ class Source(Strict):
     slop: float = _pairing("slop")
     latest_gap: float = _pairing("latest_gap")
     aux_offset: float = _pairing("aux_offset")
+    registration: str = "none"
     terms: str = ""
 
 

@@ -23,6 +23,7 @@ from cmdtrack_ros.data.sequences import IMAGE_SUFFIXES, FolderSequence, read_aux
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.registration import read_registration
 from cmdtrack_ros.training.augment import Rng, shifted, warp
 from cmdtrack_ros.training.config import Source, Split
 from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, propose_box
@@ -120,7 +121,8 @@ def _load_bag(path: Path, source: Source) -> ImageSequence:
     pairing = PairOptions(
         slop=source.slop, aux_offset=source.aux_offset, pairing=source.pairing, latest_gap=source.latest_gap
     )
-    sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing))
+    registration = read_registration(source.registration)
+    sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing, registration=registration))
     if not visible(sequence.boxes).any():
         raise DataError(
             f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "

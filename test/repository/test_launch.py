@@ -78,7 +78,7 @@ def test_tracker_yaml_explains_every_parameter_once() -> None:
             rows.get(match[1], []).append(row)
     assert {name: len(found) for name, found in rows.items()} == dict.fromkeys(rows, 1)
     explained = [name for name, (row,) in rows.items() if lines[row - 1].startswith("    # ")]
-    assert set(rows) - set(explained) == {"aux_topic"}  # in one breath with rgb_topic
+    assert set(rows) - set(explained) == {"aux_topic", "aux_camera_info"}  # in one breath with that of RGB
     for spec in SPECS:
         above = reversed(lines[: rows[spec.name][0]])
         comment = takewhile(lambda line: line.startswith("    # "), above)

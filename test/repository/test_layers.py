@@ -18,7 +18,7 @@ ROS_MODULES = {"rclpy", "message_filters", "diagnostic_updater", "cv_bridge", "a
 # A room may import those on the floors below it, and none beside it.
 FLOORS = (
     ("errors",),
-    ("boxes", "modalities"),
+    ("boxes", "cameras", "modalities"),
     ("track",),
     ("drawing", "streams", "models"),
     ("data",),

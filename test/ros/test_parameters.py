@@ -61,6 +61,8 @@ def test_whole_numbers_pass_for_floating_point_ones(node_with: Callable) -> None
         ("initial_box", "centre", "'initial_box'"),
         ("initial_box", [True] * 4, "'initial_box'"),
         ("thermal_range", [0.0, 1e308], r"'thermal_range': .* from -1e\+06 to 1e\+06"),
+        ("rgb_topic", "", "'rgb_topic'"),
+        ("rgb_camera_info", "{bad}", "'rgb_camera_info': .* unknown substitution"),
         ("rgb_topic", "{bad}", "'rgb_topic': .* unknown substitution"),
         ("thermal_range", [31315.0, 29315.0], "low below high"),
         ("depth_max", 0.0, "depth_max"),

@@ -14,6 +14,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
+from cmdtrack_ros.streams.registration import Registration
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.pipeline import DETECTION_LEFT, Pipeline
 from cmdtrack_ros.tracking.states import PROPOSAL_FRAMES, StateConfig
@@ -100,17 +101,17 @@ def test_sizes_that_differ_need_a_registration(pipeline: Pipeline, tracker: Trac
     assert not step(pipeline, pair(RGB, SMALL)).has_aux
     assert "rgb is 160x120, aux 80x60" in reports[0][1] and "resize" in reports[0][1]
     assert step(pipeline, pair(None, SMALL)) is None, "nor without the RGB image"
-    resizing = Pipeline(tracker, registration="resize")
+    resizing = Pipeline(tracker, registration=Registration("resize"))
     for rgb in (RGB, BAD):  # without RGB by the size it had
         step(resizing, pair(rgb, SMALL))
         assert resizing.pictures()[1].shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(ConfigError, match="registration"):
-        Pipeline(tracker, registration="guess")
+        Registration("guess")
 
 
 def test_resizing_never_blends_depth(tracker: Tracker) -> None:
     depth = np.where(np.arange(80) < 33, 500, 4000).astype(np.uint16) * np.ones((60, 1), np.uint16)
-    pipeline = Pipeline(Tracker(tracker.engine, "depth"), registration="resize")
+    pipeline = Pipeline(Tracker(tracker.engine, "depth"), registration=Registration("resize"))
     step(pipeline, pair(RGB, message(depth, "16UC1")))
     colours = np.unique(pipeline.pictures()[1].reshape(-1, 3), axis=0)
     assert len(colours) == 2, "one for each of the two depths"

@@ -26,10 +26,11 @@ from cmdtrack_ros.data.bags.messages import (
     message_types,
 )
 from cmdtrack_ros.data.sequences import ImageSequence, read_boxes
-from cmdtrack_ros.errors import DataError, ImageError
+from cmdtrack_ros.errors import ConfigError, DataError, ImageError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.images import to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import NearestPairer, Pair, PairOptions
+from cmdtrack_ros.streams.registration import Registrar, Registration
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class BagOptions:
         truth_file: one box a line for each RGB image, instead of a topic.
         modality: of the aux topic; None = what our writer noted in the bag.
         pairing: as the node's parameters of the same names.
+        registration: of the sequence's aux images, likewise.
     """
 
     rgb_topic: str | None = None
@@ -52,6 +54,7 @@ class BagOptions:
     truth_file: Path | None = None
     modality: Modality | str | None = None
     pairing: PairOptions = PairOptions()
+    registration: Registration = Registration()
 
 
 class RawMessage(NamedTuple):
@@ -299,15 +302,27 @@ class BagSequence(ImageSequence):
         pairs: list[Pair],
         rgb: _ImageTopic | None,
         aux: _ImageTopic | None,
+        registration: Registration = Registration(),
     ) -> None:
         super().__init__(name, modality, boxes, np.array([pair.stamp for pair in pairs], np.int64) / 1e9)
         self.topics, self.pairs, self._rgb, self._aux = topics, pairs, rgb, aux
+        self._registrar = None if registration == Registration() else Registrar(registration)
+        self._size: tuple[int, int] | None = None  # of the RGB images
 
     def rgb(self, index: int) -> np.ndarray | None:
         return _image(self._rgb, self.pairs[index].rgb)
 
     def aux(self, index: int) -> np.ndarray | None:
-        return _image(self._aux, self.pairs[index].aux)
+        image = _image(self._aux, self.pairs[index].aux)
+        if image is None or self._registrar is None or self._rgb is None:
+            return image
+        if self._size is None:
+            height, width = self._rgb[0].shape[:2]
+            self._size = height, width
+        try:
+            return self._registrar(image, self._size, self.modality)
+        except ConfigError as error:
+            raise DataError(f"{self._rgb.path}: {error}") from error
 
 
 def _image(images: _ImageTopic | None, number: int | None) -> np.ndarray | None:
@@ -330,7 +345,7 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
         name = bag.custom.get("name") or Path(path).stem
     rgb = None if topics.rgb is None else _ImageTopic(Path(path), index[topics.rgb], to_rgb)
     aux = None if topics.aux is None else _ImageTopic(Path(path), index[topics.aux], to_sensor)
-    return BagSequence(name, modality, boxes, topics, pairs, rgb, aux)
+    return BagSequence(name, modality, boxes, topics, pairs, rgb, aux, options.registration)
 
 
 def _aux_modality(bag: Bag, aux_topic: str | None, modality: Modality | str | None) -> Modality:

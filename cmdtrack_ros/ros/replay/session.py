@@ -131,7 +131,6 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
     parameters: dict[str, Any] = {
         "modality": sequence.modality.value,
         "initial_box": [float(v) for v in box],
-        "registration": options.registration,
         "pairing": pairing.pairing,
         "slop": pairing.slop / rate,
         "latest_gap": pairing.latest_gap / rate,
@@ -142,6 +141,7 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
         "threads": 1,
         "process_every_pair": "true",
     }
+    parameters |= options.registration.as_parameters()
     parameters |= dict(zip(("rgb_topic", "aux_topic"), sequence.topics.images))
     if options.weights is not None:
         parameters["weights"] = str(options.weights.resolve())
