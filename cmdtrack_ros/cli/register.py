@@ -20,7 +20,7 @@ def register(
         Path, typer.Option(help="Picture to write: the aux image's edges over RGB, before and after.")
     ] = Path("registration.jpg"),
     frames: Annotated[
-        int, typer.Option(min=1, max=200, help="Of the recording, evenly spread, that are compared.")
+        int, typer.Option(min=2, max=200, help="Of the recording, evenly spread, that are compared.")
     ] = 16,
     modality: o.ModalityOption = None,
     rgb_topic: o.RgbTopicOption = None,

@@ -29,6 +29,10 @@ RANGES = {
 }
 """Low and high end of each number of the parameters of these names."""
 
+_OFFLINE = (
+    "only the running node reads CameraInfo and tf: offline, register by `none`, `resize` or the file that `cmdtrack "
+    "register` writes from the recording"
+)
 _LEAST_SCALE, _MOST_SCALE = 0.02, 50.0  # px of RGB per auxiliary px; beyond it nothing could be seen
 _LEAST_SHOWN = 0.02  # of the RGB image
 _SMOOTH = {np.dtype(kind): cv2.INTER_LINEAR for kind in (np.uint8, np.uint16, np.float32)}
@@ -129,7 +133,7 @@ class Registrar:
     """
 
     def __init__(
-        self, registration: Registration = Registration(), rig: Rig | None = None, missing: str = "no cameras are known"
+        self, registration: Registration = Registration(), rig: Rig | None = None, missing: str = _OFFLINE
     ) -> None:
         self.registration, self.rig = registration, rig
         self._missing = missing

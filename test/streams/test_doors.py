@@ -8,13 +8,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 
 from cmdtrack_ros.data.bags import BagOptions, load_bag
+from cmdtrack_ros.data.bags.writer import write_bag
+from cmdtrack_ros.data.sequences import load_sequence
+from cmdtrack_ros.evaluation.registration import as_registration
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
 from cmdtrack_ros.streams.pairing import NearestPairer, NearestPairFilter, PairOptions
+from cmdtrack_ros.streams.registration import Registrar
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.sources import load_sequences
-from synthetic import write_free_running_bag
+from synthetic import make_block, write_free_running_bag
 
 START = 1_600_000_000 * 10**9
 RGB = [START + round(i * 1e9 / 30) for i in range(90)]
@@ -110,6 +115,37 @@ def test_sequences_of_a_bag(bag: Path, door: str, options: PairOptions, expected
 def test_offline_evaluation(bag: Path, options: PairOptions, expected: dict) -> None:
     replay = replay_offline(bag, ReplayOptions(BagOptions(pairing=options)))
     assert by_stamp(replay) == expected
+
+
+HALVED = as_registration(np.array([[0.5, 0, 8], [0, 0.5, 6], [0, 0, 1]]))  # aux pixel -> RGB pixel
+
+
+def test_registration_is_the_same_in_a_sequence_and_in_training(bag: Path, tmp_path: Path) -> None:
+    file = tmp_path / "registration.yaml"
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": HALVED.as_parameters()}}))
+    loaded = load_bag(bag, BagOptions(pairing=OPTIONS, registration=HALVED))
+    source = Source(kind="bags", path=bag, slop=OPTIONS.slop, registration=str(file))
+    (trained,) = load_sequences(source, bag, bag.parent)
+    sensor = np.tile(np.arange(64, dtype=np.uint8) * 3, (48, 1))
+    for sequence in (loaded, trained):
+        sequence._aux = [sensor] * len(AUX)  # the bag's own images are plain: moved or not, they look alike
+        assert np.array_equal(sequence.aux(3), Registrar(HALVED)(sensor, (48, 64), "thermal"))
+        assert not np.array_equal(sequence.aux(3), sensor)
+
+
+@pytest.mark.ros
+def test_registration_is_the_same_offline_and_in_the_node(tmp_path: Path) -> None:
+    pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
+    from cmdtrack_ros.ros.replay.session import replay_through_node
+
+    make_block(tmp_path / "block")
+    bag = tmp_path / "bag"
+    write_bag(load_sequence(tmp_path / "block"), bag)
+    options = ReplayOptions(BagOptions(pairing=OPTIONS), registration=HALVED)
+    offline, node = replay_offline(bag, options), replay_through_node(bag, options, tmp_path / "node.log")
+    plain = replay_offline(bag, ReplayOptions(BagOptions(pairing=OPTIONS)))
+    boxes, through, unmoved = (np.array([t.box for t in replay.tracks]) for replay in (offline, node, plain))
+    assert np.allclose(boxes, through, atol=0.1) and not np.allclose(boxes, unmoved, atol=0.1)
 
 
 @pytest.mark.ros
