@@ -23,6 +23,13 @@ REQUIREMENTS = setup_env.REQUIREMENTS / "real-ros.txt"
 # What colcon builds: messages, and packages of Python alone.
 BUILT = (
     "composition_interfaces",
+    "event_camera_msgs",
+    "foxglove_msgs",
+    "ros_environment",
+    "tf2",
+    "tf2_msgs",
+    "tf2_py",
+    "tf2_ros_py",
     "vision_msgs",
     "launch",
     "launch_ros",

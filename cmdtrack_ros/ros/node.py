@@ -12,7 +12,8 @@ Topics (the image topics are parameters, all can be remapped):
     ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent
                             and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
-    ~/overlay               Image out, while somebody subscribes
+    ~/overlay               Image out, while somebody subscribes; ~/overlay/compressed: the same as JPEG
+    ~/annotations           foxglove_msgs/ImageAnnotations out, where foxglove_msgs is installed
     /diagnostics            DiagnosticArray out, every second
 
 When stamps jump back (a bag that loops) pairing starts afresh. A target given by `initial_box` is started again
@@ -41,9 +42,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
-from sensor_msgs.msg import Image
 
-from cmdtrack_ros.drawing import operator_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.msg import TargetBox, TrackState
@@ -52,12 +51,12 @@ from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
+from cmdtrack_ros.ros.overlay import Overlay
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
 from cmdtrack_ros.ros.worker import Worker
-from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
 from cmdtrack_ros.track import Track
@@ -211,7 +210,7 @@ class TrackerNode(LifecycleNode):
             taken=self._leave_mark,
         )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
-        self._overlay_out = self.create_lifecycle_publisher(Image, "~/overlay", 2)
+        self._overlay = Overlay(self, settings.overlay_quality)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
@@ -283,9 +282,10 @@ class TrackerNode(LifecycleNode):
         self._supervisor = None
 
     def _clean_up(self) -> None:
-        for publisher in (self._track_out, self._overlay_out, self._detections_out):
+        for publisher in (self._track_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
+        self._overlay.close()
         self._pipeline = self._worker = None  # a worker left behind goes with its network
         for cause in ("network hangs", "engine fallback"):
             self._health.condition(cause, None)
@@ -309,6 +309,7 @@ class TrackerNode(LifecycleNode):
     def _apply_live(self, settings: Settings) -> None:
         self._settings = settings
         self._pipeline.configure(settings.states())
+        self._overlay.quality = settings.overlay_quality
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))
@@ -425,9 +426,7 @@ class TrackerNode(LifecycleNode):
         self._track_out.publish(to_track_state(pair.header, track))
         if self._detections_out:
             self._detections_out.publish(to_detections(pair.header, track))
-        if self._overlay_out.get_subscription_count():
-            picture = operator_picture(*self._pipeline.pictures(), track)
-            self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
+        self._overlay.publish(pair, [track], self._pipeline.pictures)
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
         self._supervisor.note(replace(track, times_ms={**track.times_ms, **steps}))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
@@ -27,6 +26,7 @@ from cmdtrack_ros.data.bags.messages import (
 from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.images import JPEG_FORMAT, encode_jpeg
 from cmdtrack_ros.streams.pairing import RANGES
 
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
@@ -40,6 +40,7 @@ WRITER_RANGES = {
     "start": (0.0, 4e9),  # a message's seconds end in 2106 at the latest
 }
 """Lowest and highest of the numbers of `WriterOptions`."""
+_JPEG_QUALITY = 95  # a recording is to be tracked, not only looked at
 _INFINITE_DURATION = QosTime(9223372036, 854775807)
 _RELIABLE_QOS = Qos(
     QosHistory.KEEP_LAST,
@@ -208,8 +209,7 @@ def _image(store: Typestore, image: np.ndarray, modality: Modality, frame: str, 
 
 
 def _compressed(store: Typestore, rgb: np.ndarray, time_ns: int) -> Any:
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return store.types[COMPRESSED_IMAGE](_header(store, "rgb", time_ns), "rgb8; jpeg compressed bgr8", data.ravel())
+    return store.types[COMPRESSED_IMAGE](_header(store, "rgb", time_ns), JPEG_FORMAT, encode_jpeg(rgb, _JPEG_QUALITY))
 
 
 def encoding_of(image: np.ndarray, modality: Modality) -> str:
