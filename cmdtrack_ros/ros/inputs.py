@@ -34,14 +34,18 @@ class ImageInput:
         parameter: the node parameter that holds the topic.
         reliability: "auto", "reliable" or "best_effort".
         depth: messages queued by the middleware.
+        raw: callbacks get the serialised message.
     """
 
-    def __init__(self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int) -> None:
+    def __init__(
+        self, node: Node, name: str, parameter: str, topic: str, reliability: str, depth: int, *, raw: bool = False
+    ) -> None:
         self._node = node
         self._name = name
         self._parameter = parameter
         self._reliability = reliability
         self._depth = depth
+        self._raw = raw
         self.topic = node.resolve_topic_name(topic)
         self._callbacks: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._arrivals: deque[float] = deque(maxlen=100)
@@ -74,9 +78,20 @@ class ImageInput:
             incompatible_qos=lambda _: self._wake.trigger(), message_lost=self._note_loss
         )
         self._subscriber = Subscriber(
-            self._node, plan.message_type, self.topic, event_callbacks=events, qos_profile=plan.profile(self._depth)
+            self._node,
+            plan.message_type,
+            self.topic,
+            event_callbacks=events,
+            qos_profile=plan.profile(self._depth),
+            raw=self._raw,
         )
         self._subscriber.registerCallback(self._receive)
+
+    @property
+    def message_type(self) -> str:
+        """Of the subscription, such as sensor_msgs/msg/Image."""
+        kind = self._plan.message_type
+        return f"{kind.__module__.partition('.')[0]}/msg/{kind.__name__}"
 
     def rate(self) -> float:
         """Messages per second over the last ones; 0 once the stream is silent."""

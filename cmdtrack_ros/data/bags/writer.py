@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
@@ -23,6 +25,7 @@ from cmdtrack_ros.data.bags.messages import (
     TRUTH_TOPIC,
     message_types,
 )
+from cmdtrack_ros.data.bags.reader import RawMessage
 from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
@@ -111,6 +114,41 @@ def write_bag(
             writer.set_custom_data("modality", sequence.modality.value)
             _write_messages(writer, store, sequence, options, progress)
     except (WriterError, OSError) as error:
+        raise DataError(f"{path}: the bag cannot be written ({error})") from error
+    return path
+
+
+def write_messages(
+    path: str | Path, messages: Iterable[RawMessage], notes: Mapping[str, str], definitions: Mapping[str, str]
+) -> Path:
+    """Write messages as they came, into an MCAP bag in the new folder `path`; what is left of a failure is removed.
+
+    Args:
+        notes: what the bag says of itself (`Bag.custom`).
+        definitions: texts of the .msg files of types that are no part of ROS 2's common interfaces, by type.
+
+    Raises:
+        DataError: there is such a folder, or the bag cannot be written.
+    """
+    path = Path(path)
+    _make_room(path, overwrite=False)
+    store = message_types()
+    for kind, text in definitions.items():
+        if kind not in store.types:
+            store.register(get_types_from_msg(text, kind))
+    connections: dict[str, Connection] = {}
+    try:
+        with Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+            for name, note in notes.items():
+                writer.set_custom_data(name, note)
+            for message in messages:
+                if message.topic not in connections:
+                    connections[message.topic] = writer.add_connection(
+                        message.topic, message.type, typestore=store, offered_qos_profiles=[_RELIABLE_QOS]
+                    )
+                writer.write(connections[message.topic], message.time_ns, message.data)
+    except (WriterError, OSError) as error:
+        shutil.rmtree(path, ignore_errors=True)
         raise DataError(f"{path}: the bag cannot be written ({error})") from error
     return path
 
