@@ -7,7 +7,6 @@ image that the target was followed on, and notes the box that it had there: `cmd
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 import time
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import rclpy
-from ament_index_python import get_package_share_directory
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
@@ -47,6 +45,7 @@ _SETTLE_PERIOD = 0.2  # s; how finely the end of a recording is kept
 _PATIENCE = 5.0  # s without a tracker until it is said
 _AUX_LEAD_NS = 1_000_000_000  # aux images from before the first RGB image: its partner may have come earlier
 _PARAMETERS = ("modality", "registration", "slop", "aux_offset")  # what a replay has to be told
+_PRIMITIVES = {"double": "float64", "float": "float32", "boolean": "bool"}  # IDL's names, and .msg's
 _NAMES_KEPT = 64  # of targets
 _STREAMS = {"RGB": (RGB_NOTE, "rgb_topic"), "auxiliary": (AUX_NOTE, "aux_topic")}
 _BEFORE_LOSS = (TargetState.TRACKING, TargetState.UNCERTAIN)
@@ -221,8 +220,7 @@ class LossRecorder:
         try:
             size = sum(len(message.data) for message in messages)
             make_room(self._folder, self._prefix, self._options.bags - 1, self._options.disk_mb * 2**20 - size)
-            kinds = {message.type for message in messages if message.type.startswith("cmdtrack_ros/")}
-            write_messages(path, messages, notes, {kind: _definition(kind) for kind in kinds})
+            write_messages(path, messages, notes, {_TRACK_TYPE: definition(TrackState)})
         except (CmdtrackError, OSError) as error:
             self._failure = str(error)
             return
@@ -367,8 +365,7 @@ def _track(data: bytes) -> Track:
     return from_track_state(deserialize_message(bytes(data), TrackState))
 
 
-def _definition(kind: str) -> str:
-    """The text of an installed message's .msg file."""
-    package, _, name = kind.split("/")
-    text = (Path(get_package_share_directory(package)) / "msg" / f"{name}.msg").read_text()
-    return re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
+def definition(message_type: Any) -> str:
+    """A .msg text of a message class without arrays: what its bytes are, whatever file it was built from."""
+    fields = message_type.get_fields_and_field_types()
+    return "".join(f"{_PRIMITIVES.get(kind, kind)} {name}\n" for name, kind in fields.items())

@@ -64,7 +64,8 @@ class Seen:
 
     def complete(self) -> bool:
         """Its diagnostics are known, and a result, where results come."""
-        return math.isfinite(self.reported) and (self.track is not None or not self.values.get("output rate (Hz)"))
+        idle = float(self.values.get("output rate (Hz)", 0)) == 0
+        return math.isfinite(self.reported) and (self.track is not None or idle)
 
 
 class Watcher:
