@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -21,6 +22,21 @@ STATE_COLOURS: dict[TargetState, Colour] = {
     TargetState.LOST: (240, 70, 70),
     TargetState.IDLE: GREY,
 }
+TARGET_COLOURS: tuple[Colour, ...] = (
+    (0, 200, 255),
+    (255, 100, 220),
+    (255, 215, 0),
+    (120, 140, 255),
+    (90, 255, 170),
+    (255, 140, 60),
+    (190, 90, 255),
+    (160, 220, 40),
+    (255, 110, 110),
+    (60, 220, 200),
+    (230, 190, 255),
+    (210, 160, 110),
+)
+"""Of several targets in one picture, by their names."""
 NO_RESULT = "DROPPED"  # shown for a frame that the tracker did not answer
 BACKGROUND, TEXT, DIM = (24, 26, 30), (225, 228, 232), (140, 146, 154)
 RGB_BAR, AUX_BAR = (90, 160, 250), (250, 140, 70)
@@ -65,20 +81,59 @@ def draw_text(canvas: np.ndarray, text: str, at: tuple[int, int], colour: Colour
     return at[0] + cv2.getTextSize(text, font, scale, thickness)[0][0]
 
 
-def operator_picture(rgb: np.ndarray | None, aux: np.ndarray | None, track: Track) -> np.ndarray:
-    """What an operator watches: box, state and figures on the RGB picture, or on the aux one without RGB."""
+def operator_picture(rgb: np.ndarray | None, aux: np.ndarray | None, tracks: Sequence[Track]) -> np.ndarray:
+    """What an operator watches: boxes and states on the RGB picture, or on the aux one without RGB.
+
+    A target alone has its state's colour, and figures above; several have a colour each, and name, state and score at
+    their boxes, which are dashed while LOST.
+    """
     shown = aux if rgb is None else rgb
     if shown is None:
         raise ImageError("expected an RGB or an aux picture to draw on, got neither")
     image = shown.copy()
-    if track.state is TargetState.IDLE:
-        return image
     unit = max(image.shape[0] / 480, 0.5)
-    draw_box(image, track.box, STATE_COLOURS[track.state], max(round(2 * unit), 1))
-    bar = _figures(image.shape[1], track, None, "")
-    top = image[: bar.shape[0]]
-    top[:] = cv2.addWeighted(top, 0.3, bar[: top.shape[0]], 0.7, 0)
+    targets = [track for track in tracks if track.state is not TargetState.IDLE]
+    if len(targets) > 1:
+        for track, colour in zip(targets, target_colours([track.target_id for track in targets])):
+            _draw_target(image, track, colour, unit)
+        return image
+    for track in targets:
+        draw_box(image, track.box, STATE_COLOURS[track.state], max(round(2 * unit), 1))
+        bar = _figures(image.shape[1], track, None, "")
+        top = image[: bar.shape[0]]
+        top[:] = cv2.addWeighted(top, 0.3, bar[: top.shape[0]], 0.7, 0)
     return image
+
+
+def target_colours(names: Sequence[str]) -> list[Colour]:
+    """A colour for each name, oldest target first: the same in every picture, unless an older one has it."""
+    taken: list[int] = []
+    for name in names:
+        first = zlib.crc32(name.encode())
+        places = [(first + i) % len(TARGET_COLOURS) for i in range(len(TARGET_COLOURS))]
+        taken.append(next((place for place in places if place not in taken), places[0]))
+    return [TARGET_COLOURS[place] for place in taken]
+
+
+def _draw_target(image: np.ndarray, track: Track, colour: Colour, unit: float) -> None:
+    dash = round(9 * unit) if track.state is TargetState.LOST else 0
+    draw_box(image, track.box, colour, max(round(2 * unit), 1), dash=dash)
+    x, top = round(float(track.box[0])), round(float(track.box[1] - 6 * unit))
+    if top < round(14 * unit):  # no room above: below
+        top = round(float(track.box[1] + track.box[3] + 16 * unit))
+    for text, ink in (
+        (track.target_id, colour),
+        (track.state.name, STATE_COLOURS[track.state]),
+        (f"{track.score:.2f}", TEXT),
+    ):
+        x = _draw_rimmed(image, text, (x, top), ink, unit) + round(6 * unit)
+
+
+def _draw_rimmed(image: np.ndarray, text: str, at: tuple[int, int], colour: Colour, size: float) -> int:
+    """As :func:`draw_text`, readable on any ground."""
+    for offset in (-1, 1):
+        draw_text(image, text, (at[0] + offset, at[1] + offset), BLACK, size)
+    return draw_text(image, text, at, colour, size)
 
 
 def frame_picture(

@@ -1,4 +1,4 @@
-"""What a tracker answers: one `Track` a frame, for the topic, the file and the picture. No torch."""
+"""What a tracker answers: one `Track` a target and frame, for the topic, the file and the picture. No torch."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ class TargetState(IntEnum):
     UNCERTAIN = 2
     LOST = 3
 
+    @property
+    def in_sight(self) -> bool:
+        """Whether the box is where the target is now, as far as can be told."""
+        return self in (TargetState.TRACKING, TargetState.UNCERTAIN)
+
 
 @dataclass(frozen=True)
 class Track:
@@ -35,10 +40,11 @@ class Track:
         weight_rgb, weight_aux: share of each modality in the answer; 0 for an absent one.
         has_rgb, has_aux: whether the frame had a usable image of that stream.
         times_ms: milliseconds of named steps. Of the tracker: "encode", "crop", "network", ... and their "total";
-            on a robot also those of :data:`ROBOT_STEPS`.
+            on a robot also those of :data:`ROBOT_STEPS`. Where several targets are followed, of all together.
         target_id: the name that came with the target.
+        class_id: the kind of thing that was named with it; empty where nobody did.
         suspect: followed, but what is followed does not lead back to the first box: another target, it seems.
-        started: a new target was taken on this frame.
+        started: a new target was taken on this frame, or caught up with it.
         stamp_ns: of the image that the answer belongs to, an aux image's after `aux_offset`; 0, as in ROS,
             where nobody gave one.
         gap: seconds, aux stamp minus RGB stamp after `aux_offset`; NaN for an image alone.
@@ -59,6 +65,7 @@ class Track:
     stamp_ns: int = 0
     gap: float = math.nan
     latency: float = math.nan
+    class_id: str = ""
 
     @property
     def seconds(self) -> float:

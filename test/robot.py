@@ -32,7 +32,7 @@ from cmdtrack_ros.streams.pairing import stamp_ns
 
 HEIGHT, WIDTH = 240, 320
 STEP = 1 / 30
-PATIENCE = 60.0  # s to wait for what must come, however busy the machine
+PATIENCE = 120.0  # s to wait for what must come, however busy the machine
 SCENE = cv2.GaussianBlur(np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8), (0, 0), 4)
 PATCH = cv2.resize(
     np.random.default_rng(2).integers(0, 256, (5, 5, 3), np.uint8), (48, 48), interpolation=cv2.INTER_CUBIC

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cmdtrack_ros.drawing import (
     BACKGROUND,
     STATE_COLOURS,
+    TARGET_COLOURS,
     WHITE,
     contact_sheet,
     draw_box,
     frame_picture,
     operator_picture,
+    target_colours,
 )
 from cmdtrack_ros.errors import ImageError
 from cmdtrack_ros.track import TargetState, Track
@@ -70,14 +74,32 @@ def test_operator_sees_box_and_state_on_rgb_or_else_on_aux() -> None:
     rgb, aux = np.full((480, 640, 3), 90, np.uint8), np.full((480, 640, 3), 30, np.uint8)
     track = Track(np.array([50.0, 60, 80, 70]), 0.2, TargetState.LOST, 0.7, 0.3)
     for shown, grey in (((rgb, aux), 90), ((None, aux), 30)):
-        picture = operator_picture(*shown, track)
+        picture = operator_picture(*shown, [track])
         np.testing.assert_array_equal(picture[60, 100], STATE_COLOURS[TargetState.LOST])
         assert (picture[-1] == grey).all() and (picture[:10] != grey).any()
     idle = Track(np.zeros(4), 0.0, TargetState.IDLE)
-    assert (operator_picture(rgb, aux, idle) == 90).all()
+    assert (operator_picture(rgb, aux, [idle]) == 90).all()
     assert (rgb == 90).all() and (aux == 30).all(), "what is shown is a copy"
     with pytest.raises(ImageError, match="got neither"):
-        operator_picture(None, None, track)
+        operator_picture(None, None, [track])
+
+
+def test_operator_tells_several_targets_by_their_colours() -> None:
+    ground = np.full((480, 640, 3), 90, np.uint8)
+    names = ["1", "2", "walker"]
+    tracks = [Track(np.array([50.0 + 150 * i, 60, 80, 70]), 0.5, target_id=name) for i, name in enumerate(names)]
+    colours = target_colours(names)
+    assert len(set(colours)) == 3 and target_colours(names[:1]) == colours[:1]
+    assert len(set(target_colours([str(i) for i in range(len(TARGET_COLOURS) + 4)]))) == len(TARGET_COLOURS)
+    picture = operator_picture(ground, None, tracks)
+    for track, colour in zip(tracks, colours):
+        x, y = track.box[:2].astype(int)
+        np.testing.assert_array_equal(picture[y, x + 40], colour)
+        assert (picture[y - 16 : y - 4, x : x + 30] != 90).any(), "its name"
+    lost = operator_picture(ground, None, [replace(tracks[0], state=TargetState.LOST), *tracks[1:]])
+    solid, dashed = ((shown[130, 50:130] == colours[0]).all(1).sum() for shown in (picture, lost))
+    assert 0 < dashed < 0.8 * solid
+    assert (lost != picture).any() and (ground == 90).all()
 
 
 def test_contact_sheet_keeps_the_order() -> None:

@@ -29,6 +29,9 @@ def benchmark(
     device: DeviceOption = "cpu",
     rounds: Annotated[int, typer.Option(min=1, help="Of which the medians are given.")] = 5,
     frames: Annotated[int, typer.Option(min=1, help="That each tracker counts in a round.")] = 30,
+    targets: Annotated[
+        int, typer.Option(min=1, max=16, help="That ours follows at once: 2 up to this many are measured.")
+    ] = 2,
     node: Annotated[bool, typer.Option(help="Play recordings into the node, too (needs rclpy).")] = True,
     quick: Annotated[bool, typer.Option(help="One engine and two image sizes: to see that it runs.")] = False,
     json: Annotated[Path | None, typer.Option(help="File for all figures.")] = None,
@@ -50,7 +53,7 @@ def benchmark(
 
     check_plot(plot)
     sequence = demo_sequence() if recording is None else open_recording(recording)
-    plan = quick_plan(rounds, frames) if quick else Plan(rounds, frames)
+    plan = quick_plan(rounds, frames, targets) if quick else Plan(rounds, frames, targets=targets)
     play, why_not = _player() if node else (None, "not asked for (--no-node)")
     result = run_benchmark(sequence, plan, weights, nano_weights, device, play)
     if play is None:

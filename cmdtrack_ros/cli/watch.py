@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cmdtrack_ros.ros.watch import Seen
+    from cmdtrack_ros.track import Track
 
 _PERIOD = 0.25  # s between two pictures in a terminal
 _LINES_PERIOD = 1.0  # s, where the lines go into a file or another program
@@ -30,7 +31,7 @@ def watch(
     tracker: Annotated[
         list[str] | None, typer.Argument(help="Names of tracker nodes, such as /front/tracker; default: all.")
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Print what is now, one line a tracker, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print what is now, and end.")] = False,
     wait: Annotated[
         float, typer.Option(min=0.1, max=3600, help="With --once: seconds to wait for the trackers, at most.")
     ] = 10.0,
@@ -58,10 +59,13 @@ def watch(
 
 
 def text_lines(found: list[Seen]) -> list[str]:
-    """One line a tracker, and below it one for each cause."""
+    """One line a tracker, and below it one for each target and each cause."""
     lines = []
     for seen in found:
-        lines.append(f"{seen.name}  {_state(seen)}  " + "  ".join(f"{key} {value}" for key, value in _figures(seen)))
+        lines.append(f"{seen.name}  {_word(seen)}  " + "  ".join(f"{key} {value}" for key, value in _figures(seen)))
+        for track in seen.newest():
+            figures = "  ".join(f"{key} {value}" for key, value in _target_figures(track))
+            lines.append(f"  target {track.target_id!r}  {track.state.name}  {figures}")
         lines += [f"  {level} {cause}: {text}" for level, cause, text in seen.causes]
     return lines
 
@@ -80,52 +84,43 @@ def _panel(seen: Seen) -> RenderableType:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    if seen.track is not None and not seen.silent():
-        table.add_row("score", Text(_bar(seen.track.score) + f" {seen.track.score:.2f}"))
-        table.add_row("RGB share", Text(_bar(seen.track.weight_rgb) + f" {seen.track.weight_rgb:.2f}"))
+    for track in seen.newest():
+        red, green, blue = STATE_COLOURS[track.state]
+        table.add_row(track.target_id or "target", Text(track.state.name, f"bold rgb({red},{green},{blue})"))
+        table.add_row("", Text(f"score {_bar(track.score)} {track.score:.2f}"))
+        table.add_row("", Text(f"RGB   {_bar(track.weight_rgb)} {track.weight_rgb:.2f}"))
+        table.add_row("", Text("  ".join(f"{key} {value}" for key, value in _target_figures(track)[1:])))
     for key, value in _figures(seen):
-        if key != "score":
-            table.add_row(key, Text(value))
+        table.add_row(key, Text(value))
     for level, cause, text in seen.causes:
         table.add_row(Text(level, "bold red" if level == "ERROR" else "bold yellow"), Text(f"{cause}: {text}"))
-    red, green, blue = _colour(seen)
-    style = f"bold rgb({red},{green},{blue})"
-    return Panel(table, title=Text.assemble(seen.name, "  ", (_state(seen), style)), title_align="left")
+    return Panel(table, title=f"{seen.name}  {_word(seen)}", title_align="left")
 
 
-def _state(seen: Seen) -> str:
-    """The target's state; without results what the node says of itself."""
-    if seen.gone():
-        return "SILENT"
-    if seen.track is None or seen.silent():
-        return seen.summary if not seen.causes else seen.values.get("state", seen.summary)
-    return seen.track.state.name
-
-
-def _colour(seen: Seen) -> tuple[int, int, int]:
-    known = seen.track is not None and not seen.silent()
-    return STATE_COLOURS[seen.track.state] if known and seen.track is not None else (150, 150, 150)
+def _word(seen: Seen) -> str:
+    """What is to be said of a tracker in a word: its state, as its diagnostics give it, or that it is gone."""
+    return "SILENT" if seen.gone() else seen.values.get("state", seen.summary)
 
 
 def _figures(seen: Seen) -> list[tuple[str, str]]:
-    """Names and values in the order of a reader's interest; what is not known is left out."""
-    figures: list[tuple[str, str]] = []
-    track, values = seen.track, seen.values
-    if track is not None and not seen.silent():
-        figures = [("target", track.target_id)] if track.target_id else []
-        figures += [
-            ("score", f"{track.score:.2f}"),
-            ("box", " ".join(f"{value:.0f}" for value in track.box)),
-            ("gap", f"{track.gap * 1e3:+.1f} ms" if math.isfinite(track.gap) else "no partner"),
-        ]
+    """Names and values of a tracker; what is not known is left out."""
+    values = seen.values
     rates = [f"RGB {values['RGB rate (Hz)']}"] if "RGB rate (Hz)" in values else []
     rates += [f"aux {values['auxiliary rate (Hz)']}"] if "auxiliary rate (Hz)" in values else []
-    figures.append(("Hz", ", ".join([*rates, f"results {seen.rate():.1f}"])))
+    figures = [("Hz", ", ".join([*rates, f"results {seen.rate():.1f}"]))]
     if "latency p50 (ms)" in values:
         figures.append(("latency", f"p50 {values['latency p50 (ms)']}, p95 {values['latency p95 (ms)']} ms"))
     if "engine" in values:
         figures.append(("engine", values["engine"]))
     return figures
+
+
+def _target_figures(track: Track) -> list[tuple[str, str]]:
+    return [
+        ("score", f"{track.score:.2f}"),
+        ("box", " ".join(f"{value:.0f}" for value in track.box)),
+        ("gap", f"{track.gap * 1e3:+.1f} ms" if math.isfinite(track.gap) else "no partner"),
+    ]
 
 
 def _bar(share: float) -> str:

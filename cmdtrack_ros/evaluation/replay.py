@@ -124,21 +124,22 @@ def open_for_replay(path: Path, options: ReplayOptions) -> tuple[BagSequence, np
 def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Replay:
     """Track a bag without DDS: every pair, as fast as it goes. Errors as of :func:`open_for_replay`."""
     # Torch takes seconds to import, which reports and the other trackers do without.
-    from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+    from cmdtrack_ros.tracking.pipeline import Pipeline
+    from cmdtrack_ros.tracking.targets import Target
     from cmdtrack_ros.tracking.tracker import load_tracker
 
     sequence, box = open_for_replay(path, options)
     tracker = load_tracker(options.weights, modality=sequence.modality, device=options.device, threads=1)
     rgb, aux = (*sequence.topics.images, "none")[:2]
     pipeline = Pipeline(tracker, registration=options.registration, topics=(rgb, aux), report=_first_only(path))
-    target: list[Target | None] = [Target(box, "initial")]
+    waiting = [Target(box, "initial")]
     tracks: list[Track] = []
 
     def answer(pair: Pair) -> None:
-        track = pipeline.process(pair, target[0])
-        target[0] = None
-        if track is not None and track.state is not TargetState.IDLE:
-            tracks.append(track)
+        found = [track for track in pipeline.process(pair, waiting) if track.state is not TargetState.IDLE]
+        if found:
+            waiting.clear()
+        tracks.extend(found)
 
     pairing = NearestPairFilter(options=options.bag.pairing.for_streams(len(sequence.topics.images)), clock=None)
     pairing.registerCallback(answer)

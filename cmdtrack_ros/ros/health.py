@@ -58,6 +58,7 @@ CAUSES = {
     "LOST": Cause("tracking", _WARN),
     "target refused": Cause("tracking", _WARN),
     "wrong target suspected": Cause("tracking", _WARN),
+    "targets on one object": Cause("tracking", _WARN),
     "old target": Cause("tracking", _WARN),
     "no respawn guard": Cause("tracking", _WARN),
     "internal error": Cause("tracking", _ERROR),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ try:
 except ImportError:
     Detection2DArray = None
 
+UNKNOWN_CLASS = "target"
+"""The class_id of a detection of which nobody said what it is."""
+
 
 def to_track_state(header: Any, track: Track) -> TrackState:
     """The whole result, under the header of the image it belongs to."""
@@ -23,6 +27,7 @@ def to_track_state(header: Any, track: Track) -> TrackState:
         header=header,
         state=int(track.state),
         target_id=track.target_id,
+        class_id=track.class_id,
         x=x,
         y=y,
         width=width,
@@ -53,20 +58,24 @@ def from_track_state(message: TrackState) -> Track:
         stamp_ns=stamp_ns(message),
         gap=message.pair_gap,
         latency=message.latency,
+        class_id=message.class_id,
     )
 
 
-def to_detections(header: Any, track: Track) -> Any:
-    """vision_msgs/Detection2DArray: the target, or nothing while it is not in sight."""
+def to_detections(header: Any, tracks: Sequence[Track]) -> Any:
+    """vision_msgs/Detection2DArray of the targets that are in sight."""
     message = Detection2DArray(header=header)
-    if track.state not in (TargetState.TRACKING, TargetState.UNCERTAIN):
-        return message
+    message.detections = [_detection(header, track) for track in tracks if track.state.in_sight]
+    return message
+
+
+def _detection(header: Any, track: Track) -> Any:
     x, y, width, height = (float(v) for v in track.box)
     detection = Detection2D(header=header, id=track.target_id)
     detection.bbox.center.position.x, detection.bbox.center.position.y = x + width / 2, y + height / 2
     detection.bbox.size_x, detection.bbox.size_y = width, height
     hypothesis = ObjectHypothesisWithPose()
-    hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = "target", float(track.score)
+    hypothesis.hypothesis.class_id = track.class_id or UNKNOWN_CLASS
+    hypothesis.hypothesis.score = float(track.score)
     detection.results = [hypothesis]
-    message.detections = [detection]
-    return message
+    return detection

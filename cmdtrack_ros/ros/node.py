@@ -1,4 +1,4 @@
-"""The tracker node: pairs two image streams, follows one target, publishes its box.
+"""The tracker node: pairs two image streams, follows one target or several, publishes their boxes.
 
 Callbacks run in a single-threaded executor and only store: the newest pair goes into a mailbox that one
 worker thread, the owner of the network, empties. (rclpy has no component composition; the node is a process
@@ -6,11 +6,11 @@ of its own.)
 
 Topics (the image topics are parameters, all can be remapped):
     rgb/image, aux/image    sensor_msgs Image or CompressedImage (also compressedDepth), in
-    ~/target                TargetBox in: starts or moves the target. A stamp names the frame the user saw:
+    ~/target                TargetBox in: starts or moves a target. A stamp names the frame the user saw:
                             the target is started there and caught up through frames since.
                             Width and height 0: release it.
-    ~/track                 TrackState out, one per RGB image, with that image's header. While RGB is silent
-                            and aux is not, one per aux image, with that one's header.
+    ~/track                 TrackState out, one per target and RGB image, with that image's header. While RGB is
+                            silent and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
     ~/overlay               Image out, while somebody subscribes; ~/overlay/compressed: the same as JPEG
     ~/annotations           foxglove_msgs/ImageAnnotations out, where foxglove_msgs is installed
@@ -28,7 +28,8 @@ from __future__ import annotations
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -59,9 +60,10 @@ from cmdtrack_ros.ros.supervision import Supervisor
 from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions, stamp_ns
-from cmdtrack_ros.track import Track
-from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline, Target
+from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.tracking.pipeline import TARGET_REFUSED, Pipeline
 from cmdtrack_ros.tracking.requests import TargetRequests
+from cmdtrack_ros.tracking.targets import Target
 from cmdtrack_ros.tracking.tracker import TrackerConfig, load_tracker
 
 _FLUSH_PERIOD = 0.01  # s; how finely `aux_timeout` is kept
@@ -195,6 +197,7 @@ class TrackerNode(LifecycleNode):
         topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
         self._pipeline = Pipeline(
             tracker,
+            max_targets=settings.max_targets,
             registration=settings.registration,
             max_pixels=settings.max_pixels,
             topics=topics,
@@ -208,6 +211,7 @@ class TrackerNode(LifecycleNode):
             if self._respawned or not settings.initial_box
             else Target(np.array(settings.initial_box), "initial"),
             taken=self._leave_mark,
+            max_targets=settings.max_targets,
         )
         self._track_out = self.create_lifecycle_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
         self._overlay = Overlay(self, settings.overlay_quality)
@@ -328,17 +332,22 @@ class TrackerNode(LifecycleNode):
     def _on_target(self, message: TargetBox) -> None:
         release = message.width == 0 and message.height == 0
         box = np.array([message.x, message.y, message.width, message.height])
-        self._requests.request(None if release else Target(box, message.target_id), stamp_ns(message) or None)
+        target = None if release else Target(box, message.target_id, message.class_id)
+        self._requests.request(target, stamp_ns(message) or None, name=message.target_id)
 
     def _close_requests(self) -> None:
-        if self._requests.close() and not (self._worker and self._worker.left_behind):
-            self._pipeline.release()
+        released = self._requests.close()
+        if self._worker and self._worker.left_behind:
+            return
+        for name in released:
+            self._pipeline.release(name)
 
     def _say_old_target(self) -> None:
         text = None
-        if self._pipeline.unconfirmed:
+        if old := self._pipeline.unconfirmed:
+            which = "the target" if self._settings.max_targets == 1 else f"target {' and '.join(map(repr, old))}"
             text = (
-                "the target is from before a break of the images or of the node's activity: it is LOST until new "
+                f"{which} is from before a break of the images or of the node's activity: it is LOST until new "
                 "images confirm it at its place; name it anew through ~/target where it has moved"
             )
         elif self._respawned:
@@ -354,9 +363,9 @@ class TrackerNode(LifecycleNode):
         self._survive(self._check_health)
         if self._supervisor:
             values = self._supervisor.values()
-            summaries["tracking"] = self._pipeline.state.name
+            summaries["tracking"] = _in_words(self._pipeline.states)
         if self._pipeline:
-            values["tracking"]["state"] = self._pipeline.state.name
+            values["tracking"]["state"] = _in_words(self._pipeline.states)
             values["device"] |= {"engine": self._pipeline.engine.name, **gpu_memory()}
         reports = {}
         for name in STATUSES:
@@ -384,28 +393,28 @@ class TrackerNode(LifecycleNode):
     def _track_pair(self, item: tuple[int, Pair]) -> None:
         began = time.monotonic_ns()
         number, pair = item
+        pipeline = self._pipeline
         try:
-            due = self._requests.due(number, pair)
-            if due.release:
-                self._pipeline.release()
-                self.get_logger().info("target released")
-            track = self._pipeline.process(pair, due.target, due.since)
+            due = self._requests.due(number, pair, pipeline.names)
+            for name in due.released:
+                pipeline.release(name)
+                self.get_logger().info(f"target '{name}' released" if name else "target released")
+            tracks = pipeline.process(pair, due.targets, due.since)
         except Exception:
             self._requests.refuse("an internal error, see the log")
             raise
-        self._requests.settle(track)
-        if track is None or not self._worker.runs_here():
+        self._requests.settle(tracks, pipeline.refused, pipeline.coming)
+        if not tracks or not self._worker.runs_here():
             return
-        if track.started:
-            self._respawned = False
-            box = np.round(track.box, 1).tolist()
-            self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
-        self._publish(pair, track, began)
+        for track in tracks:
+            if track.started:
+                self._respawned = False
+                box = np.round(track.box, 1).tolist()
+                self.get_logger().info(f"target '{track.target_id}' at {box}: {track.state.name}")
+        self._publish(pair, tracks, began)
 
     def _report_fault(self, cause: str, text: str) -> None:
-        if cause == TARGET_REFUSED:  # the requests report it, by the target's name
-            self._requests.refuse(text)
-        else:
+        if cause != TARGET_REFUSED:  # which the requests report, by the target's name
             self._health.event(cause, text)
 
     def _leave_mark(self) -> None:
@@ -418,17 +427,25 @@ class TrackerNode(LifecycleNode):
                 "folder that can be written",
             )
 
-    def _publish(self, pair: Pair, track: Track, began: int) -> None:
-        """Send out the result of a pair that the worker took at `began` (ns)."""
-        latency = (self.get_clock().now().nanoseconds - track.stamp_ns) * 1e-9
+    def _publish(self, pair: Pair, tracks: list[Track], began: int) -> None:
+        """Send out the results of a pair that the worker took at `began` (ns), oldest target first."""
+        latency = (self.get_clock().now().nanoseconds - tracks[0].stamp_ns) * 1e-9
         ready = time.monotonic_ns()
-        track = replace(track, latency=latency)
-        self._track_out.publish(to_track_state(pair.header, track))
+        tracks = [replace(track, latency=latency) for track in tracks]
+        for track in tracks:
+            self._track_out.publish(to_track_state(pair.header, track))
         if self._detections_out:
-            self._detections_out.publish(to_detections(pair.header, track))
-        self._overlay.publish(pair, [track], self._pipeline.pictures)
+            self._detections_out.publish(to_detections(pair.header, tracks))
+        self._overlay.publish(pair, tracks, self._pipeline.pictures)
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}
-        self._supervisor.note(replace(track, times_ms={**track.times_ms, **steps}))
+        self._supervisor.note([replace(track, times_ms={**track.times_ms, **steps}) for track in tracks])
+
+
+def _in_words(states: Mapping[str, TargetState]) -> str:
+    """The state of one target, or of how many each is."""
+    if len(states) < 2:
+        return next(iter(states.values()), TargetState.IDLE).name
+    return ", ".join(f"{count} {state.name}" for state, count in Counter(states.values()).items())
 
 
 def main() -> None:

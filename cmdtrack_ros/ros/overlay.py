@@ -46,7 +46,7 @@ class Overlay:
         """Send out what is wanted of one result, under the header of its image; painted and encoded at most once.
 
         Args:
-            tracks: the targets, the main one first.
+            tracks: the targets, oldest first.
             pictures: called only where somebody looks.
         """
         if self._annotations and self._annotations.get_subscription_count():
@@ -54,7 +54,7 @@ class Overlay:
         plain, compressed = self._plain.get_subscription_count(), self._compressed.get_subscription_count()
         if not (plain or compressed):
             return
-        picture = operator_picture(*pictures(), tracks[0])
+        picture = operator_picture(*pictures(), tracks)
         if plain:
             self._plain.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
         if compressed:

@@ -48,6 +48,7 @@ class Settings:
     depth_unit: float
     range_smoothing: float
     initial_box: tuple[float, ...]
+    max_targets: int
     target_history: float
     target_history_mb: int
     score_confident: float
@@ -261,6 +262,14 @@ SPECS = (
         items=("x", "y", "width", "height"),
         condition=" in pixels with width and height above 0",
         valid=lambda box: min(box[2:]) > 0,
+    ),
+    Spec(
+        "max_targets",
+        1,
+        "Targets that are followed at once. With 1 a new one takes the place of the one there is; with more each has "
+        "its target_id, and adds to the time per image, in the worst case as much as the first one takes.",
+        1,
+        16,
     ),
     Spec(
         "target_history",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cmdtrack_ros.ros.diagnostics import Latencies
@@ -95,6 +95,7 @@ class Supervisor:
         self._clock = clock
         self._latencies = Latencies()
         self._shares = StreamShares(_SHARE_SECONDS)
+        self._tracks: Sequence[Track] = ()
         self._lost = {name: Growth() for name in inputs}
         self._dropped = Growth()
         self._outliers = Growth(1.0)
@@ -114,24 +115,24 @@ class Supervisor:
         for cause in ("LOST", "wrong target suspected", "too slow"):
             self._health.condition(cause, None)
 
-    def note(self, track: Track) -> None:
-        """A result, as published."""
-        self._latencies.add(track)
-        self._shares.add(track)
-        text = None
-        if track.state == TargetState.LOST:
-            text = (
-                f"target '{track.target_id}' is searched for around the place where it was last seen. If it does not "
-                "come back, name it anew on ~/target"
-            )
-        self._health.condition("LOST", text)
-        text = None
-        if track.suspect:
-            text = (
-                f"what is followed does not lead back to the first image of target '{track.target_id}': look at "
-                "~/overlay, and name the target anew on ~/target"
-            )
-        self._health.condition("wrong target suspected", text)
+    def note(self, tracks: Sequence[Track]) -> None:
+        """The results of an image, as published, oldest target first."""
+        self._latencies.add(tracks[0])  # which is the same for all of them
+        for track in tracks:
+            self._shares.add(track)
+        self._tracks = tracks
+        lost = _named(track for track in tracks if track.state == TargetState.LOST)
+        text = (
+            f"target {lost} is searched for around the place where it was last seen. If it does not come back, name it "
+            "anew on ~/target"
+        )
+        self._health.condition("LOST", text if lost else None)
+        suspect = _named(track for track in tracks if track.suspect)
+        text = (
+            f"what is followed does not lead back to the first image of target {suspect}: look at ~/overlay, and name "
+            "the target anew on ~/target"
+        )
+        self._health.condition("wrong target suspected", text if suspect else None)
 
     def check(self, data_timeout: float) -> None:
         """Look at everything; to be called once a second.
@@ -160,7 +161,7 @@ class Supervisor:
         return {
             "inputs": inputs,
             "pairing": pairing,
-            "tracking": self._latencies.values(),
+            "tracking": self._latencies.values() | _target_values(self._tracks),
             "device": {"dropped": self._mailbox.dropped},
         }
 
@@ -211,6 +212,20 @@ class Supervisor:
                     "lens free, is it registered to the other camera, does its range fit what it shows?"
                 )
             self._health.condition(cause, text)
+
+
+def _named(tracks: Iterable[Track]) -> str:
+    """Their names, in words; empty for none."""
+    return " and ".join(f"'{track.target_id}'" for track in tracks)
+
+
+def _target_values(tracks: Sequence[Track]) -> dict[str, str]:
+    """What each target was like in the last image."""
+    return {
+        f"target '{track.target_id}'": f"{track.state.name}, score {track.score:.2f}"
+        for track in tracks
+        if track.state != TargetState.IDLE
+    }
 
 
 def _stream_values(report: StreamReport) -> dict[str, str]:

@@ -33,8 +33,9 @@ class Seen:
 
     Attributes:
         name: of the node, with its namespace.
-        track: its last result; None before the first.
-        arrivals: when its last results came, seconds of the monotonic clock.
+        tracks: its results for the newest image, one a target; empty before the first.
+        before: those for the image before.
+        arrivals: when its last results came, one moment an image, seconds of the monotonic clock.
         summary: what its "tracking" status says: the target's state or the node's.
         values: of all its statuses.
         causes: level, cause, and what to do.
@@ -42,12 +43,19 @@ class Seen:
     """
 
     name: str
-    track: Track | None = None
+    tracks: list[Track] = field(default_factory=list)
+    before: list[Track] = field(default_factory=list)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=60))
     summary: str = ""
     values: dict[str, str] = field(default_factory=dict)
     causes: list[tuple[str, str, str]] = field(default_factory=list)
     reported: float = math.nan
+
+    def newest(self) -> list[Track]:
+        """The targets, oldest first, of an image whose results are all here; empty where no result came lately."""
+        if self.silent():
+            return []
+        return self.tracks if len(self.tracks) >= len(self.before) else self.before
 
     def silent(self) -> bool:
         """No result came lately."""
@@ -58,14 +66,14 @@ class Seen:
         return self.silent() and time.monotonic() - self.reported > _STALE
 
     def rate(self) -> float:
-        """Results per second."""
+        """Images with results, per second."""
         recent = [at for at in self.arrivals if at > time.monotonic() - _STALE]
         return (len(recent) - 1) / (recent[-1] - recent[0]) if len(recent) > 1 else 0.0
 
     def complete(self) -> bool:
         """Its diagnostics are known, and a result, where results come."""
         idle = float(self.values.get("output rate (Hz)", 0)) == 0
-        return math.isfinite(self.reported) and (self.track is not None or idle)
+        return math.isfinite(self.reported) and (bool(self.tracks) or idle)
 
 
 class Watcher:
@@ -135,7 +143,11 @@ class Watcher:
         return self._seen[name]
 
     def _on_track(self, seen: Seen, message: TrackState) -> None:
-        seen.track = from_track_state(message)
+        track = from_track_state(message)
+        if seen.tracks and seen.tracks[-1].stamp_ns == track.stamp_ns:  # another target in the same image
+            seen.tracks.append(track)
+            return
+        seen.before, seen.tracks = seen.tracks, [track]
         seen.arrivals.append(time.monotonic())
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:

@@ -1,39 +1,38 @@
-"""From a pair of image messages to a `Track`: what the node's worker does, without rclpy.
+"""From a pair of image messages to a `Track` of each target: what the node's worker does, without rclpy.
 
 A recording evaluated offline goes through this same class, hence through the same code as on the robot.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.modalities import AuxEncoder
 from cmdtrack_ros.streams.images import MAX_PIXELS, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.states import StateConfig
-from cmdtrack_ros.tracking.tracker import Tracker, check_sides
+from cmdtrack_ros.tracking.targets import Followed, Meetings, Target, Timeline
+from cmdtrack_ros.tracking.tracker import AUX, Frame, Tracker, check_sides, see, update_together
 
 TARGET_REFUSED = "target refused"
 """The kind of fault that a target is refused by."""
-_BREAK_NS = 2_000_000_000  # between two frames: the target may have gone meanwhile
-_BREAK_INTERVALS = 3  # of a stream slower than that
+CATCH_UP_INTERVAL = 0.1
+"""Seconds between the frames by which a target is followed from its own frame to the newest: see docs/method.md."""
+CATCH_UP_STEPS = 2
+"""Frames of the past with each pair, of all late targets together, while others are followed in the present."""
 _INTERPOLATION = {np.dtype(np.uint8): cv2.INTER_LINEAR}  # depth must not be blended across edges: nearest
-
-
-class Target(NamedTuple):
-    """What to follow: box (4,) xywh in RGB pixels, and a name that results carry."""
-
-    box: np.ndarray
-    name: str = ""
 
 
 @dataclass
@@ -56,23 +55,32 @@ class _Stream:
 
 
 class Pipeline:
-    """Converts, registers and tracks one pair of messages after the other.
+    """Converts and registers one pair of messages after the other, and tracks all targets in it.
 
     Bad images never raise: the pair is tracked with the stream that is left, or skipped. So it is with an image
     of another size than its stream's, until the next one confirms that the camera changed it.
 
+    What becomes of one target leaves the others alone: each has its own tracker and states. They share the images,
+    the encoder of the aux stream, which observes each image once, and the network's batch.
+
     Args:
-        tracker: the tracker; owned from here on.
+        tracker: what the targets' trackers are made like.
+        max_targets: followed at once. With 1 a new target takes the place of the one there is, whatever its name.
         registration: "none" (aux must have RGB's size) or "resize".
         max_pixels: of an image; a larger one is bad.
         topics: of the RGB and the auxiliary images, as faults name them.
         report: called with the cause of a fault and a text that names topic and remedy.
+
+    Attributes:
+        faults: how often each was reported.
+        refused: name -> why a target was not taken with the last pair, or given up on its way to the present.
     """
 
     def __init__(
         self,
         tracker: Tracker,
         *,
+        max_targets: int = 1,
         registration: str = "none",
         max_pixels: int = MAX_PIXELS,
         topics: tuple[str, str] = ("rgb", "aux"),
@@ -81,20 +89,44 @@ class Pipeline:
         if registration not in ("none", "resize"):
             raise ConfigError(f"registration: expected none or resize, got {registration!r}")
         self._tracker = tracker
+        self._encoder = tracker.another().encoder  # of the present; a late target has one of its own until it is there
+        self._max_targets = max_targets
         self._registration = registration
         self._max_pixels = max_pixels
         self._rgb, self._aux = _Stream(topics[0], "RGB"), _Stream(topics[1], "auxiliary")
         self._report = report
-        self._name = ""
-        self._last: int | None = None  # stamp of the frame tracked last, ns
-        self._interval = 0  # between the last two
-        self._doubted = False
+        self._targets: list[Followed] = []  # oldest first
+        self._coming: list[Followed] = []  # not yet in the present
+        self._meetings = Meetings()
+        self._timeline = Timeline()
         self._images: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
         self.faults: Counter[str] = Counter()
+        self.refused: dict[str, str] = {}
+
+    @property
+    def states(self) -> dict[str, TargetState]:
+        """Of the targets in the present, by name, oldest first."""
+        return {one.name: one.tracker.state for one in tuple(self._targets)}
 
     @property
     def state(self) -> TargetState:
-        return self._tracker.state
+        """Of the oldest target; IDLE without any."""
+        return next(iter(self.states.values()), TargetState.IDLE)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all targets, also of those that are not yet in the present."""
+        return tuple(dict.fromkeys(one.name for one in (*self._targets, *self._coming)))
+
+    @property
+    def coming(self) -> tuple[str, ...]:
+        """Names of the targets that are followed from an earlier frame to the present one, and are not yet there."""
+        return tuple(one.name for one in self._coming)
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Names of the targets that are from before a break, and have not been found since."""
+        return tuple(one.name for one in tuple(self._targets) if one.doubted)
 
     @property
     def engine(self) -> Engine:
@@ -104,94 +136,205 @@ class Pipeline:
     def configure(self, states: StateConfig) -> None:
         """Other thresholds from the next frame on; from any thread."""
         self._tracker.configure(states)
+        for one in (*self._targets, *self._coming):
+            one.tracker.configure(states)
 
-    def release(self) -> None:
-        """Give up the target; results are IDLE until there is another."""
-        self._tracker.reset()
-        self._name = ""
+    def release(self, name: str = "") -> None:
+        """Give up the target of that name, all where it is empty; without any, results are IDLE."""
+        every = not name or self._max_targets == 1
+        self._targets = [one for one in self._targets if not every and one.name != name]
+        self._coming = [one for one in self._coming if not every and one.name != name]
+        if not self._targets:
+            self._encoder.reset()
 
     def doubt(self) -> None:
-        """Nobody looked for long: the target is LOST until images confirm it."""
-        if self.state != TargetState.IDLE:
-            self._tracker.doubt()
-            self._doubted = True
-
-    @property
-    def unconfirmed(self) -> bool:
-        """Whether the target is from before a break, and has not been found since."""
-        return self._doubted and self.state != TargetState.IDLE
+        """Nobody looked for long: targets are LOST until images confirm them, and late ones are given up."""
+        self._coming.clear()
+        for one in self._targets:
+            one.doubt()
 
     def pictures(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images
-        return rgb, None if aux is None else self._tracker.encoder.picture(aux)
+        return rgb, None if aux is None else self._encoder.picture(aux)
 
-    def process(self, pair: Pair, target: Target | None = None, since: Iterable[Pair] = ()) -> Track | None:
-        """Track one pair, or start `target` on it.
+    def process(self, pair: Pair, targets: Sequence[Target] = (), since: Iterable[Pair] = ()) -> list[Track]:
+        """Track all targets in one pair, after new ones were started.
 
-        A target that cannot be started is reported, and the one before is followed on.
+        A target that cannot be started is refused, and the one before is followed on. One of an earlier frame is
+        started there and followed up to the present: alone at once, beside others in steps, with the pairs that
+        come, so that those do not wait for it; it has results from when it is there.
 
         Args:
-            since: earlier pairs, oldest first. Where given, the target is started on the first of them and
-                followed through the others up to `pair`; the present one is followed through all of them. Where
-                a target is refused they are left alone: the one before is not to be followed through the past.
+            targets: to be started; one of the name that is followed takes that one's place.
+            since: earlier pairs, oldest first, that the targets of the present are to be followed through before.
 
         Returns:
-            None where the pair has no usable image; the cause was reported. Without a target, the state is
-            IDLE. `times_ms` has what the tracker did, "convert", and their "total".
+            One a target, oldest first, and one that is IDLE where there is none. `times_ms` has what the trackers
+            did, "convert", and their "total" for all targets. Empty where the pair has no usable image; the cause
+            was reported, and targets without an earlier frame were not started.
         """
-        answer, started = None, False
-        moments = [*since, pair]
-        while moments:
-            moment = moments.pop(0)
-            began = time.perf_counter()
-            self._images = self._convert(moment)
-            converted = time.perf_counter()
-            answer = None
-            if all(image is None for image in self._images):
-                continue
-            if target:
-                answer = self._attempt(TARGET_REFUSED, self._tracker.init, *self._images, target.box)
-                if answer:
-                    self._name, started, self._doubted, self._last = target.name, True, False, moment.stamp
-                target = None
-                if not started and moments:
-                    moments = [pair]
-                    continue
-            answer = answer or self._attempt("internal error", self._follow, moment.stamp)
-            if answer:
-                times = {"convert": (converted - began) * 1e3, "total": (time.perf_counter() - began) * 1e3}
-                answer = replace(answer, times_ms={**answer.times_ms, **times})
-        if target:
-            self._fault(TARGET_REFUSED, f"target {target.name!r}: there is no usable image of it; send it again")
-        if answer is None:
-            return None
-        return replace(answer, target_id=self._name, started=started, stamp_ns=pair.stamp, gap=pair.gap)
-
-    def _attempt(self, cause: str, action: Callable[..., Track], *args: Any) -> Track | None:
+        self.refused = {}
         try:
-            return action(*args)
-        except CmdtrackError as error:
-            self._fault(cause, str(error))
-            return None
+            return self._process(pair, targets, since)
+        except BaseException:
+            self._coming.clear()
+            raise
 
-    def _follow(self, stamp: int) -> Track:
+    def _process(self, pair: Pair, targets: Sequence[Target], since: Iterable[Pair]) -> list[Track]:
+        if pair.restarted:
+            for one in list(self._coming):
+                self._refuse(one, "the stamps jumped back before the present was reached: send it again")
+        for moment in since:
+            images = self._convert(moment)
+            if self._targets and not _nothing(images):
+                self._follow(self._targets, see(*images, self._encoder), moment.stamp)
+        for target in targets:
+            self._admit(target)
+        self._catch_up(pair)
+        began = time.perf_counter()
+        self._images = self._convert(pair)
+        converted = time.perf_counter()
+        tracks = [] if _nothing(self._images) else self._answer(pair)
+        self._coming = [one for one in self._coming if one.started or one.behind]
+        times = {"convert": (converted - began) * 1e3, "total": (time.perf_counter() - began) * 1e3}
+        return [
+            replace(track, times_ms={**track.times_ms, **times}, stamp_ns=pair.stamp, gap=pair.gap) for track in tracks
+        ]
+
+    def _answer(self, pair: Pair) -> list[Track]:
+        """The targets in the present images, after those that have come this far have joined them."""
+        frames: dict[int, Frame] = {}  # by encoder, which observes them once
+
+        def frame(encoder: AuxEncoder) -> Frame:
+            if id(encoder) not in frames:
+                frames[id(encoder)] = see(*self._images, encoder)
+            return frames[id(encoder)]
+
+        self._timeline.breaks(pair.stamp)
+        arrived = [one for one in list(self._coming) if not one.behind]
+        started = {one: track for one in arrived if (track := self._arrive(one, frame, pair.stamp))}
+        rest = [one for one in self._targets if one not in started]
+        if rest:
+            started |= zip(rest, self._follow(rest, frame(self._encoder), pair.stamp))
+        tracks = [started[one] for one in self._targets]
+        self._part(tracks)
+        named = [
+            replace(
+                track,
+                box=one.tracker.box,
+                state=one.tracker.state,
+                target_id=one.name,
+                class_id=one.target.class_id,
+                started=one in arrived,
+            )
+            for one, track in zip(self._targets, tracks)
+        ]
         rgb, aux = self._images
-        self._mind_the_break(stamp)
-        if self._tracker.state == TargetState.IDLE:
-            return Track(np.zeros(4), 0.0, TargetState.IDLE, has_rgb=rgb is not None, has_aux=aux is not None)
-        track = self._tracker.update(rgb, aux)
-        for cause, text in self._tracker.remarks:
-            self._fault(cause, f"{self._aux.topic}: {text}" if cause == "aux range outlier" else text)
-        self._doubted &= track.state == TargetState.LOST
+        idle = Track(np.zeros(4), 0.0, TargetState.IDLE, has_rgb=rgb is not None, has_aux=aux is not None)
+        return named or [idle]
+
+    def _part(self, tracks: Sequence[Track]) -> None:
+        for lost, kept in self._meetings.part(self._targets, [track.score for track in tracks]):
+            self._fault(
+                "targets on one object",
+                f"the boxes of '{lost.name}' and '{kept.name}' lay on one another: '{lost.name}', which was less sure, "
+                "is LOST until it is found elsewhere; name it anew where it is, or release it",
+            )
+
+    def _follow(self, targets: Sequence[Followed], frame: Frame, stamp: int) -> list[Track]:
+        """These targets in the next frame."""
+        for one in targets:
+            if one.timeline.breaks(stamp):
+                one.doubt()
+        tracks = update_together([one.tracker for one in targets], frame)
+        for one, track in zip(targets, tracks):
+            one.doubted &= track.state == TargetState.LOST
+            for text in one.tracker.remarks:
+                self._fault("internal error", f"target '{one.name}': {text}")
+        if AUX in frame.images and frame.encoder.outlier:
+            self._fault("aux range outlier", f"{self._aux.topic}: {frame.encoder.outlier}")
+        return tracks
+
+    def _others(self, one: Followed) -> list[Followed]:
+        """Those in the present that stay when this one comes."""
+        return [] if self._max_targets == 1 else [other for other in self._targets if other.name != one.name]
+
+    def _admit(self, target: Target) -> None:
+        timeline = Timeline(interval=self._timeline.interval)
+        one = Followed(target, self._tracker.another(), timeline, list(target.since))
+        self.refused.pop(target.name, None)  # that was another one
+        self._coming = [*(other for other in self._coming if other.name != one.name and self._max_targets > 1), one]
+
+    def _arrive(self, one: Followed, frame: Callable[[AuxEncoder], Frame], stamp: int) -> Track | None:
+        """Take a target into the present; the answer where it starts here. Nothing changes where it is refused."""
+        others = self._others(one)
+        encoder = self._encoder if others else one.tracker.encoder  # alone it goes by what it has seen itself
+        track = None
+        if not one.started:
+            track = self._start(one, frame(encoder), stamp, others)
+            if not track:
+                return None
+        self._coming.remove(one)
+        self._encoder = encoder
+        if len(others) == len(self._targets):
+            self._targets = [*others, one]
+        else:
+            self._targets = [other if other in others else one for other in self._targets]
         return track
 
-    def _mind_the_break(self, stamp: int) -> None:
-        """Doubt the target after a long time without frames, and where time goes backwards."""
-        interval = 0 if self._last is None else stamp - self._last
-        if interval < 0 or interval > max(_BREAK_NS, _BREAK_INTERVALS * self._interval):
-            self.doubt()
-        self._last, self._interval = stamp, max(interval, 0)
+    def _start(self, one: Followed, frame: Frame, stamp: int, others: Sequence[Followed] = ()) -> Track | None:
+        try:
+            for other in others:
+                if other.lies_on(one.target.box):
+                    raise ConfigError(
+                        f"its box {one.target.box.tolist()} lies on target '{other.name}', which is followed there "
+                        "already: send that target_id to move it, or release it first"
+                    )
+            track = one.tracker.start(frame, one.target.box)
+        except CmdtrackError as error:
+            self._refuse(one, str(error))
+            return None
+        one.timeline.last = stamp
+        return track
+
+    def _refuse(self, one: Followed, why: str) -> None:
+        self._coming.remove(one)
+        self.refused[one.name] = why
+        self._fault(TARGET_REFUSED, why)
+
+    def _catch_up(self, pair: Pair) -> None:
+        """Follow the late targets through the frames behind: all where nobody waits, else some, first come first."""
+        left = CATCH_UP_STEPS
+        for one in list(self._coming):
+            steps = min(left, len(one.behind)) if self._others(one) else len(one.behind)
+            left -= steps
+            with self._past():
+                for moment in one.behind[:steps]:
+                    self._step(one, moment)
+            one.behind = one.behind[steps:]
+            if one.behind and (pair.stamp - one.behind[-1].stamp) * 1e-9 >= CATCH_UP_INTERVAL:
+                one.behind.append(pair)
+
+    def _step(self, one: Followed, moment: Pair) -> None:
+        images = self._convert(moment)
+        if _nothing(images) or one not in self._coming:  # refused
+            return
+        frame = see(*images, one.tracker.encoder)
+        if one.started:
+            self._follow([one], frame, moment.stamp)
+        else:
+            self._start(one, frame, moment.stamp)
+
+    @contextmanager
+    def _past(self) -> Iterator[None]:
+        """What images of the past say of the streams is not held against those of the present."""
+        present = self._rgb, self._aux
+        self._rgb, self._aux = (copy.copy(stream) for stream in present)
+        try:
+            yield
+        finally:
+            self._rgb, self._aux = present
 
     def _convert(self, pair: Pair) -> tuple[np.ndarray | None, np.ndarray | None]:
         rgb = self._read(self._rgb, to_rgb, pair.rgb)
@@ -199,7 +342,7 @@ class Pipeline:
         return rgb, aux if aux is None else self._register(aux)
 
     def _to_aux(self, message: Any, max_pixels: int, warn: Callable[[str], None]) -> np.ndarray:
-        return self._tracker.encoder.checked(to_sensor(message, max_pixels, warn))
+        return self._encoder.checked(to_sensor(message, max_pixels, warn))
 
     def _read(
         self, stream: _Stream, convert: Callable[[Any, int, Callable[[str], None]], np.ndarray], message: Any | None
@@ -243,6 +386,10 @@ class Pipeline:
     def _fault(self, cause: str, text: str) -> None:
         self.faults[cause] += 1
         self._report(cause, text)
+
+
+def _nothing(images: tuple[np.ndarray | None, np.ndarray | None]) -> bool:
+    return all(image is None for image in images)
 
 
 def _sides(size: tuple[int, int]) -> str:

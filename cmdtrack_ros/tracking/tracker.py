@@ -39,6 +39,41 @@ _MAX_TILES = 1024
 
 
 @dataclass(frozen=True)
+class Frame:
+    """The images of a moment for all targets in it; made by :func:`see`.
+
+    Attributes:
+        images: the streams that are there, all of one size.
+        encoder: of the aux stream, which has observed this frame's image.
+        encode_ms: how long that took.
+    """
+
+    images: Images
+    encoder: AuxEncoder
+    encode_ms: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = next(iter(self.images.values())).shape[:2]
+        return height, width
+
+    def cut(self, crop: Crop, stream: int) -> np.ndarray:
+        """A part of a stream's image as the network sees it."""
+        return crop.cut(self.images[stream], self.encoder.picture if stream == AUX else None)
+
+
+def see(rgb: np.ndarray | None, aux: np.ndarray | None, encoder: AuxEncoder) -> Frame:
+    """The next frame of the two streams, which `encoder` observes; arguments and ImageError as of `Tracker.init`."""
+    _check_images(rgb, aux, encoder)
+    began = time.perf_counter()
+    if aux is not None:
+        encoder.observe(aux)
+    images = {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
+    return Frame(images, encoder, (time.perf_counter() - began) * 1e3)
+
+
+@dataclass(frozen=True)
 class TrackerConfig:
     """How responses become boxes.
 
@@ -98,11 +133,15 @@ def _all_or_nothing(method: Callable[..., Track]) -> Callable[..., Track]:
 class Tracker:
     """Follows one target: ``init`` on a box, then ``update`` with every frame.
 
+    Where several targets are followed in the same images, a tracker each, the images are observed once for all:
+    :func:`see`, then ``start`` and :func:`update_together`.
+
     Attributes:
         evidence: (len(EVIDENCE),) what the last score was computed from; zeros before there was one.
-        encoder: of the aux stream. Whoever shows an aux image that was tracked asks it for the picture, over
-            the range that the network saw; only the tracker lets it observe.
-        remarks: cause and text of what is to be told about the last frame.
+        encoder: of the aux stream, which ``init`` and ``update`` let observe. Whoever shows an aux image that was
+            tracked asks it for the picture, over the range that the network saw.
+        remarks: what is to be told about the last frame.
+        held: another target's box lies on this one: nothing is learned from what is there.
     """
 
     def __init__(
@@ -122,13 +161,17 @@ class Tracker:
 
     def reset(self) -> None:
         """Forget the target; the state becomes IDLE."""
-        self._machine.reset()
         self.encoder.reset()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._machine.reset()
         self._first: dict[int, Template] = {}  # by stream, as all that follows
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
         self._size: tuple[int, int] | None = None  # height, width of the last images
-        self.remarks: list[tuple[str, str]] = []
+        self.remarks: list[str] = []
+        self.held = False
         self._scan = self._age = self._looks = 0
         self._looking = False  # while LOST: the box is a place that was found and is looked at
         self._sure = self._box  # where it was TRACKING last
@@ -151,6 +194,22 @@ class Tracker:
             self._machine.lose()
             self._scan = 0
 
+    def part(self) -> None:
+        """What is followed, or was found, is another target: LOST, and back where it was TRACKING last by itself."""
+        self._machine.lose()
+        self._box, self._looking, self.held = self._sure, False, False
+
+    def another(self) -> Tracker:
+        """A tracker for another target, or for this one anew: without a target, with an encoder of its own."""
+        tracker = Tracker(self.engine, self.modality, self.encoder.encoding, self.config)
+        tracker.configure(self._machine.config)
+        return tracker
+
+    @property
+    def box(self) -> np.ndarray:
+        """(4,) xywh, as in the last Track."""
+        return self._box.copy()
+
     @_all_or_nothing
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
         """Take the target from a box.
@@ -168,22 +227,29 @@ class Tracker:
 
         Whatever is raised, the target that is being followed is left as it was.
         """
+        self.encoder.reset()
+        return self.start(see(rgb, aux, self.encoder), box)
+
+    def start(self, frame: Frame, box: np.ndarray) -> Track:
+        """:meth:`init` on a frame that was observed for several targets; what it raises leaves no target."""
         clock = Stopwatch()
-        height, width = self._check_images(rgb, aux)
+        height, width = frame.size
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
-        self.reset()
-        with clock.step("encode"):
-            images = self._observe(rgb, aux)
+        self._forget()
+        self._size = frame.size
         self._box = clip_box(box, width, height)
         with clock.step("network"):
-            for template in self._encode(images):
-                self._first[template.stream] = self._templates[template.stream] = template
+            templates = self._encode(frame)
+        if not all(map(_sound, templates)):
+            raise CmdtrackError(self._nonsense())
+        for template in templates:
+            self._first[template.stream] = self._templates[template.stream] = template
         self._first_box = self._sure = self._box.copy()
         crop = self._region(self._box)
-        self._origin = {stream: self._cut(crop, images, stream) for stream in images}
+        self._origin = {stream: frame.cut(crop, stream) for stream in frame.images}
         self._machine.start()
-        return self._track(1.0, dict.fromkeys(images, 1 / len(images)), images, clock)
+        return self._track(1.0, dict.fromkeys(frame.images, 1 / len(frame.images)), frame, clock)
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         """Find the target in the next frame; arguments and ImageError as in :meth:`init`.
@@ -198,30 +264,31 @@ class Tracker:
         Raises:
             CmdtrackError: before :meth:`init`.
         """
-        return update_together([self], rgb, aux)[0]
+        self._check_has_target()
+        return update_together([self], see(rgb, aux, self.encoder))[0]
 
-    def _look(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> _Look:
-        """What the network is to be asked about the next frame."""
+    def _check_has_target(self) -> None:
         if self.state == TargetState.IDLE:
             raise CmdtrackError("update before init: the tracker has no target yet")
+
+    def _look(self, frame: Frame) -> _Look:
+        """What the network is to be asked about the next frame."""
+        self._check_has_target()
         clock = Stopwatch()
-        with clock.step("encode"):
-            images = self._observe(rgb, aux)
+        self.remarks = []
+        self._follow_size(*frame.size)
         # A stream that never had a template has nothing to be compared with.
-        templates = [self._templates[stream] for stream in images if stream in self._templates]
-        crop = self._search_crop(*_size(images))
+        templates = [self._templates[stream] for stream in frame.images if stream in self._templates]
+        crop = self._search_crop(*frame.size)
         with clock.step("crop"):
-            cuts = [self._cut(crop, images, template.stream) for template in templates]
-        return _Look(images, crop, Query(cuts, templates), clock)
+            cuts = [frame.cut(crop, template.stream) for template in templates]
+        return _Look(frame, crop, Query(cuts, templates), clock)
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
         """The target after the frame; None where there was nothing to ask."""
-        if response is not None and not all(np.isfinite(part).all() for part in vars(response).values()):
-            self.remarks.append(("internal error", self._nonsense()))
-            response = None
-        if response is None:
+        if response is None or not self._understood(response):
             self._machine.update(0.0)
-            return self._track(0.0, {}, look.images, look.clock)
+            return self._track(0.0, {}, look.frame, look.clock)
         with look.clock.step("decode"):
             lost = self.state == TargetState.LOST
             row, column = self._best_cell(response, lost)
@@ -235,11 +302,11 @@ class Tracker:
                 self._consider(lost and followed, score)
             else:
                 self._looking = False
-            if self.state == TargetState.TRACKING:
+            if self.state == TargetState.TRACKING and not self.held:
                 self._sure = self._box
             weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
-            self._renew_templates(look.images, score, weights, fresh)
-        return self._track(score, weights, look.images, look.clock)
+            self._renew_templates(look.frame, score, weights, fresh)
+        return self._track(score, weights, look.frame, look.clock)
 
     def _consider(self, found: bool, score: float) -> None:
         """A place found while LOST is looked at again, closer; where the score does not come, the box goes back.
@@ -275,57 +342,33 @@ class Tracker:
 
     def _look_back(self, look: _Look) -> dict[int, Template]:
         """Templates of the present box, by stream, after they were asked for the first box in the first frame."""
-        streams = [stream for stream in look.images if stream in self._origin]
-        if not streams:
+        streams = [stream for stream in look.frame.images if stream in self._origin]
+        fresh = self._encode(look.frame, streams) if streams else []
+        if not fresh or not self._usable(fresh):
             return {}
-        fresh = self._encode(look.images, streams)
         response = self.engine.search([Query([self._origin[stream] for stream in streams], fresh)])[0]
+        if not self._understood(response):
+            return {}
         row, column = np.unravel_index(int(response.score.argmax()), response.score.shape)
         found = _found_box(response, int(row), int(column), self._region(self._first_box))
         self._evidence.agreement = float(iou(found, self._first_box))
         return {template.stream: template for template in fresh}
 
-    def _track(self, score: float, weights: dict[int, float], images: Images, clock: Stopwatch) -> Track:
+    def _track(self, score: float, weights: dict[int, float], frame: Frame, clock: Stopwatch) -> Track:
         """The answer; a stream without a weight has no say."""
+        times = clock.stop()
+        times["total"] += frame.encode_ms
         return Track(
             self._box.copy(),
             score,
             self.state,
             weights.get(RGB, 0.0),
             weights.get(AUX, 0.0),
-            RGB in images,
-            AUX in images,
-            times_ms=clock.stop(),
+            RGB in frame.images,
+            AUX in frame.images,
+            times_ms={"encode": frame.encode_ms, **times},
             suspect=self.state != TargetState.LOST and self._evidence.agreement < _SUSPECT,
         )
-
-    def _check_images(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> tuple[int, int]:
-        """Height and width of the images; ImageError where they cannot be used."""
-        given = aux if rgb is None else rgb
-        if given is None:
-            raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
-        if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
-            raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
-        if aux is not None:
-            self.encoder.checked(aux)
-        check_sides(given)
-        if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
-            raise ImageError(
-                f"{self.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
-                f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)"
-            )
-        return given.shape[0], given.shape[1]
-
-    def _observe(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Images:
-        """The checked images; the encoder has seen the auxiliary one."""
-        size = self._check_images(rgb, aux)
-        self.remarks = []
-        self._follow_size(*size)
-        if aux is not None:
-            self.encoder.observe(aux)
-            if self.encoder.outlier:
-                self.remarks.append(("aux range outlier", self.encoder.outlier))
-        return {stream: image for stream, image in ((RGB, rgb), (AUX, aux)) if image is not None}
 
     def _follow_size(self, height: int, width: int) -> None:
         """Take the target along where the images changed size."""
@@ -344,33 +387,42 @@ class Tracker:
     def _nonsense(self) -> str:
         return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"
 
-    def _cut(self, crop: Crop, images: Images, stream: int) -> np.ndarray:
-        return crop.cut(images[stream], self.encoder.picture if stream == AUX else None)
-
-    def _encode(self, images: Images, streams: Sequence[int] | None = None) -> list[Template]:
-        """Templates of the present box, None = of all streams; CmdtrackError where the network answers NaN."""
-        streams = list(images) if streams is None else streams
+    def _encode(self, frame: Frame, streams: Sequence[int] | None = None) -> list[Template]:
+        """Templates of the present box, None = of all streams."""
+        streams = list(frame.images) if streams is None else streams
         config = self.engine.config
         crop = Crop.around(self._box, config.template_factor, config.template_size)
         box = crop.to_crop(self._box) / config.template_size
-        crops = [TemplateCrop(self._cut(crop, images, stream), box, stream) for stream in streams]
-        templates = self.engine.encode(crops)
-        if not all(_sound(template) for template in templates):
-            raise CmdtrackError(self._nonsense())
-        return templates
+        return self.engine.encode([TemplateCrop(frame.cut(crop, stream), box, stream) for stream in streams])
+
+    def _understood(self, response: Response) -> bool:
+        """Whether an answer consists of numbers; where not, that is to be told."""
+        if sound := all(np.isfinite(part).all() for part in vars(response).values()):
+            return sound
+        self.remarks.append(self._nonsense())
+        return False
+
+    def _usable(self, templates: list[Template]) -> bool:
+        """Whether what was made from the present frame can be; where not, that is to be told."""
+        if sound := all(map(_sound, templates)):
+            return sound
+        self.remarks.append(self._nonsense())
+        return False
 
     def _renew_templates(
-        self, images: Images, score: float, weights: dict[int, float], fresh: dict[int, Template]
+        self, frame: Frame, score: float, weights: dict[int, float], fresh: dict[int, Template]
     ) -> None:
         """Take templates from the frame just tracked, where it can be trusted; ``fresh``: those there are already."""
-        if self.state != TargetState.TRACKING:
+        if self.state != TargetState.TRACKING or self.held:
             return
         due = self.config.renewal > 0 and self._age % self.config.renewal_interval == 0
-        new = [s for s in images if s not in self._first and score >= self.config.late_template]
-        seen = [s for s in images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
+        new = [s for s in frame.images if s not in self._first and score >= self.config.late_template]
+        seen = [s for s in frame.images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
         missing = [stream for stream in new + seen if stream not in fresh]
-        for template in self._encode(images, missing) if missing else ():
-            fresh[template.stream] = template
+        made = self._encode(frame, missing) if missing else []
+        if not self._usable(made):
+            return
+        fresh |= {template.stream: template for template in made}
         for stream in new:
             self._first[stream] = self._templates[stream] = fresh[stream]
         for stream in seen:
@@ -404,7 +456,7 @@ class Tracker:
         self._age += not lost
         if response.score[row, column] < (self.config.follow_lost if lost else self.config.follow):
             return False
-        height, width = _size(look.images)
+        height, width = look.frame.size
         found = _found_box(response, row, column, look.crop)
         self._move(found, keep=0.0 if lost else self.config.size_smoothing, width=width, height=height)
         return True
@@ -441,9 +493,22 @@ def _box_around(response: Response, row: int, column: int) -> np.ndarray:
     return (response.box[:, rows, columns] * (near / near.sum())).sum((1, 2))
 
 
-def _size(images: Images) -> tuple[int, int]:
-    height, width = next(iter(images.values())).shape[:2]
-    return height, width
+def _check_images(rgb: np.ndarray | None, aux: np.ndarray | None, encoder: AuxEncoder) -> tuple[int, int]:
+    """Height and width of the images; ImageError where they cannot be used."""
+    given = aux if rgb is None else rgb
+    if given is None:
+        raise ImageError("both images are None: expected an RGB image, an auxiliary image, or both")
+    if rgb is not None and (rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or rgb.size == 0):
+        raise ImageError(f"rgb image: expected HxWx3 uint8 with pixels, got shape {rgb.shape} of {rgb.dtype}")
+    if aux is not None:
+        encoder.checked(aux)
+    check_sides(given)
+    if rgb is not None and aux is not None and rgb.shape[:2] != aux.shape[:2]:
+        raise ImageError(
+            f"{encoder.modality} image is {aux.shape[1]}x{aux.shape[0]}, RGB is "
+            f"{rgb.shape[1]}x{rgb.shape[0]}: expected the same size (register or resize one of them)"
+        )
+    return given.shape[0], given.shape[1]
 
 
 def _check_box(box: np.ndarray, width: int, height: int) -> None:
@@ -466,20 +531,20 @@ def _check_box(box: np.ndarray, width: int, height: int) -> None:
 
 @dataclass
 class _Look:
-    """A frame on its way through one tracker: its images, and what is asked about which part of them."""
+    """A frame on its way through one tracker, and what is asked about which part of it."""
 
-    images: Images
+    frame: Frame
     crop: Crop
     query: Query
     clock: Stopwatch
 
 
-def update_together(trackers: Sequence[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None) -> list[Track]:
+def update_together(trackers: Sequence[Tracker], frame: Frame) -> list[Track]:
     """:meth:`Tracker.update` of several targets in the same frame; trackers of one engine ask it as one batch.
 
     ``times_ms["network"]`` is that of the whole batch.
     """
-    looks = [tracker._look(rgb, aux) for tracker in trackers]
+    looks = [tracker._look(frame) for tracker in trackers]
     responses: list[Response | None] = [None] * len(looks)
     groups: dict[tuple[int, int], list[int]] = {}
     for i, (tracker, look) in enumerate(zip(trackers, looks)):

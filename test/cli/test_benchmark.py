@@ -30,7 +30,7 @@ def test_benchmark_of_the_demo_beside_a_busy_process(tmp_path: Path) -> None:
     assert found["clean"] is False
     assert {"ours", "ours 720p", "ours onnx fp32", "ours onnx int8", "csrt", "kcf"} <= set(found["tracker_ms"])
     assert "csrt 720p" not in found["tracker_ms"]
-    assert {"ours / csrt", "720p / VGA", "second target / first"} <= set(found["ratio"])
+    assert {"ours / csrt", "720p / VGA", "2 targets / 1"} <= set(found["ratio"])
     assert set(found["tracker"]["ours"]["steps_ms"]) == {"encode", "crop", "network", "decode", "template"}
     assert 0 < found["limit"] < 2
     assert found["node"] == {} and found["skipped"]["node"] == "not asked for (--no-node)"

@@ -102,10 +102,10 @@ def test_ratios_are_taken_round_by_round():
     assert ratios["ours / nano x 2"] == Spread(1.5, 1.0, 2.0)
     assert ratios["ours onnx fp32 / nano x 2"] == Spread(3.0, 2.0, 4.0)
     assert ratios["4K / VGA"] == Spread(1.5, 1.5, 3.0)
-    assert ratios["second target / first"] == Spread(0.5, 0.4, 1.0)
+    assert ratios["2 targets / 1"] == Spread(1.5, 1.4, 2.0)
     assert set(ratios) == {
         "ours / csrt", "ours / nano x 2", "ours onnx fp32 / csrt", "ours onnx fp32 / nano x 2", "4K / VGA",
-        "second target / first",
+        "2 targets / 1",
     }  # fmt: skip
 
 
@@ -296,9 +296,9 @@ def test_who_is_not_there_is_skipped_with_a_reason(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(competitors, "find_spec", lambda name: None if name == "openvino" else name)
     monkeypatch.setattr(competitors, "GPU_ENGINES", ("torch", "tensorrt"))
-    found = gather(Modality.RGB, (1,), ("onnx", "openvino"), None, None, "cuda")
+    found = gather(Modality.RGB, (1,), ("onnx", "openvino"), None, None, "cuda", targets=3)
     names = [one.base for one in found.competitors]
-    assert names[0] == "ours onnx fp32" and names[-3:] == ["ours, 2 targets", "csrt", "kcf"]
+    assert names[0] == "ours onnx fp32" and names[-4:] == ["ours, 2 targets", "ours, 3 targets", "csrt", "kcf"]
     assert found.headline in names and not any("cuda" in name for name in names)
     assert found.skipped["ours openvino"] == "openvino is not installed"
     assert found.skipped["ours torch cuda"] == "no GPU that it can use; it would run as torch (cpu, fp32)"

@@ -37,6 +37,7 @@ def test_messages_survive_the_wire() -> None:
     sent = TrackState(
         state=TrackState.STATE_UNCERTAIN,
         target_id="walker",
+        class_id="person",
         x=1.5,
         y=-2.25,
         width=30.0,
@@ -61,7 +62,7 @@ def test_messages_survive_the_wire() -> None:
         2,
         3,
     ]
-    box = TargetBox(target_id="walker", x=1.0, y=2.0, width=3.0, height=4.0)
+    box = TargetBox(target_id="walker", class_id="person", x=1.0, y=2.0, width=3.0, height=4.0)
     assert deserialize_message(serialize_message(box), TargetBox) == box
 
 

@@ -282,7 +282,7 @@ def test_gpu_that_is_not_there(life: Life) -> None:
 def slow_down(life: Life, monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> None:
     process = life.node._pipeline.process
 
-    def slowly(*args: object) -> Track | None:
+    def slowly(*args: object) -> list[Track]:
         wait()
         return process(*args)
 
@@ -333,7 +333,7 @@ def test_what_is_followed_does_not_lead_back_to_the_target(
     robot.send_target(scene(robot.frame)[1])
     assert_tracks_again(robot)
     assert not life.operator.logged("wrong target suspected")
-    tracker = life.node._pipeline._tracker
+    tracker = life.node._pipeline._targets[0].tracker
     tracker._origin = {s: np.roll(cut, cut.shape[0] // 4, axis=(0, 1)) for s, cut in tracker._origin.items()}
     line = life.operator.sees("wrong target suspected", lambda: robot.play(6, answered=False), record_property)
     assert "'patch'" in line and "/target" in line
@@ -391,9 +391,8 @@ def test_stream_without_a_say(
     assert not life.operator.logged(cause)
     process = life.node._pipeline.process
 
-    def one_sided(*args: object) -> Track | None:
-        track = process(*args)
-        return track and replace(track, weight_aux=share, weight_rgb=1 - share)
+    def one_sided(*args: object) -> list[Track]:
+        return [replace(track, weight_aux=share, weight_rgb=1 - share) for track in process(*args)]
 
     monkeypatch.setattr(life.node._pipeline, "process", one_sided)
     line = life.operator.sees(cause, lambda: life.robot.play(6, answered=False), record_property)

@@ -25,7 +25,7 @@ from cmdtrack_ros.ros.node import TrackerNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
-PATIENCE = 60.0  # s to wait for what must come, however busy the machine
+PATIENCE = 120.0  # s to wait for what must come, however busy the machine
 REACH = {
     "unconfigured": (),
     "inactive": ("configure",),

@@ -33,6 +33,7 @@ TRACK = Track(
     stamp_ns=7_000_000_009,
     gap=-0.004,
     latency=0.0625,
+    class_id="person",
 )
 
 
@@ -114,17 +115,19 @@ def with_vision_msgs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("with_vision_msgs")
-def test_detection_is_the_tracked_box() -> None:
-    array = messages.to_detections(header(), TRACK)
+def test_detections_are_the_tracked_boxes() -> None:
+    lost, unknown = replace(TRACK, state=TargetState.LOST), replace(TRACK, target_id="2", class_id="")
+    array = messages.to_detections(header(), [TRACK, lost, unknown])
     assert array == Detection2DArray(
         header(),
         [
             Detection2D(
                 header(),
-                [ObjectHypothesisWithPose(ObjectHypothesis("target", 0.75))],
+                [ObjectHypothesisWithPose(ObjectHypothesis(class_id, 0.75))],
                 BoundingBox2D(Pose2D(Point2D(25.5, 40.25)), 30.0, 40.0),
-                "walker",
+                name,
             )
+            for name, class_id in (("walker", "person"), ("2", "target"))
         ],
     )
 
@@ -132,4 +135,4 @@ def test_detection_is_the_tracked_box() -> None:
 @pytest.mark.usefixtures("with_vision_msgs")
 @pytest.mark.parametrize("state", [TargetState.IDLE, TargetState.LOST])
 def test_nothing_is_detected_out_of_sight(state: TargetState) -> None:
-    assert messages.to_detections(header(), Track(TRACK.box, 0.1, state)) == Detection2DArray(header())
+    assert messages.to_detections(header(), [Track(TRACK.box, 0.1, state)]) == Detection2DArray(header())

@@ -44,7 +44,8 @@ from cmdtrack_ros.ros.health import STATUSES  # noqa: E402
 from cmdtrack_ros.streams.images import to_rgb, to_sensor  # noqa: E402
 from cmdtrack_ros.streams.pairing import NearestPairer, PairOptions, stamp_ns  # noqa: E402
 from cmdtrack_ros.track import ROBOT_STEPS, TargetState  # noqa: E402
-from cmdtrack_ros.tracking.pipeline import Pipeline, Target  # noqa: E402
+from cmdtrack_ros.tracking.pipeline import Pipeline  # noqa: E402
+from cmdtrack_ros.tracking.targets import Target  # noqa: E402
 from cmdtrack_ros.tracking.tracker import load_tracker  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -72,14 +73,16 @@ def test_result_carries_the_rgb_header_and_the_pair(thermal: tuple[Tracker, Robo
         stamps.append(stamp)
         return good_rgb(i, stamp)
 
+    began = time.time()
     results = robot.play(10, rgb, lambda i, stamp: good_aux(i, stamp - 4_000_000))
+    took = time.time() - began
     assert [stamp_ns(r) for r in results] == stamps
     paired = [r for r in results if r.has_aux]
     assert len(paired) >= 8 and all(r.pair_gap == pytest.approx(-0.004) for r in paired)
     for result in paired:
         assert result.header.frame_id == "camera_optical" and result.target_id == "patch"
         assert result.weight_rgb + result.weight_aux == pytest.approx(1.0, abs=1e-4)
-        assert 0 < result.processing_time < result.latency < 5.0
+        assert 0 < result.processing_time < result.latency < took
         assert 0 < result.score <= 1
 
 
@@ -335,7 +338,7 @@ def test_replay_gives_the_boxes_of_an_offline_run(tmp_path: Path, repository: Pa
         for pair in (pairer.add_rgb if name == "rgb" else pairer.add_aux)(stamp, message)
     ] + pairer.flush()
     target = Target(np.array(box, float))
-    offline = [pipeline.process(pair, None if i else target) for i, pair in enumerate(pairs)]
+    offline = [pipeline.process(pair, [] if i else [target])[0] for i, pair in enumerate(pairs)]
 
     robot = Robot("/replay")
     parameters = {"modality": "thermal", "process_every_pair": "true", "queue_size": 100, "slop": 0.015}

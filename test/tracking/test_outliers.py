@@ -22,7 +22,8 @@ from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop
-from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+from cmdtrack_ros.tracking.pipeline import Pipeline
+from cmdtrack_ros.tracking.targets import Target
 from cmdtrack_ros.tracking.tracker import Tracker
 from malformed import SCENE, malformed_compressed, malformed_images
 from synthetic import make_block
@@ -102,7 +103,7 @@ class Scene:
         for number, index in enumerate(self.frames):
             frame = self.sequence.frame(index)
             rgb, aux = (message(image) for image in damage(number, (frame.rgb, frame.aux)))
-            track = pipeline.process(Pair(rgb, aux, index, 0.0))
+            track = next(iter(pipeline.process(Pair(rgb, aux, index, 0.0))), None)
             if seen is not None:
                 seen.append(track)
             boxes.append(np.full(4, np.nan) if track is None else track.box)
@@ -114,8 +115,8 @@ def followed(engine: Engine, sequence: ImageSequence, before: int = BEFORE) -> S
     pipeline = Pipeline(Tracker(engine, sequence.modality))
     for index in range(before):
         frame = sequence.frame(index)
-        target = Target(sequence.boxes[0]) if index == 0 else None
-        pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0), target)
+        targets = [Target(sequence.boxes[0])] if index == 0 else []
+        pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0), targets)
     scene = Scene(sequence, before, pipeline)
     scene.clean = scene.go_on(lambda number, frame: frame)[0]
     return scene
@@ -258,7 +259,7 @@ def test_new_target_that_fails_leaves_the_old_one(scenes: Callable[[str], Scene]
     scene = scenes("block")
     _, undisturbed = scene.go_on(lambda number, frame: frame)
     pipeline = copy.deepcopy(scene.pipeline, {id(scene.pipeline.engine): scene.pipeline.engine})
-    tracker = pipeline._tracker
+    tracker = pipeline._targets[0].tracker
     frame, other = scene.sequence.frame(scene.start), np.array([100.0, 80, 20, 20])
     if failing == "aux of a type that it has not":
         with pytest.raises(ImageError, match="int32"):
@@ -270,25 +271,25 @@ def test_new_target_that_fails_leaves_the_old_one(scenes: Callable[[str], Scene]
         tracker.engine = scene.pipeline.engine
     for index in scene.frames:
         frame = scene.sequence.frame(index)
-        track = pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0))
-    np.testing.assert_array_equal(track.box, undisturbed._tracker._box)
+        track = tracker.update(frame.rgb, frame.aux)
+    np.testing.assert_array_equal(track.box, undisturbed._targets[0].tracker.box)
 
 
 def test_network_that_answers_nan_ends_in_lost_with_its_reason(scenes: Callable[[str], Scene]) -> None:
     scene = scenes("block")
     pipeline = copy.deepcopy(scene.pipeline, {id(scene.pipeline.engine): scene.pipeline.engine})
-    pipeline._tracker.engine = Failing(scene.pipeline.engine, search="answers NaN")
+    pipeline._targets[0].tracker.engine = Failing(scene.pipeline.engine, search="answers NaN")
     said = []
     pipeline._report = lambda cause, text: said.append((cause, text))
     for index in scene.frames[:10]:
         frame = scene.sequence.frame(index)
-        track = pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0))
+        (track,) = pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0))
     assert track.state == TargetState.LOST and np.isfinite(track.box).all() and track.score == 0
     assert len(said) == 10 and said[0][0] == "internal error" and "answers NaN" in said[0][1]
-    pipeline._tracker.engine = scene.pipeline.engine
+    pipeline._targets[0].tracker.engine = scene.pipeline.engine
     for index in scene.frames[10:]:
         frame = scene.sequence.frame(index)
-        track = pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0))
+        (track,) = pipeline.process(Pair(message(frame.rgb), message(frame.aux), index, 0.0))
     assert iou(track.box, scene.sequence.boxes[index]) > 0.5, "and it is found again once the network answers"
 
 
@@ -300,7 +301,7 @@ def test_a_thousand_malformed_messages(
     """In either stream: no exception, nothing printed, little memory, and the target is still there."""
     pipeline = Pipeline(Tracker(tracker.engine, "thermal"))
     rgb, aux = message(SCENE), message(SCENE[..., 0] * np.float32(0.1))
-    pipeline.process(Pair(rgb, aux, 0, 0.0), Target(np.array([20.0, 15, 20, 16])))
+    pipeline.process(Pair(rgb, aux, 0, 0.0), [Target(np.array([20.0, 15, 20, 16]))])
     before, worst = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0
     for number, malformed in enumerate(generate(1000)):
         pair = Pair(malformed, aux, number, 0.0) if number % 2 else Pair(rgb, malformed, number, 0.0)
@@ -312,5 +313,5 @@ def test_a_thousand_malformed_messages(
     assert worst < 1.0 and grown < 400, f"{worst:.2f} s of the processor, {grown:.0f} MiB"
     assert capfd.readouterr().err == ""
     for number in range(3):
-        track = pipeline.process(Pair(rgb, aux, 1000 + number, 0.0))
+        (track,) = pipeline.process(Pair(rgb, aux, 1000 + number, 0.0))
     assert iou(track.box, np.array([20.0, 15, 20, 16])) > 0.5

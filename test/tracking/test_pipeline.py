@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,9 +13,10 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.pairing import Pair
-from cmdtrack_ros.track import TargetState
-from cmdtrack_ros.tracking.pipeline import Pipeline, Target
+from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.tracking.pipeline import Pipeline
 from cmdtrack_ros.tracking.states import StateConfig
+from cmdtrack_ros.tracking.targets import Target
 from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig
 
 HEIGHT, WIDTH = 120, 160
@@ -29,6 +30,13 @@ def message(pixels: np.ndarray, encoding: str) -> SimpleNamespace:
 
 def pair(rgb: SimpleNamespace | None, aux: SimpleNamespace | None, stamp: int = 0) -> Pair:
     return Pair(rgb, aux, stamp, 0.004 if rgb and aux else float("nan"))
+
+
+def step(pipeline: Pipeline, moment: Pair, target: Target | None = None, since: Iterable[Pair] = ()) -> Track | None:
+    """What becomes of the only target, which is started on the first of `since`, or on the pair."""
+    tracks = pipeline.process(moment, [target._replace(since=tuple(since))] if target else [])
+    assert len(tracks) < 2
+    return tracks[0] if tracks else None
 
 
 RGB = message(SCENE, "rgb8")
@@ -49,51 +57,51 @@ def pipeline(tracker: Tracker, reports: list) -> Pipeline:
 
 
 def test_idle_until_there_is_a_target_and_after_its_release(pipeline: Pipeline) -> None:
-    idle = pipeline.process(pair(RGB, AUX))
+    idle = step(pipeline, pair(RGB, AUX))
     assert idle.state == TargetState.IDLE and idle.box.tolist() == [0, 0, 0, 0] and not idle.started
-    started = pipeline.process(pair(RGB, AUX), Target(BOX, "cup"))
+    started = step(pipeline, pair(RGB, AUX), Target(BOX, "cup"))
     assert started.started and started.target_id == "cup" and np.allclose(started.box, BOX)
-    followed = pipeline.process(pair(RGB, AUX))
+    followed = step(pipeline, pair(RGB, AUX))
     assert followed.target_id == "cup" and followed.state != TargetState.IDLE and followed.seconds > 0
     pipeline.release()
-    assert pipeline.process(pair(RGB, AUX)).state == TargetState.IDLE
+    assert step(pipeline, pair(RGB, AUX)).state == TargetState.IDLE
 
 
 def test_track_has_the_stamp_and_the_gap_of_its_pair(pipeline: Pipeline) -> None:
-    for track in (pipeline.process(pair(RGB, AUX, 7)), pipeline.process(pair(RGB, AUX, 7), Target(BOX))):
+    for track in (step(pipeline, pair(RGB, AUX, 7)), step(pipeline, pair(RGB, AUX, 7), Target(BOX))):
         assert (track.stamp_ns, track.gap) == (7, 0.004)
 
 
 def test_bad_image_leaves_the_other_stream(pipeline: Pipeline, reports: list) -> None:
-    pipeline.process(pair(RGB, AUX), Target(BOX))
-    alone = pipeline.process(pair(BAD, AUX))
+    step(pipeline, pair(RGB, AUX), Target(BOX))
+    alone = step(pipeline, pair(BAD, AUX))
     assert not alone.has_rgb and alone.has_aux and alone.weight_rgb == 0
-    alone = pipeline.process(pair(RGB, BAD))
+    alone = step(pipeline, pair(RGB, BAD))
     assert not alone.has_aux and alone.weight_aux == 0
-    assert pipeline.process(pair(BAD, BAD)) is None
+    assert step(pipeline, pair(BAD, BAD)) is None
     assert [kind for kind, _ in reports] == ["bad RGB image", "bad auxiliary image"] * 2
     assert all("'foo8'" in text for _, text in reports)
     assert pipeline.faults == {"bad RGB image": 2, "bad auxiliary image": 2}
-    assert pipeline.process(pair(RGB, AUX)).state != TargetState.IDLE
+    assert step(pipeline, pair(RGB, AUX)).state != TargetState.IDLE
 
 
 def test_aux_image_that_its_modality_does_not_have_leaves_rgb(tracker: Tracker) -> None:
     events = Pipeline(Tracker(tracker.engine, "event"))
     counts = message(SCENE[..., 0].astype(np.uint16), "16UC1")
     for target in (None, Target(BOX), None):
-        track = events.process(pair(RGB, counts), target)
+        track = step(events, pair(RGB, counts), target)
         assert track.has_rgb and not track.has_aux
         assert events.pictures()[1] is None
     assert track.state != TargetState.IDLE and events.faults == {"bad auxiliary image": 3}
 
 
 def test_sizes_that_differ_need_a_registration(pipeline: Pipeline, tracker: Tracker, reports: list) -> None:
-    assert not pipeline.process(pair(RGB, SMALL)).has_aux
+    assert not step(pipeline, pair(RGB, SMALL)).has_aux
     assert "rgb is 160x120, aux 80x60" in reports[0][1] and "resize" in reports[0][1]
-    assert pipeline.process(pair(None, SMALL)) is None, "nor without the RGB image"
+    assert step(pipeline, pair(None, SMALL)) is None, "nor without the RGB image"
     resizing = Pipeline(tracker, registration="resize")
     for rgb in (RGB, BAD):  # without RGB by the size it had
-        resizing.process(pair(rgb, SMALL))
+        step(resizing, pair(rgb, SMALL))
         assert resizing.pictures()[1].shape == (HEIGHT, WIDTH, 3)
     with pytest.raises(ConfigError, match="registration"):
         Pipeline(tracker, registration="guess")
@@ -102,14 +110,14 @@ def test_sizes_that_differ_need_a_registration(pipeline: Pipeline, tracker: Trac
 def test_resizing_never_blends_depth(tracker: Tracker) -> None:
     depth = np.where(np.arange(80) < 33, 500, 4000).astype(np.uint16) * np.ones((60, 1), np.uint16)
     pipeline = Pipeline(Tracker(tracker.engine, "depth"), registration="resize")
-    pipeline.process(pair(RGB, message(depth, "16UC1")))
+    step(pipeline, pair(RGB, message(depth, "16UC1")))
     colours = np.unique(pipeline.pictures()[1].reshape(-1, 3), axis=0)
     assert len(colours) == 2, "one for each of the two depths"
 
 
 def test_refused_target_leaves_the_one_before(pipeline: Pipeline, reports: list) -> None:
-    pipeline.process(pair(RGB, AUX), Target(BOX, "cup"))
-    track = pipeline.process(pair(RGB, AUX), Target(np.array([500.0, 0, 20, 20]), "outside"))
+    step(pipeline, pair(RGB, AUX), Target(BOX, "cup"))
+    track = step(pipeline, pair(RGB, AUX), Target(np.array([500.0, 0, 20, 20]), "outside"))
     assert track.target_id == "cup" and not track.started and track.state != TargetState.IDLE
     assert reports[0][0] == "target refused" and "160x120" in reports[0][1]
 
@@ -121,10 +129,10 @@ def test_refused_target_of_an_earlier_frame_leaves_the_one_before_in_the_present
         return pair(message(np.roll(SCENE, 2 * i, 1), "rgb8"), None, i)
 
     def follow(asked: Pipeline, *extra: object) -> np.ndarray:
-        asked.process(frame(0), Target(BOX, "cup"))
+        step(asked, frame(0), Target(BOX, "cup"))
         for i in range(1, 9):
-            asked.process(frame(i))
-        return asked.process(frame(9), *extra).box
+            step(asked, frame(i))
+        return step(asked, frame(9), *extra).box
 
     disturbed = follow(pipeline, Target(np.array([500.0, 0, 20, 20])), [frame(i) for i in range(9)])
     tracker.reset()
@@ -145,33 +153,33 @@ def lenient(tracker: Tracker) -> Pipeline:
 def test_target_from_before_a_break_is_lost_until_confirmed(lenient: Pipeline, gap: float, doubted: bool) -> None:
     stamps = [0, SECOND // 10]
     stamps += [stamps[-1] + round(gap * SECOND) + i * SECOND // 10 for i in range(3)]
-    tracks = [lenient.process(pair(RGB, AUX, at), Target(BOX) if at == 0 else None) for at in stamps[:3]]
-    assert (tracks[-1].state == TargetState.LOST) == doubted == lenient.unconfirmed
-    states = [lenient.process(pair(RGB, AUX, at)).state for at in stamps[3:]]
+    tracks = [step(lenient, pair(RGB, AUX, at), Target(BOX) if at == 0 else None) for at in stamps[:3]]
+    assert (tracks[-1].state == TargetState.LOST) == doubted == bool(lenient.unconfirmed)
+    states = [step(lenient, pair(RGB, AUX, at)).state for at in stamps[3:]]
     assert states[-1] == TargetState.TRACKING and not lenient.unconfirmed
     assert np.allclose(tracks[-1].box, BOX, atol=3)
 
 
 def test_target_that_has_gone_during_a_break_stays_lost(lenient: Pipeline) -> None:
-    lenient.process(pair(RGB, AUX, 0), Target(BOX))
+    step(lenient, pair(RGB, AUX, 0), Target(BOX))
     empty = message(np.full_like(SCENE, 90), "rgb8")
     for i in range(6):
-        assert lenient.process(pair(empty, None, 3 * SECOND + i * SECOND // 10)).state == TargetState.LOST
+        assert step(lenient, pair(empty, None, 3 * SECOND + i * SECOND // 10)).state == TargetState.LOST
     assert lenient.unconfirmed
-    lenient.process(pair(RGB, AUX, 4 * SECOND), Target(BOX))
+    step(lenient, pair(RGB, AUX, 4 * SECOND), Target(BOX))
     assert not lenient.unconfirmed
 
 
 def test_slow_stream_has_no_breaks(lenient: Pipeline) -> None:
-    tracks = [lenient.process(pair(RGB, AUX, i * 3 * SECOND), Target(BOX) if i == 0 else None).state for i in range(6)]
+    tracks = [step(lenient, pair(RGB, AUX, i * 3 * SECOND), Target(BOX) if i == 0 else None).state for i in range(6)]
     assert tracks[1] == TargetState.LOST, "nobody knows yet that it is slow"
     assert set(tracks[3:]) == {TargetState.TRACKING}
 
 
 def test_doubt_needs_a_target(pipeline: Pipeline) -> None:
     pipeline.doubt()
-    assert pipeline.process(pair(RGB, AUX)).state == TargetState.IDLE and not pipeline.unconfirmed
-    pipeline.process(pair(RGB, AUX), Target(BOX))
+    assert step(pipeline, pair(RGB, AUX)).state == TargetState.IDLE and not pipeline.unconfirmed
+    step(pipeline, pair(RGB, AUX), Target(BOX))
     pipeline.doubt()
     assert pipeline.state == TargetState.LOST and pipeline.unconfirmed
     pipeline.release()
@@ -180,10 +188,10 @@ def test_doubt_needs_a_target(pipeline: Pipeline) -> None:
 
 def test_target_starts_on_an_earlier_frame_and_is_followed_up(pipeline: Pipeline, tracker: Tracker) -> None:
     pairs = [pair(message(np.roll(SCENE, 2 * i, 1), "rgb8"), None, i) for i in range(5)]
-    late = pipeline.process(pairs[4], Target(BOX, "cup"), since=pairs[:4])
+    late = step(pipeline, pairs[4], Target(BOX, "cup"), since=pairs[:4])
     tracker.reset()
     again = Pipeline(tracker)
-    steps = [again.process(p, Target(BOX, "cup") if i == 0 else None) for i, p in enumerate(pairs)]
+    steps = [step(again, p, Target(BOX, "cup") if i == 0 else None) for i, p in enumerate(pairs)]
     assert late.started and late.stamp_ns == 4 and np.array_equal(late.box, steps[-1].box)
 
 
@@ -216,7 +224,7 @@ def test_pictures_are_what_the_network_saw(tracker: Tracker, sensor: str, monkey
     for i, frame in enumerate(frames):
         rgb = RGB if i < 3 else None  # the overlay of a silent RGB stream
         seen.clear()
-        pipeline.process(pair(rgb, message(frame, name)), Target(BOX) if i == 0 else None)
+        step(pipeline, pair(rgb, message(frame, name)), Target(BOX) if i == 0 else None)
         expected = undisturbed(frame)
         for _ in range(3):
             rgb_picture, aux_picture = pipeline.pictures()

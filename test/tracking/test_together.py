@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from cmdtrack_ros.errors import ImageError
+from cmdtrack_ros.modalities import AuxEncoder
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine
-from cmdtrack_ros.tracking.tracker import Tracker, update_together
+from cmdtrack_ros.tracking.tracker import Tracker, see, update_together
 
 FRAMES = 20
 
@@ -39,6 +40,10 @@ def started(engine: Engine) -> list[Tracker]:
     return trackers
 
 
+def together_in(trackers: list[Tracker], rgb: np.ndarray | None, aux: np.ndarray | None) -> list[Track]:
+    return update_together(trackers, see(rgb, aux, trackers[0].encoder))
+
+
 def film(gone_from: int = FRAMES) -> list[tuple[np.ndarray, np.ndarray]]:
     return [scene(frame, gone=frame >= gone_from)[:2] for frame in range(1, FRAMES)]
 
@@ -61,7 +66,7 @@ def test_together_as_one_by_one(precision):
     frames[7] = (frames[7][0], None)
     frames[9] = (None, frames[9][1])
     one_by_one = [[tracker.update(*frame) for tracker in alone] for frame in frames]
-    together = [update_together(joined, *frame) for frame in frames]
+    together = [together_in(joined, *frame) for frame in frames]
     compare(one_by_one, together, 1e-4)
     assert TargetState.LOST in {tracks[2].state for tracks in together}
     assert all(tracks[0].state != TargetState.LOST for tracks in together)
@@ -70,10 +75,10 @@ def test_together_as_one_by_one(precision):
 def test_targets_with_the_same_streams_are_one_call(counting):
     trackers = started(counting)
     counting.searched.clear()
-    update_together(trackers, *film()[0])
+    together_in(trackers, *film()[0])
     assert sorted(counting.searched) == [1, 2]  # the two with both streams as one, the one with RGB alone
     counting.searched.clear()
-    update_together(trackers, film()[1][0], None)
+    together_in(trackers, film()[1][0], None)
     assert counting.searched == [3]
 
 
@@ -90,6 +95,6 @@ def test_nothing_is_asked_about_a_stream_without_template(counting):
 
 
 def test_no_targets_and_unusable_images(counting):
-    assert update_together([], *film()[0]) == []
+    assert update_together([], see(*film()[0], AuxEncoder("thermal"))) == []
     with pytest.raises(ImageError, match="both images are None"):
-        update_together(started(counting), None, None)
+        together_in(started(counting), None, None)

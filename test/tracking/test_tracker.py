@@ -12,7 +12,7 @@ from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.states import StateConfig, StateMachine
-from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig
+from cmdtrack_ros.tracking.tracker import Tracker, TrackerConfig, see
 
 SIZE = (240, 320)
 
@@ -161,7 +161,8 @@ def test_target_that_does_not_lead_back_is_suspect(tracker):
         if swapped:
             crop = tracker._region(PATH[0])
             other = scene(PATH[0] + [-40, 30, 0, 0])
-            tracker._origin = {stream: tracker._cut(crop, dict(enumerate(other)), stream) for stream in (0, 1)}
+            elsewhere = see(*other, tracker.encoder)
+            tracker._origin = {stream: elsewhere.cut(crop, stream) for stream in (0, 1)}
         return [tracker.update(*scene(box)) for box in PATH[1:7]]
 
     true, other = follow(swapped=False), follow(swapped=True)

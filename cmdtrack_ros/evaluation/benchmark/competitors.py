@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,17 +14,17 @@ import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.baselines import AUX, RGB, TrackerSpec, make_tracker, nano_files
-from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine
-from cmdtrack_ros.tracking.tracker import Tracker, update_together
+from cmdtrack_ros.tracking.tracker import Tracker, see, update_together
 
 SIZES = {"VGA": (640, 480), "720p": (1280, 720), "1080p": (1920, 1080), "4K": (3840, 2160)}
 """Width and height of the images."""
 DEFAULT_SIZE = "VGA"
-OURS, TWO_TARGETS, NANO, NANO_AUX, NANO_TWICE = "ours", "ours, 2 targets", "nano", "nano@aux", "nano x 2"
+OURS, NANO, NANO_AUX, NANO_TWICE = "ours", "nano", "nano@aux", "nano x 2"
 GPU_ENGINES = ("torch", "onnx", "tensorrt")
 ENGINE_PACKAGES = {"onnx": "onnxruntime", "torch": "torch", "openvino": "openvino"}
 
@@ -47,25 +47,38 @@ class Competitor:
         return name_of(self.base, size, self.threads)
 
 
+def together_name(targets: int) -> str:
+    """Of ours with so many targets at once."""
+    return f"{OURS}, {targets} targets"
+
+
 def name_of(base: str, size: str = DEFAULT_SIZE, threads: int = 1) -> str:
     """``base``, then what is not the usual: an image size other than VGA, more than one thread."""
     parts = [base, "" if size == DEFAULT_SIZE else size, "" if threads == 1 else f"{threads} threads"]
     return " ".join(part for part in parts if part)
 
 
-class TwoTargets:
-    """Two trackers of one engine on the same frames; the second target is the left half of the first."""
+class Together:
+    """Trackers of one engine on the same frames, a target each: the first one's box, and parts of it.
 
-    def __init__(self, engine: Engine, modality: Modality) -> None:
-        self._trackers = [Tracker(engine, modality) for _ in range(2)]
+    Parts: what is tracked has no influence on what a frame costs, as long as it is in sight.
+    """
+
+    def __init__(self, engine: Engine, modality: Modality, targets: int) -> None:
+        self._trackers = [Tracker(engine, modality) for _ in range(targets)]
+        self._encoder = AuxEncoder(modality)
 
     def init(self, rgb: np.ndarray | None, aux: np.ndarray | None, box: np.ndarray) -> Track:
-        places = (box, box + [0, 0, -box[2] / 2, 0])
-        first, _ = (tracker.init(rgb, aux, place) for tracker, place in zip(self._trackers, places))
-        return first
+        self._encoder.reset()
+        frame = see(rgb, aux, self._encoder)
+        shares = [1 - 0.5 * i / len(self._trackers) for i in range(len(self._trackers))]
+        places = [box * [1, 1, share, 1] for share in shares]
+        tracks = [tracker.start(frame, place) for tracker, place in zip(self._trackers, places)]
+        return tracks[0]
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
-        return update_together(self._trackers, rgb, aux)[0]
+        tracks = update_together(self._trackers, see(rgb, aux, self._encoder))
+        return replace(tracks[0], times_ms=tracks[-1].times_ms)  # of all: the last one is ready when all are
 
 
 @dataclass
@@ -89,6 +102,7 @@ def gather(
     weights: Path | None,
     nano_weights: Path | None,
     device: str,
+    targets: int = 2,
 ) -> Lineup:
     """Load all trackers.
 
@@ -97,6 +111,7 @@ def gather(
         threads: to measure everybody on.
         engines: keys of :data:`ENGINE_PACKAGES`, to run on the CPU.
         device: "cuda" or "auto" adds the engines of a GPU.
+        targets: that ours follows at once, at most.
     """
     lineup = Lineup([], "", {})
     for engine, precision in _cpu_engines(engines, lineup):
@@ -104,7 +119,7 @@ def gather(
             _add_ours(lineup, modality, weights, f"{OURS} {engine} {precision}", count, engine, "cpu", precision)
     for engine in () if device == "cpu" else GPU_ENGINES:
         _add_ours(lineup, modality, weights, f"{OURS} {engine} cuda", 1, engine, "cuda", "auto")
-    _add_two_targets(lineup, modality, threads, weights)
+    _add_together(lineup, modality, threads, weights, targets)
     for spec in _baselines(modality, nano_weights, lineup):
         lineup.competitors += [Competitor(spec.label, make_tracker(spec, modality), count) for count in threads]
     return lineup
@@ -143,14 +158,18 @@ def _add_ours(
     lineup.competitors.append(Competitor(base, Tracker(made, modality), threads, made.name))
 
 
-def _add_two_targets(lineup: Lineup, modality: Modality, threads: Sequence[int], weights: Path | None) -> None:
-    """Two targets on the engine that the node would choose on the CPU; that one is the headline."""
+def _add_together(
+    lineup: Lineup, modality: Modality, threads: Sequence[int], weights: Path | None, targets: int
+) -> None:
+    """Several targets on the engine that the node would choose on the CPU; that one is the headline."""
     for count in threads:
         engine = make_engine(weights, device="cpu", threads=count)
         lineup.headline = next(
             one.base for one in lineup.competitors if (one.runs, one.threads) == (engine.name, count)
         )
-        lineup.competitors.append(Competitor(TWO_TARGETS, TwoTargets(engine, modality), count, engine.name))
+        for number in range(2, targets + 1):
+            joined = Together(engine, modality, number)
+            lineup.competitors.append(Competitor(together_name(number), joined, count, engine.name))
 
 
 def _baselines(modality: Modality, nano_weights: Path | None, lineup: Lineup) -> Iterator[TrackerSpec]:

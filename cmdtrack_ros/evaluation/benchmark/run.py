@@ -20,11 +20,11 @@ from cmdtrack_ros.evaluation.benchmark.competitors import (
     NANO_TWICE,
     OURS,
     SIZES,
-    TWO_TARGETS,
     Competitor,
     Lineup,
     gather,
     name_of,
+    together_name,
 )
 from cmdtrack_ros.evaluation.benchmark.limit import MatrixProduct, count_gmacs
 from cmdtrack_ros.evaluation.benchmark.machine import Interference, Watch, usable_cores
@@ -49,6 +49,7 @@ class Plan:
         sizes: keys of ``SIZES``, VGA first.
         threads: of the CPU; everybody is measured on each number.
         engines: of ours on the CPU.
+        targets: that ours follows at once, at most.
     """
 
     rounds: int = 5
@@ -57,11 +58,12 @@ class Plan:
     sizes: tuple[str, ...] = tuple(SIZES)
     threads: tuple[int, ...] = field(default_factory=lambda: tuple(dict.fromkeys((1, len(usable_cores())))))
     engines: tuple[str, ...] = tuple(ENGINE_PACKAGES)
+    targets: int = 2
 
 
-def quick(rounds: int, frames: int) -> Plan:
+def quick(rounds: int, frames: int, targets: int = 2) -> Plan:
     """Enough to see that everything runs: its figures say nothing."""
-    return Plan(rounds, frames, 20, (DEFAULT_SIZE, "720p"), (1,), ("onnx",))
+    return Plan(rounds, frames, 20, (DEFAULT_SIZE, "720p"), (1,), ("onnx",), targets)
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Result:
 
     @property
     def ratios(self) -> dict[str, Spread]:
-        """Ours over each baseline, both on as many threads; large images over VGA; the second target over the first."""
+        """Ours over each baseline, both on as many threads; large images over VGA; several targets over one."""
         named = dict.fromkeys(one.base for one in self.competitors if one.base.startswith(f"{OURS} "))
         ours = [OURS, *(base for base in named if base != self.headline)]
         pairs = [
@@ -107,10 +109,12 @@ class Result:
                 a, b = self.timing(*above, threads), self.timing(*below, threads)
                 if a and b:
                     found[name_of(name, threads=threads)] = ratio(a.means, b.means)
-            both, one = self.timing(TWO_TARGETS, threads=threads), self.timing(OURS, threads=threads)
-            if both and one:
-                second = [two - first for two, first in zip(both.means, one.means)]
-                found[name_of("second target / first", threads=threads)] = ratio(second, one.means)
+            one = self.timing(OURS, threads=threads)
+            for number in range(2, self.plan.targets + 1):
+                together = self.timing(together_name(number), threads=threads)
+                if together and one:
+                    name = f"{number} targets / 1"
+                    found[name_of(name, threads=threads)] = ratio(together.means, one.means)
         return found
 
     @property
@@ -145,7 +149,7 @@ def run_benchmark(
         ConfigError, WeightsError: weights that cannot be used.
     """
     has_both = recording.modality is not Modality.RGB
-    lineup = gather(recording.modality, plan.threads, plan.engines, weights, nano_weights, device)
+    lineup = gather(recording.modality, plan.threads, plan.engines, weights, nano_weights, device, plan.targets)
     gmacs = _search_gmacs(weights or SHIPPED, streams=2 if has_both else 1)
     sequences = {size: Resized(recording, SIZES[size]) for size in plan.sizes}
     products = {threads: MatrixProduct(threads) for threads in plan.threads}
