@@ -89,6 +89,10 @@ def test_loss_is_tracked_again_from_its_own_box(tmp_path: Path, repository: Path
         cmdtrack("evaluate-bag", bag, "--output", tmp_path / "out"), capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0 and "frames answered" in done.stdout, done.stderr
+    film = subprocess.run(
+        cmdtrack("track", bag, "--output", tmp_path / "film"), capture_output=True, text=True, timeout=300
+    )
+    assert film.returncode == 0 and (tmp_path / "film" / "overlay.mp4").is_file(), film.stderr
 
 
 def check_watch(robot: Robot, folder: Path, repository: Path) -> None:

@@ -292,8 +292,7 @@ class BagSequence(ImageSequence):
     """The pairs of two image topics, as the node makes them: one frame for each RGB image, with the aux image
     nearest in time or none; one for each aux image while RGB is silent.
 
-    topics: in use. pairs: of message numbers. noted_box: (4,) xywh px in the first RGB image to start a tracker
-    from, where the bag notes one; else None.
+    topics: in use. pairs: of message numbers.
     """
 
     def __init__(
@@ -308,7 +307,6 @@ class BagSequence(ImageSequence):
     ) -> None:
         super().__init__(name, modality, boxes, np.array([pair.stamp for pair in pairs], np.int64) / 1e9)
         self.topics, self.pairs, self._rgb, self._aux = topics, pairs, rgb, aux
-        self.noted_box: np.ndarray | None = None
 
     def rgb(self, index: int) -> np.ndarray | None:
         return _image(self._rgb, self.pairs[index].rgb)
