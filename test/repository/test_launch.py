@@ -494,7 +494,10 @@ def _ask(node_name: str, names: list[str]) -> dict[str, object]:
     with _ros_node() as node:
         client = node.create_client(GetParameters, f"{node_name}/get_parameters")
         assert client.wait_for_service(60), f"no node {node_name}"
-        future = client.call_async(GetParameters.Request(names=names))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=60)
+        for _ in range(12):  # an answer is lost where the server has not found its client yet
+            future = client.call_async(GetParameters.Request(names=names))
+            rclpy.spin_until_future_complete(node, future, timeout_sec=5)
+            if future.done():
+                break
         values = [parameter_value_to_python(value) for value in future.result().values]
     return {name: list(value) if hasattr(value, "tolist") else value for name, value in zip(names, values)}

@@ -23,6 +23,7 @@ DETECTIONS = "vision_msgs/msg/Detection2DArray"
 TARGET_BOX_DEFINITION = """
 std_msgs/Header header
 string target_id
+string class_id
 float64 x
 float64 y
 float64 width

@@ -230,7 +230,7 @@ def _header(store: Typestore, frame: str, time_ns: int) -> Any:
 
 
 def _target_box(store: Typestore, box: np.ndarray, name: str, time_ns: int) -> Any:
-    return store.types[TARGET_BOX](_header(store, "rgb", time_ns), name, *(float(v) for v in box))
+    return store.types[TARGET_BOX](_header(store, "rgb", time_ns), name, "", *(float(v) for v in box))
 
 
 def _image(store: Typestore, image: np.ndarray, modality: Modality, frame: str, time_ns: int) -> Any:
