@@ -16,8 +16,9 @@ from launch_ros.substitutions import FindPackageShare
 
 SHARE = FindPackageShare("cmdtrack_ros")
 
-# tracker.launch.py declares the rest (namespace, params_file, autostart, use_respawn, log_level, modality,
-# rgb_topic, aux_topic, initial_box, rviz, rviz_config); what is given on the command line reaches it.
+# tracker.launch.py declares the rest (namespace, params_file, autostart, use_composition, use_respawn, log_level,
+# modality, rgb_topic, aux_topic, initial_box, record, rviz, rviz_config, rviz_frame); what is given on the command
+# line reaches it.
 ARGUMENTS = (
     DeclareLaunchArgument("bag", description="The recording: a rosbag2 folder, or an MCAP file"),
     DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the replay; 2.0 is twice as fast"),

@@ -1,4 +1,4 @@
-"""Starts the tracker node, and RViz beside it on request.
+"""Starts the tracker node, and on request RViz and a recorder of losses beside it.
 
     ros2 launch cmdtrack_ros tracker.launch.py modality:=depth \\
         rgb_topic:=/camera/color/image_raw aux_topic:=/camera/aligned_depth_to_color/image_raw
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
 from launch.logging import get_logger
 from launch.substitutions import LaunchConfiguration
@@ -22,6 +22,7 @@ from cmdtrack_ros.ros.transport import profile_variables
 
 SHARE = FindPackageShare("cmdtrack_ros")
 MODALITIES = ("thermal", "depth", "event", "rgb")
+SWITCH = ["true", "false", "True", "False"]  # Nav2's launch files hand on True and False
 
 # Names and order are Nav2's. Of values that are given twice, these arguments' go before params_file's.
 ARGUMENTS = (
@@ -29,7 +30,7 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "use_sim_time",
         default_value="false",
-        choices=["true", "false"],
+        choices=SWITCH,
         description="Take the time from /clock, as in simulation and replay",
     ),
     DeclareLaunchArgument(
@@ -46,13 +47,19 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "autostart",
         default_value="true",
-        choices=["true", "false"],
+        choices=SWITCH,
         description="Configure and activate the node at once; false leaves it to a manager",
+    ),
+    DeclareLaunchArgument(
+        "use_composition",
+        default_value="false",
+        choices=SWITCH,
+        description="Nav2's; not possible here: rclpy has no component composition, the node is a process of its own",
     ),
     DeclareLaunchArgument(
         "use_respawn",
         default_value="false",
-        choices=["true", "false"],
+        choices=SWITCH,
         description="Start the node again, after 2 s, when it crashes",
     ),
     DeclareLaunchArgument("log_level", default_value="info", description="Log level of the node"),
@@ -68,8 +75,16 @@ ARGUMENTS = (
         description="Target on the first frame, [x, y, width, height] in px of the RGB image; "
         "empty: as params_file says",
     ),
-    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Start RViz too"),
+    DeclareLaunchArgument(
+        "record",
+        default_value="",
+        description="Folder where the 20 s before a loss of the target go as a bag (`cmdtrack record`); empty: none do",
+    ),
+    DeclareLaunchArgument("rviz", default_value="false", choices=SWITCH, description="Start RViz too"),
     DeclareLaunchArgument("rviz_config", default_value=[SHARE, "/config/tracker.rviz"], description="What RViz shows"),
+    DeclareLaunchArgument(
+        "rviz_frame", default_value="map", description="RViz' fixed frame; without tf, the frame_id of the RGB images"
+    ),
 )
 
 
@@ -109,6 +124,31 @@ def start_tracker(context: LaunchContext) -> list[Node]:
             ],
         )
     ]
+
+
+def refuse_composition(context: LaunchContext) -> None:  # noqa: ARG001
+    get_logger("tracker.launch").warning(
+        "use_composition:=true is not possible: rclpy has no component composition. The tracker is started as a "
+        "process of its own; images reach it through shared memory, see config/fastdds.xml"
+    )
+
+
+def start_recorder(context: LaunchContext) -> list[ExecuteProcess]:
+    """`cmdtrack record` beside the tracker, in the tracker's time."""
+    folder = LaunchConfiguration("record").perform(context)
+    if not folder:
+        return []
+    namespace = LaunchConfiguration("namespace").perform(context).strip("/")
+    command = [
+        Path(get_package_prefix("cmdtrack_ros")) / "lib" / "cmdtrack_ros" / "cmdtrack",
+        "record",
+        Path(folder).expanduser(),
+        "--tracker",
+        f"/{namespace}/tracker" if namespace else "/tracker",
+    ]
+    if LaunchConfiguration("use_sim_time").perform(context).lower() == "true":
+        command.append("--use-sim-time")
+    return [ExecuteProcess(cmd=[str(word) for word in command], output="screen")]
 
 
 def modality_in(context: LaunchContext) -> str:
@@ -158,10 +198,10 @@ def start_rviz(context: LaunchContext) -> list[Node]:  # noqa: ARG001
         package="rviz2",
         executable="rviz2",
         namespace=LaunchConfiguration("namespace"),
-        arguments=["-d", LaunchConfiguration("rviz_config")],
+        arguments=["-d", LaunchConfiguration("rviz_config"), "-f", LaunchConfiguration("rviz_frame")],
         parameters=[{"use_sim_time": ParameterValue(LaunchConfiguration("use_sim_time"), value_type=bool)}],
-        # The RViz file names the topic of a node without a namespace.
-        remappings=[("/tracker/overlay", "tracker/overlay")],
+        # The RViz file names the topics of a node without a namespace.
+        remappings=[(f"/tracker/{name}", f"tracker/{name}") for name in ("overlay", "markers", "target_pose")],
     )
     return [rviz]
 
@@ -169,5 +209,11 @@ def start_rviz(context: LaunchContext) -> list[Node]:  # noqa: ARG001
 def generate_launch_description() -> LaunchDescription:
     rviz = OpaqueFunction(function=start_rviz, condition=IfCondition(LaunchConfiguration("rviz")))
     # The environment first: it is that of what is started after it, the player of replay.launch.py too.
-    actions = [OpaqueFunction(function=load_transport_profile), OpaqueFunction(function=start_tracker), rviz]
+    actions = [
+        OpaqueFunction(function=load_transport_profile),
+        OpaqueFunction(function=refuse_composition, condition=IfCondition(LaunchConfiguration("use_composition"))),
+        OpaqueFunction(function=start_tracker),
+        OpaqueFunction(function=start_recorder),
+        rviz,
+    ]
     return LaunchDescription([*ARGUMENTS, *actions])

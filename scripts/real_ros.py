@@ -3,10 +3,10 @@
     python scripts/real_ros.py CHECKOUTS PREFIX
     CMDTRACK_ROS_EXTRAS=PREFIX make test
 
-CHECKOUTS is a folder with these repositories of github.com in it, each on its branch for Jazzy: ros2/launch,
-ros2/launch_ros, ros2/message_filters, ros2/rcl_interfaces, ros2/ros2cli, ros2/rosidl_runtime_py, ros/diagnostics,
-ros-perception/vision_msgs and ros-event-camera/event_camera_msgs, which has one for all. Packages are found by their
-package.xml, wherever below CHECKOUTS they lie.
+CHECKOUTS is a folder with these repositories of github.com in it, each on its branch for Jazzy where it has one:
+ros2/geometry2, ros2/launch, ros2/launch_ros, ros2/message_filters, ros2/rcl_interfaces, ros2/ros2cli,
+ros2/rosidl_runtime_py, ros/diagnostics, ros/ros_environment, ros-perception/vision_msgs, foxglove/foxglove-sdk and
+ros-event-camera/event_camera_msgs. Packages are found by their package.xml, wherever below CHECKOUTS they lie.
 Needs what `make setup` made, and nothing beyond the standard library.
 """
 
@@ -21,10 +21,16 @@ import setup_env
 from setup_env import SetupError
 
 REQUIREMENTS = setup_env.REQUIREMENTS / "real-ros.txt"
-# What colcon builds: messages, and packages of Python alone.
+# What colcon builds: messages, packages of Python alone, and tf2, whose C++ needs no rclcpp.
 BUILT = (
     "composition_interfaces",
     "event_camera_msgs",
+    "foxglove_msgs",
+    "ros_environment",
+    "tf2",
+    "tf2_msgs",
+    "tf2_py",
+    "tf2_ros_py",
     "vision_msgs",
     "launch",
     "launch_ros",

@@ -11,9 +11,11 @@ import typer
 from cmdtrack_ros.cli import benchmark, evaluate, track
 from cmdtrack_ros.cli.bag import bag_app
 from cmdtrack_ros.cli.export import export
+from cmdtrack_ros.cli.record import record
 from cmdtrack_ros.cli.register import register
 from cmdtrack_ros.cli.sync import sync
 from cmdtrack_ros.cli.train import train_app
+from cmdtrack_ros.cli.watch import watch
 from cmdtrack_ros.errors import CmdtrackError
 
 app = typer.Typer(
@@ -22,7 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (track.track, track.demo):
+for verb in (track.track, track.demo, watch, record):
     app.command()(verb)
 app.add_typer(bag_app, name="bag")
 app.command()(sync)

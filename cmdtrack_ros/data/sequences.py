@@ -56,7 +56,11 @@ class ImageSequence(ABC):
     anchors: (n,) float64 VOT multi-start anchors (> 0 forward, < 0 backward), else None.
     stamps: (n,) float64 seconds, strictly increasing.
     layout: one of `LAYOUT_NAMES`, by whose rules it is scored; empty for other recordings.
+    noted_box: (4,) xywh px in the first frame, where the recording notes one to start a tracker from that is no true
+        box, but a tracker's own; else None.
     """
+
+    noted_box: np.ndarray | None = None
 
     def __init__(
         self,

@@ -43,7 +43,8 @@ def track_recording(
 ) -> Iterator[str]:
     """Follow a target through a recording; leave track.csv, overlay.mp4, contact_sheet.png in ``output``.
 
-    box: (4,) xywh px in the first frame; None = the first true box, where tracking then starts.
+    box: (4,) xywh px in the first frame; None = the first true box, where tracking then starts, else the box that the
+        recording notes.
     Yields the lines of a short report.
 
     Raises:
@@ -51,6 +52,8 @@ def track_recording(
     """
     from cmdtrack_ros.tracking.tracker import load_tracker  # needs torch, which the pictures do not
 
+    if box is None and not visible(sequence.boxes).any():
+        box = sequence.noted_box
     if box is None and not visible(sequence.boxes).any():
         raise ConfigError(f"{sequence.name} has no true box to start from: give --init-box x,y,w,h")
     start = first_visible(sequence) if box is None else 0

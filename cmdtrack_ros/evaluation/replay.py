@@ -38,7 +38,7 @@ class ReplayOptions:
 
     Attributes:
         bag: topics and pairing.
-        initial_box: (4,) xywh px in the first RGB image; None = the truth of that image.
+        initial_box: (4,) xywh px in the first RGB image; None = the truth of that image, else what the bag notes.
         weights: None = the shipped ones.
         device: auto, cpu or cuda.
     """
@@ -115,6 +115,8 @@ def open_for_replay(path: Path, options: ReplayOptions) -> tuple[BagSequence, np
     if sequence.topics.rgb is None:
         raise DataError(f"{path}: no topic of RGB images; name it")
     box = sequence.boxes[0] if options.initial_box is None else options.initial_box
+    if not visible(box) and sequence.noted_box is not None:
+        box = sequence.noted_box
     if not visible(box):
         raise ConfigError(f"{path}: its first RGB image has no true box: give --init-box x,y,w,h of the target in it")
     return sequence, box

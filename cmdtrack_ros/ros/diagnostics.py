@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -99,9 +99,12 @@ class DiagnosticsPublisher:
     """Publishes statuses on /diagnostics: through diagnostic_updater where that is installed, else by itself.
 
     A plain publisher, not the lifecycle's: an operator asks most while the node is not active.
+
+    Args:
+        concerns: the node's, one status each.
     """
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, concerns: Sequence[str] = STATUSES) -> None:
         self._node = node
         self._name = node.get_fully_qualified_name()[1:]
         self._statuses: dict[str, DiagnosticStatus] = {}
@@ -111,11 +114,11 @@ class DiagnosticsPublisher:
             return
         self._updater.timer.cancel()  # it would go by simulated time, and stop with it
         self._updater.node_name = self._name
-        for name in STATUSES:
+        for name in concerns:
             self._updater.add(name, partial(self._fill, name))
 
     def publish(self, hardware: str, statuses: Mapping[str, tuple[bytes, str, Mapping[str, Any]]]) -> None:
-        """Publish level, message and values of each of `STATUSES`.
+        """Publish level, message and values of each of the node's concerns.
 
         Args:
             hardware: the device in use.

@@ -11,7 +11,10 @@ from typing import Any, NamedTuple
 from diagnostic_msgs.msg import DiagnosticStatus
 
 STATUSES = ("inputs", "pairing", "tracking", "device")
-"""The concerns of /diagnostics, one status each."""
+"""The tracker's concerns in /diagnostics, one status each."""
+
+RECORDING = "recording"
+"""The one concern of `cmdtrack record`."""
 
 COUNT_SUFFIX = " (count)"
 """After a cause: the key of the value that says how often it happened."""
@@ -68,6 +71,9 @@ CAUSES = {
     "configure failed": Cause("device", _ERROR),
     "transition failed": Cause("device", _ERROR),
     "engine fallback": Cause("device", _WARN),
+    "nothing to record": Cause(RECORDING, _WARN),
+    "recording shortened": Cause(RECORDING, _WARN),
+    "cannot record": Cause(RECORDING, _ERROR),
 }
 """Every degraded mode: the short phrase that its status shows and its log lines start with."""
 

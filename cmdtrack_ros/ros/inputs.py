@@ -38,10 +38,20 @@ class ImageInput:
         reliability: "auto", "reliable" or "best_effort"; `qos_overrides` of the topic go before it.
         transport: one of `TRANSPORTS`.
         depth: messages queued by the middleware.
+        raw: callbacks get the serialised message.
     """
 
     def __init__(
-        self, node: Node, name: str, parameter: str, topic: str, reliability: str, transport: str, depth: int
+        self,
+        node: Node,
+        name: str,
+        parameter: str,
+        topic: str,
+        reliability: str,
+        transport: str,
+        depth: int,
+        *,
+        raw: bool = False,
     ) -> None:
         self._node = node
         self._name = name
@@ -49,6 +59,7 @@ class ImageInput:
         self._reliability = reliability
         self._transport = transport
         self._depth = depth
+        self._raw = raw
         self.topic = node.resolve_topic_name(topic)
         self._callbacks: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._arrivals: deque[float] = deque(maxlen=100)
@@ -87,6 +98,7 @@ class ImageInput:
             event_callbacks=events,
             qos_profile=self._profile,
             qos_overriding_options=overrides,
+            raw=self._raw,
         )
         self._subscriber.registerCallback(self._receive)
         if plan.topic != self.topic and self._transport == "auto":
@@ -96,6 +108,11 @@ class ImageInput:
 
     def _subscription(self) -> str:
         return f"{self._plan.type_name}, {reliability_name(self._profile.reliability)}"
+
+    @property
+    def message_type(self) -> str:
+        """Of the subscription, such as sensor_msgs/msg/Image."""
+        return self._plan.type_name
 
     def rate(self) -> float:
         """Messages per second over the last ones; 0 once the stream is silent."""

@@ -16,7 +16,8 @@ Topics (the image topics are parameters, all can be remapped):
     ~/track                 TrackState out, one per target and RGB image, with that image's header. While RGB is
                             silent and aux is not, one per aux image, with that one's header.
     ~/detections            vision_msgs/Detection2DArray out, where vision_msgs is installed
-    ~/overlay               Image out, while somebody subscribes
+    ~/overlay               Image out, while somebody subscribes; ~/overlay/compressed: the same as JPEG
+    ~/annotations           foxglove_msgs/ImageAnnotations out, where foxglove_msgs is installed
     ~/aux_picture           Image out, while somebody subscribes: the auxiliary image as the network sees it
     /diagnostics            DiagnosticArray out, every second
 
@@ -49,7 +50,7 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import Image
 
-from cmdtrack_ros.drawing import labelled_picture, operator_picture
+from cmdtrack_ros.drawing import labelled_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
@@ -58,6 +59,7 @@ from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
 from cmdtrack_ros.ros.messages import Detection2DArray, to_detections, to_track_state
+from cmdtrack_ros.ros.overlay import Overlay
 from cmdtrack_ros.ros.parameters import Parameters, Settings, rcl_reason
 from cmdtrack_ros.ros.qos import qos_overrides
 from cmdtrack_ros.ros.registration import RegistrationDesk
@@ -218,14 +220,14 @@ class TrackerNode(LifecycleNode):
             taken=self._leave_mark,
             max_targets=settings.max_targets,
         )
-        self._track_out = self._publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
-        self._overlay_out = self._publisher(Image, "~/overlay", 2)
-        self._aux_picture_out = self._publisher(Image, "~/aux_picture", 2)
+        self._track_out = self.result_publisher(TrackState, "~/track", _RESULT_QUEUE_DEPTH)
+        self._overlay = Overlay(self, settings.overlay_quality)
+        self._aux_picture_out = self.result_publisher(Image, "~/aux_picture", 2)
         self._detections_out = None
         if Detection2DArray is None:
             self.get_logger().info("vision_msgs is not installed: ~/detections is not published")
         else:
-            self._detections_out = self._publisher(Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH)
+            self._detections_out = self.result_publisher(Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH)
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
         self._settings = settings
@@ -233,7 +235,8 @@ class TrackerNode(LifecycleNode):
         text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"
         self._health.condition("engine fallback", text if fell_back else None)
 
-    def _publisher(self, message_type: type, topic: str, depth: int) -> Any:
+    def result_publisher(self, message_type: type, topic: str, depth: int) -> Any:
+        """A publisher of results, whose QoS the user may override."""
         overrides = qos_overrides(self, self.resolve_topic_name(topic), "publisher")
         return self.create_lifecycle_publisher(message_type, topic, depth, qos_overriding_options=overrides)
 
@@ -305,9 +308,10 @@ class TrackerNode(LifecycleNode):
         self._supervisor = None
 
     def _clean_up(self) -> None:
-        for publisher in (self._track_out, self._overlay_out, self._aux_picture_out, self._detections_out):
+        for publisher in (self._track_out, self._aux_picture_out, self._detections_out):
             if publisher:
                 self.destroy_lifecycle_publisher(publisher)
+        self._overlay.close()
         self._pipeline = self._worker = None  # a worker left behind goes with its network
         for cause in ("network hangs", "engine fallback"):
             self._health.condition(cause, None)
@@ -331,6 +335,7 @@ class TrackerNode(LifecycleNode):
     def _apply_live(self, settings: Settings) -> None:
         self._settings = settings
         self._pipeline.configure(settings.states(), settings.encoding())
+        self._overlay.quality = settings.overlay_quality
         if self._inputs:
             self._pairing_filter.configure(_pairing(settings))
             self._supervisor.configure(_pairing(settings))
@@ -459,9 +464,7 @@ class TrackerNode(LifecycleNode):
             self._track_out.publish(to_track_state(pair.header, track))
         if self._detections_out:
             self._detections_out.publish(to_detections(pair.header, tracks))
-        if self._overlay_out.get_subscription_count():
-            picture = operator_picture(*self._pipeline.pictures(), tracks)
-            self._overlay_out.publish(fill_image(Image(header=pair.header), picture, "rgb8"))
+        self._overlay.publish(pair, tracks, self._pipeline.pictures)
         if self._aux_picture_out.get_subscription_count() and (labelled := self._pipeline.aux_picture()):
             self._aux_picture_out.publish(fill_image(Image(header=pair.header), labelled_picture(*labelled), "rgb8"))
         steps = steps_ms(pair, began, ready, latency) | {"publication": (time.monotonic_ns() - ready) * 1e-6}

@@ -77,6 +77,7 @@ class Settings:
     found_after: int
     data_timeout: float
     process_every_pair: bool
+    overlay_quality: int
 
     def registering(self) -> Registration:
         """How auxiliary images come onto RGB images; ConfigError where the method lacks what it needs."""
@@ -489,6 +490,14 @@ SPECS = (
         False,
         "Replay for evaluation: no pair is dropped when the network is slower than the "
         "streams, and pairing goes by the stamps alone, so that it does not depend on the machine's speed.",
+    ),
+    Spec(
+        "overlay_quality",
+        80,
+        "JPEG quality of ~/overlay/compressed, 1 to 100. More shows finer detail, and takes more of the network.",
+        1,
+        100,
+        live=True,
     ),
 )
 

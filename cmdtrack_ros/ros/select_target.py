@@ -102,7 +102,7 @@ class Selector:
         self._newest: Any = None  # message
         self._shown: tuple[Any, np.ndarray] | None = None  # message and its picture
         self._tracks: list[Track] = []  # of one image
-        self._images = ImageInput(node, "RGB", "--topic", topic, "auto", depth=1)
+        self._images = ImageInput(node, "RGB", "--topic", topic, "auto", "auto", depth=1)
         self._images.registerCallback(self._on_image)
         node.create_timer(1.0, self._images.follow_publishers)
         node.create_subscription(TrackState, f"{tracker}/track", self._on_track, QoSProfile(depth=5))

@@ -82,6 +82,9 @@ _INCOMPLETE = re.compile("premature end|ERROR", re.IGNORECASE)
 _PNG = b"\x89PNG\r\n\x1a\n"
 _stderr_lock = threading.Lock()
 
+JPEG_FORMAT = "rgb8; jpeg compressed bgr8"
+"""The `format` of a CompressedImage from `encode_jpeg`, as image_transport's own publisher words it."""
+
 ENCODINGS = (*_GREY_ENCODINGS, *_COLOUR_ENCODINGS, "8UC1", "16UC1", "32FC1")
 
 
@@ -218,10 +221,27 @@ def fill_image(message: Any, pixels: np.ndarray, encoding: str) -> Any:
     message.encoding = encoding
     message.is_bigendian = sys.byteorder == "big"
     message.step = pixels.strides[0]
-    data = array.array("B")  # the one type that rclpy takes over without looking at every byte
-    data.frombytes(pixels.data.cast("B"))
-    message.data = data
+    message.data = _as_message_data(pixels)
     return message
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
+    """HxWx3 uint8 RGB -> (n,) uint8, a JPEG file; quality: 1 to 100, OpenCV's scale and image_transport's."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.ravel()
+
+
+def fill_jpeg(message: Any, rgb: np.ndarray, quality: int) -> Any:
+    """Fill a sensor_msgs/CompressedImage (all but its header) from HxWx3 uint8 RGB; returns the message."""
+    message.format = JPEG_FORMAT
+    message.data = _as_message_data(encode_jpeg(rgb, quality))
+    return message
+
+
+def _as_message_data(values: np.ndarray) -> array.array:
+    data = array.array("B")  # the one type that rclpy takes over without looking at every byte
+    data.frombytes(values.data.cast("B"))
+    return data
 
 
 def _layout(encoding: str) -> tuple[np.dtype, int]:

@@ -11,7 +11,19 @@ from typer.main import get_command
 from cmdtrack_ros.cli.app import app
 
 GROUPS = {"bag": ("write", "play", "info"), "train": ("cmae", "teacher", "student", "distill", "ablation")}
-VERBS = ("track", "demo", "evaluate", "score", "report", "evaluate-bag", "blackout", "benchmark", "export")
+VERBS = (
+    "track",
+    "demo",
+    "watch",
+    "record",
+    "evaluate",
+    "score",
+    "report",
+    "evaluate-bag",
+    "blackout",
+    "benchmark",
+    "export",
+)
 
 
 def help_without_ros_and_torch(*words: str) -> str:

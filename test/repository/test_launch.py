@@ -8,6 +8,7 @@ launch files are run for real, and the node is asked for the values it came up w
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -26,7 +27,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 MODALITIES = ("thermal", "depth", "event", "rgb")
-NAV2_ARGUMENTS = ["namespace", "use_sim_time", "params_file", "autostart", "use_respawn", "log_level"]
+NAV2_ARGUMENTS = [
+    "namespace",
+    "use_sim_time",
+    "params_file",
+    "autostart",
+    "use_composition",
+    "use_respawn",
+    "log_level",
+]
 
 needs_launch = pytest.mark.skipif(
     find_spec("launch_ros") is None or find_spec("rclpy") is None,
@@ -97,24 +106,73 @@ def test_modality_file_holds_what_differs(modality: str) -> None:
         assert type(value) is type(specs[name].default)
 
 
-@pytest.mark.ros
-def test_rviz_shows_the_topic_the_node_publishes() -> None:
+# Of those that config/tracker.rviz may name: plugins that come with RViz on every robot.
+RVIZ_PLUGINS = {
+    "rviz_common/Displays",
+    "rviz_common/Time",
+    *(f"rviz_default_plugins/{name}" for name in ("Grid", "Image", "MarkerArray", "MoveCamera", "Orbit", "Pose")),
+}
+# There while a tracker with a depth camera is active, not before.
+IN_SPACE = {"/tracker/markers", "/tracker/target_pose"}
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, list[str]]:
+    """Topics of the configured node, and their types."""
     import rclpy
 
     from cmdtrack_ros.ros.node import TrackerNode
 
-    config = yaml.safe_load((ROOT / "config" / "tracker.rviz").read_text())
-    (display,) = config["Visualization Manager"]["Displays"]
     rclpy.init(args=["--ros-args", "-p", "autostart:=false"])
     try:
         node = TrackerNode()
         node.trigger_configure()
-        published = {name for name, _ in node.get_publisher_names_and_types_by_node("tracker", "/")}
+        topics = dict(node.get_publisher_names_and_types_by_node("tracker", "/"))
         node.trigger_cleanup()
         node.destroy_node()
     finally:
         rclpy.shutdown()
-    assert display["Topic"]["Value"] in published
+    return topics
+
+
+@pytest.mark.ros
+def test_rviz_shows_topics_that_the_node_publishes(published: dict[str, list[str]]) -> None:
+    config = yaml.safe_load((ROOT / "config" / "tracker.rviz").read_text())
+    displays = config["Visualization Manager"]["Displays"]
+    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display}
+    assert "/tracker/overlay" in shown and shown - IN_SPACE <= set(published)
+    assert set(re.findall(r"Class: (\w+/\w+)", (ROOT / "config" / "tracker.rviz").read_text())) <= RVIZ_PLUGINS
+    launch_file = (ROOT / "launch" / "tracker.launch.py").read_text()
+    assert all(f'"{topic.removeprefix("/tracker/")}"' in launch_file for topic in shown), "remapped for a namespace"
+
+
+@pytest.mark.ros
+def test_foxglove_shows_topics_and_fields_that_there_are(published: dict[str, list[str]]) -> None:
+    from cmdtrack_ros.msg import TrackState
+
+    layout = json.loads((ROOT / "config" / "foxglove.json").read_text())
+    panels = layout["configById"]
+    assert _panels_in(layout["layout"]) == sorted(panels)
+    assert {name.partition("!")[0] for name in panels} == {
+        *("Image", "3D", "StateTransitions", "Plot", "DiagnosticSummary")
+    }
+    paths = [path["value"] for panel in panels.values() for path in panel.get("paths", [])]
+    fields = TrackState.get_fields_and_field_types()
+    assert paths and all(path.startswith("/tracker/track.") and path.split(".")[1] in fields for path in paths)
+    named = set(re.findall(r'"(/[\w/]+)"', json.dumps(panels)))
+    foxglove_only = {"/tracker/annotations"} - set(published)
+    assert not foxglove_only or importlib.util.find_spec("foxglove_msgs") is None
+    assert named - IN_SPACE - foxglove_only - {"/rgb/image"} <= set(published)
+
+
+def _panels_in(tree: dict | str) -> list[str]:
+    if isinstance(tree, str):
+        return [tree]
+    return sorted(_panels_in(tree["first"]) + _panels_in(tree["second"]))
+
+
+# What a file sets itself, and so does not offer.
+OWN = {"replay.launch.py": "use_sim_time", "two_cameras.launch.py": "namespace"}
 
 
 @needs_launch
@@ -122,8 +180,7 @@ def test_rviz_shows_the_topic_the_node_publishes() -> None:
 def test_arguments_are_those_of_nav2(path: Path) -> None:
     description = _description(path)
     names = [argument.name for argument in description.get_launch_arguments()]
-    # Replay declares its own first, and sets use_sim_time itself.
-    expected = [name for name in NAV2_ARGUMENTS if path.name != "replay.launch.py" or name != "use_sim_time"]
+    expected = [name for name in NAV2_ARGUMENTS if name != OWN.get(path.name)]
     assert [name for name in names if name in expected] == expected
     assert (names[0] == "bag") is (path.name == "replay.launch.py")
 
@@ -209,6 +266,67 @@ def test_wrong_argument_is_named_and_nothing_is_started(argument: str, sentence:
         assert process.wait(60) == 1
     assert sentence in launched.log()
     assert "process started" not in launched.log()
+
+
+@needs_launch
+@pytest.mark.ros
+def test_two_cameras_are_two_trackers_with_topics_of_their_own(tmp_path: Path) -> None:
+    with Launched("two_cameras.launch.py", ["modality:=depth", "autostart:=False"], tmp_path):
+        values = [_ask(f"/{name}/tracker", ["modality", "autostart"]) for name in ("front", "rear")]
+    assert values == [{"modality": "depth", "autostart": False}] * 2
+
+
+@needs_launch
+def test_each_of_two_cameras_has_its_own_images() -> None:
+    """What the nodes' processes are told, without starting them."""
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument
+    from launch_ros.actions import Node
+
+    context, commands = LaunchContext(), []
+    pending = list(_description(ROOT / "launch" / "two_cameras.launch.py").entities)
+    while pending:
+        entity = pending.pop(0)
+        if isinstance(entity, Node):
+            entity._perform_substitutions(context)
+            commands.append((entity.expanded_node_namespace, dict(entity.expanded_remapping_rules)))
+            continue
+        found = entity.execute(context) if isinstance(entity, DeclareLaunchArgument) else entity.visit(context)
+        pending = [*(found or []), *pending]
+    assert commands == [
+        (f"/{name}", {"rgb/image": f"/{name}/rgb/image", "aux/image": f"/{name}/aux/image"})
+        for name in ("front", "rear")
+    ]
+
+
+@needs_launch
+@pytest.mark.ros
+def test_composition_is_refused_in_words_and_a_crashed_node_comes_back(tmp_path: Path) -> None:
+    arguments = ["use_composition:=True", "use_respawn:=True", "autostart:=False", "namespace:=robot"]
+    launched = Launched("tracker.launch.py", arguments, tmp_path, dies=True)
+    with launched:
+        assert _ask("/robot/tracker", ["autostart"]) == {"autostart": False}
+        first = re.search(r"process started with pid \[(\d+)\]", launched.log())
+        os.kill(int(first[1]), signal.SIGKILL)
+        deadline = time.monotonic() + 90
+        while launched.log().count("process started with pid") < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert _ask("/robot/tracker", ["autostart"]) == {"autostart": False}
+    assert "use_composition:=true is not possible" in launched.log()
+
+
+@needs_launch
+@pytest.mark.ros
+def test_recorder_of_losses_starts_beside_the_tracker(tmp_path: Path) -> None:
+    arguments = ["namespace:=robot", "autostart:=false", "use_sim_time:=true", f"record:={tmp_path}/lost"]
+    launched = Launched("tracker.launch.py", arguments, tmp_path)
+    with launched:
+        values = _ask("/robot/tracker_recorder", ["use_sim_time"])
+        deadline = time.monotonic() + 60
+        while "recording losses" not in launched.log() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert values == {"use_sim_time": True}
+    assert f"recording losses of /robot/tracker into {tmp_path}/lost" in launched.log()
 
 
 @needs_launch
@@ -317,8 +435,16 @@ class Launched:
     """A launch file run in a process of its own, and ended with all that it started."""
 
     def __init__(
-        self, name: str, arguments: list[str], home: Path, path: Path | None = None, prefix: Path | None = None
+        self,
+        name: str,
+        arguments: list[str],
+        home: Path,
+        path: Path | None = None,
+        prefix: Path | None = None,
+        *,
+        dies: bool = False,
     ) -> None:
+        self._dies = dies  # a process of it is to die
         self._command = [sys.executable, "-c", RUN, str(ROOT / "launch" / name), *arguments]
         folders = [str(path)] if path else []
         # The nodes' `#!/usr/bin/env python3` must find the Python these tests run in.
@@ -343,7 +469,7 @@ class Launched:
         finally:
             self._process.kill()
             print(self.log())
-        assert "process has died" not in self.log()
+        assert ("process has died" in self.log()) is self._dies
 
 
 @contextmanager
@@ -368,7 +494,10 @@ def _ask(node_name: str, names: list[str]) -> dict[str, object]:
     with _ros_node() as node:
         client = node.create_client(GetParameters, f"{node_name}/get_parameters")
         assert client.wait_for_service(60), f"no node {node_name}"
-        future = client.call_async(GetParameters.Request(names=names))
-        rclpy.spin_until_future_complete(node, future, timeout_sec=60)
+        for _ in range(12):  # an answer is lost where the server has not found its client yet
+            future = client.call_async(GetParameters.Request(names=names))
+            rclpy.spin_until_future_complete(node, future, timeout_sec=5)
+            if future.done():
+                break
         values = [parameter_value_to_python(value) for value in future.result().values]
     return {name: list(value) if hasattr(value, "tolist") else value for name, value in zip(names, values)}

@@ -223,8 +223,18 @@ def test_release(thermal: tuple[Tracker, Robot]) -> None:
 def test_overlay_only_while_subscribed(thermal: tuple[Tracker, Robot]) -> None:
     _, robot = thermal
     overlays: list[Image] = []
+    jpegs: list[CompressedImage] = []
     subscription = robot.node.create_subscription(Image, "tracker/overlay", overlays.append, 10)
-    robot.wait("an overlay", lambda: robot.play(3) and overlays)
+    compressed = robot.node.create_subscription(CompressedImage, "tracker/overlay/compressed", jpegs.append, 10)
+
+    def stamps(messages: list) -> set[int]:
+        return {stamp_ns(message) for message in messages}
+
+    robot.wait("an overlay in both forms", lambda: robot.play(3) and stamps(overlays) & stamps(jpegs))
+    both = max(stamps(overlays) & stamps(jpegs))
+    plain, jpeg = (next(to_rgb(m) for m in messages if stamp_ns(m) == both) for messages in (overlays, jpegs))
+    assert np.abs(plain.astype(int) - jpeg).mean() < 3
+    robot.node.destroy_subscription(compressed)
     robot.node.destroy_subscription(subscription)
     assert (overlays[-1].width, overlays[-1].height, overlays[-1].encoding) == (WIDTH, HEIGHT, "rgb8")
     pixels = np.frombuffer(overlays[-1].data, np.uint8).reshape(HEIGHT, WIDTH, 3)

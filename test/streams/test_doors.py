@@ -47,6 +47,7 @@ RULES = {  # options, and RGB stamp: aux stamp
     "exact": (PairOptions(pairing="exact", slop=0.06), {rgb: of_equal_stamp(rgb) for rgb in RGB}),
     "latest": (PairOptions(pairing="latest", slop=0.0, latest_gap=0.09), {rgb: latest_before(rgb) for rgb in RGB}),
 }
+OPTIONS = RULES["nearest"][0]
 rules = pytest.mark.parametrize("options, expected", RULES.values(), ids=RULES)
 
 

@@ -4,7 +4,16 @@ Bags hold what a robot's cameras would publish: sensor_msgs/Image (or Compressed
 and, where known, the true box of each frame as cmdtrack_ros/msg/TargetBox.
 """
 
-from cmdtrack_ros.data.bags.messages import AUX_TOPIC, RGB_TOPIC, TRUTH_TOPIC, header_stamp, with_stamp
+from cmdtrack_ros.data.bags.messages import (
+    AUX_NOTE,
+    AUX_TOPIC,
+    BOX_NOTE,
+    RGB_NOTE,
+    RGB_TOPIC,
+    TRUTH_TOPIC,
+    header_stamp,
+    with_stamp,
+)
 from cmdtrack_ros.data.bags.reader import (
     Arrival,
     Bag,
@@ -16,10 +25,14 @@ from cmdtrack_ros.data.bags.reader import (
     is_bag,
     load_bag,
 )
-from cmdtrack_ros.data.bags.writer import WriterOptions, stamps_in_bag, write_bag
+from cmdtrack_ros.data.bags.ring import Ring
+from cmdtrack_ros.data.bags.writer import WriterOptions, stamps_in_bag, write_bag, write_messages
 
 __all__ = [
+    "AUX_NOTE",
     "AUX_TOPIC",
+    "BOX_NOTE",
+    "RGB_NOTE",
     "RGB_TOPIC",
     "TRUTH_TOPIC",
     "Arrival",
@@ -27,6 +40,7 @@ __all__ = [
     "BagOptions",
     "BagSequence",
     "RawMessage",
+    "Ring",
     "WriterOptions",
     "choose_topics",
     "header_stamp",
@@ -36,4 +50,5 @@ __all__ = [
     "stamps_in_bag",
     "with_stamp",
     "write_bag",
+    "write_messages",
 ]

@@ -12,6 +12,9 @@ from cmdtrack_ros.errors import DataError
 RGB_TOPIC = "/rgb/image"
 AUX_TOPIC = "/aux/image"
 TRUTH_TOPIC = "/ground_truth"
+RGB_NOTE, AUX_NOTE, BOX_NOTE = "rgb_topic", "aux_topic", "initial_box"
+"""What a bag may note of itself: its image topics, and `x,y,w,h` of the target in the first RGB image, in pixels.
+Such a box was a tracker's own answer, from which it is started again; it is no truth."""
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 TARGET_BOX = "cmdtrack_ros/msg/TargetBox"
@@ -20,6 +23,7 @@ DETECTIONS = "vision_msgs/msg/Detection2DArray"
 TARGET_BOX_DEFINITION = """
 std_msgs/Header header
 string target_id
+string class_id
 float64 x
 float64 y
 float64 width

@@ -14,11 +14,15 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
+from cmdtrack_ros.boxes import parse_box
 from cmdtrack_ros.data.bags.messages import (
+    AUX_NOTE,
     AUX_TOPIC,
+    BOX_NOTE,
     COMPRESSED_IMAGE,
     DETECTIONS,
     IMAGE,
+    RGB_NOTE,
     RGB_TOPIC,
     TARGET_BOX,
     TRUTH_TOPIC,
@@ -40,7 +44,8 @@ class BagOptions:
     """Which topics of a bag are read, and how their images are paired.
 
     Attributes:
-        rgb_topic, aux_topic, truth_topic: None = this package's usual names, where the bag has them.
+        rgb_topic, aux_topic, truth_topic: None = what the bag notes of itself, else this package's usual names,
+            where the bag has them.
             Truth is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
         truth_file: one box a line for each RGB image, instead of a topic.
         modality: of the aux topic; None = what our writer noted in the bag.
@@ -113,7 +118,7 @@ class Bag:
 
     @property
     def custom(self) -> dict[str, str]:
-        """What the writer noted: `name` and `modality` in our own bags."""
+        """What the writer noted: `name`, `modality` and the like in our own bags."""
         reader = self._reader.readers[0]
         return (reader.storage.metadata.custom or {}) if isinstance(reader, Reader) else {}
 
@@ -168,8 +173,8 @@ def choose_topics(bag: Bag, options: BagOptions) -> BagTopics:
     def usual(*names: str) -> str | None:
         return next((name for name in names if name in bag.types), None)
 
-    rgb = options.rgb_topic or usual(RGB_TOPIC, f"{RGB_TOPIC}/compressed")
-    aux = options.aux_topic or usual(AUX_TOPIC)
+    rgb = options.rgb_topic or bag.custom.get(RGB_NOTE) or usual(RGB_TOPIC, f"{RGB_TOPIC}/compressed")
+    aux = options.aux_topic or bag.custom.get(AUX_NOTE) or usual(AUX_TOPIC)
     topics = BagTopics(rgb, aux, options.truth_topic or usual(TRUTH_TOPIC))
     for topic in topics.images or [RGB_TOPIC]:
         if (kind := bag.require(topic)) not in (IMAGE, COMPRESSED_IMAGE):
@@ -343,9 +348,12 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
         modality = _aux_modality(bag, topics.aux, options.modality)
         boxes = _truth(bag, topics, index, pairs, options.truth_file)
         name = bag.custom.get("name") or Path(path).stem
+        box = bag.custom.get(BOX_NOTE)
     rgb = None if topics.rgb is None else _ImageTopic(Path(path), index[topics.rgb], to_rgb)
     aux = None if topics.aux is None else _ImageTopic(Path(path), index[topics.aux], to_sensor)
-    return BagSequence(name, modality, boxes, topics, pairs, rgb, aux, options.registration)
+    sequence = BagSequence(name, modality, boxes, topics, pairs, rgb, aux, options.registration)
+    sequence.noted_box = None if box is None else parse_box(box)
+    return sequence
 
 
 def _aux_modality(bag: Bag, aux_topic: str | None, modality: Modality | str | None) -> Modality:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
+from rosbags.typesys import get_types_from_msg
 from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
@@ -24,9 +25,11 @@ from cmdtrack_ros.data.bags.messages import (
     TRUTH_TOPIC,
     message_types,
 )
+from cmdtrack_ros.data.bags.reader import RawMessage
 from cmdtrack_ros.data.sequences import ImageSequence
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.images import JPEG_FORMAT, encode_jpeg
 from cmdtrack_ros.streams.pairing import RANGES
 
 # rosbag2 metadata of this version is read by Humble and by all later distributions.
@@ -40,6 +43,7 @@ WRITER_RANGES = {
     "start": (0.0, 4e9),  # a message's seconds end in 2106 at the latest
 }
 """Lowest and highest of the numbers of `WriterOptions`."""
+_JPEG_QUALITY = 95  # a recording is to be tracked, not only looked at
 _INFINITE_DURATION = QosTime(9223372036, 854775807)
 _RELIABLE_QOS = Qos(
     QosHistory.KEEP_LAST,
@@ -110,6 +114,41 @@ def write_bag(
             writer.set_custom_data("modality", sequence.modality.value)
             _write_messages(writer, store, sequence, options, progress)
     except (WriterError, OSError) as error:
+        raise DataError(f"{path}: the bag cannot be written ({error})") from error
+    return path
+
+
+def write_messages(
+    path: str | Path, messages: Iterable[RawMessage], notes: Mapping[str, str], definitions: Mapping[str, str]
+) -> Path:
+    """Write messages as they came, into an MCAP bag in the new folder `path`; what is left of a failure is removed.
+
+    Args:
+        notes: what the bag says of itself (`Bag.custom`).
+        definitions: texts of the .msg files of types that are no part of ROS 2's common interfaces, by type.
+
+    Raises:
+        DataError: there is such a folder, or the bag cannot be written.
+    """
+    path = Path(path)
+    _make_room(path, overwrite=False)
+    store = message_types()
+    for kind, text in definitions.items():
+        if kind not in store.types:
+            store.register(get_types_from_msg(text, kind))
+    connections: dict[str, Connection] = {}
+    try:
+        with Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
+            for name, note in notes.items():
+                writer.set_custom_data(name, note)
+            for message in messages:
+                if message.topic not in connections:
+                    connections[message.topic] = writer.add_connection(
+                        message.topic, message.type, typestore=store, offered_qos_profiles=[_RELIABLE_QOS]
+                    )
+                writer.write(connections[message.topic], message.time_ns, message.data)
+    except (WriterError, OSError) as error:
+        shutil.rmtree(path, ignore_errors=True)
         raise DataError(f"{path}: the bag cannot be written ({error})") from error
     return path
 
@@ -191,7 +230,7 @@ def _header(store: Typestore, frame: str, time_ns: int) -> Any:
 
 
 def _target_box(store: Typestore, box: np.ndarray, name: str, time_ns: int) -> Any:
-    return store.types[TARGET_BOX](_header(store, "rgb", time_ns), name, *(float(v) for v in box))
+    return store.types[TARGET_BOX](_header(store, "rgb", time_ns), name, "", *(float(v) for v in box))
 
 
 def _image(store: Typestore, image: np.ndarray, modality: Modality, frame: str, time_ns: int) -> Any:
@@ -208,8 +247,7 @@ def _image(store: Typestore, image: np.ndarray, modality: Modality, frame: str, 
 
 
 def _compressed(store: Typestore, rgb: np.ndarray, time_ns: int) -> Any:
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return store.types[COMPRESSED_IMAGE](_header(store, "rgb", time_ns), "rgb8; jpeg compressed bgr8", data.ravel())
+    return store.types[COMPRESSED_IMAGE](_header(store, "rgb", time_ns), JPEG_FORMAT, encode_jpeg(rgb, _JPEG_QUALITY))
 
 
 def encoding_of(image: np.ndarray, modality: Modality) -> str:
