@@ -32,6 +32,7 @@ from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentT
 from cmdtrack_ros.training.curves import Curves
 from cmdtrack_ros.training.fixed_pairs import EnginePairs, measure, open_units, scores_of
 from cmdtrack_ros.training.measure import measure_pairs
+from cmdtrack_ros.training.memory import keep_freed_memory
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
@@ -78,6 +79,7 @@ class Trainer:
         torch.set_num_threads(config.threads)
         # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         self.task = TASKS[type(config)](config)
         if self.fabric.world_size > 1:
             share_batch_norm(self.task)
