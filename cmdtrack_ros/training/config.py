@@ -246,11 +246,21 @@ class TeacherTraining(Training):
 
 class StudentTraining(Training):
     """Settings of a student's training. ``single_weight``: weight of the losses of each modality alone.
-    ``init``: weights to start from, ``shipped`` for those of this package."""
+    ``init``: weights to start from, ``shipped`` for those of this package. ``start_share``: of these in the weights
+    that are saved: a run then adds to what was known and loses less of it (Wortsman et al., "Robust fine-tuning of
+    zero-shot models", CVPR 2022).
+    """
 
     network: Annotated[StudentConfig, _shape(StudentConfig)] = StudentConfig()
     single_weight: Weight = 0.3
     init: Path | None = None
+    start_share: Share = 0.0
+
+    @model_validator(mode="after")
+    def _share_of_a_start(self) -> StudentTraining:
+        if self.start_share and self.init is None:
+            raise ValueError("start_share: of the weights of init, and there is none")
+        return self
 
 
 class DistillTraining(StudentTraining):

@@ -21,6 +21,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from lightning_fabric.strategies import DDPStrategy
+from torch import nn
 from tqdm import tqdm
 
 from cmdtrack_ros.data.sequences import write_rgb
@@ -32,6 +33,7 @@ from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentT
 from cmdtrack_ros.training.curves import Curves
 from cmdtrack_ros.training.fixed_pairs import EnginePairs, measure, open_units, scores_of
 from cmdtrack_ros.training.measure import measure_pairs
+from cmdtrack_ros.training.memory import keep_freed_memory
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.sources import open_sources
@@ -60,8 +62,9 @@ _CHANGEABLE_FIELDS = {
     "validate_every",
     "pictures_every",
     "fixed_pairs",
+    "start_share",
 }
-"""May change between a checkpoint and its resumption: they have no influence on the weights."""
+"""May change between a checkpoint and its resumption: they have no influence on the weights that are trained."""
 _VALIDATION_TIMEOUT = timedelta(hours=2)
 """How long processes wait for the first one to validate."""
 
@@ -78,12 +81,14 @@ class Trainer:
         torch.set_num_threads(config.threads)
         # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
         torch.set_flush_denormal(True)
+        keep_freed_memory()
         self.task = TASKS[type(config)](config)
         if self.fabric.world_size > 1:
             share_batch_norm(self.task)
         self.task.to(memory_format=torch.channels_last)
         # Only a copy of what is trained is kept: the rest of a task serves the training alone.
         self.average = copy.deepcopy(self.task.network).requires_grad_(False).eval().to(self.fabric.device)
+        self.start = copy.deepcopy(self.average)
         optimiser = torch.optim.AdamW(self.task.parameter_groups(), weight_decay=config.weight_decay)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
@@ -150,7 +155,7 @@ class Trainer:
             if self.fabric.is_global_zero:
                 partial.replace(file)
         if self.fabric.is_global_zero:
-            save_weights(self.average, self.weights, self.provenance())
+            save_weights(self._result(), self.weights, self.provenance())
         self.fabric.barrier()
 
     @property
@@ -256,15 +261,18 @@ class Trainer:
         self._average_weights()
         return losses
 
-    @torch.no_grad()
     def _average_weights(self) -> None:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averages, values = self.average.state_dict().values(), self.task.network.state_dict().values()
-        for average, value in zip(averages, values, strict=True):
-            if average.dtype.is_floating_point:
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
+        blend(self.average, self.task.network, 1 - decay)
+
+    def _result(self) -> nn.Module:
+        """What is saved and scored: the averaged network, with ``start_share`` of what the run started from."""
+        share = getattr(self.config, "start_share", 0.0)
+        if not share:
+            return self.average
+        result = copy.deepcopy(self.average)
+        blend(result, self.start, share)
+        return result
 
     def _log(self, losses: dict[str, torch.Tensor], progress: tqdm, warn: bool) -> None:
         """Show and write the losses, a mean over all processes; CmdtrackError when they are no numbers."""
@@ -312,15 +320,26 @@ class Trainer:
         self.fabric.barrier()
 
     def _validation_scores(self) -> dict[str, float]:
-        scores = self.task.validate(self.average, self.held_out)
+        network = self._result()
+        scores = self.task.validate(network, self.held_out)
         if self.units and not isinstance(self.task, CmaeTask):
-            tracker = EnginePairs(engine_of(self.average))
+            tracker = EnginePairs(engine_of(network))
             scores |= scores_of(measure({"": tracker}, self.units, self.config.fixed_pairs)[""])
         return scores
 
     def _score_text(self, name: str) -> str:
         before = f"{self.start_scores[name]:.3f} -> " if name in self.start_scores else ""
         return f"{name} {before}{self.scores[name]:.3f}"
+
+
+@torch.no_grad()
+def blend(network: nn.Module, other: nn.Module, share: float) -> None:
+    """Move the weights of ``network`` by ``share`` towards ``other``, in place; whole numbers are taken over."""
+    for value, target in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
+        if value.dtype.is_floating_point:
+            value.lerp_(target, share)
+        else:
+            value.copy_(target)
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> list[str]:

@@ -197,3 +197,20 @@ def test_fine_tuning_may_narrow_the_search_region(stills, tmp_path):
     trainer = Trainer(config, stills.parent, tmp_path / "out")
     trainer.train()
     assert load_student(trainer.weights)[0].config.search_size == 48
+
+
+def test_saved_weights_hold_a_share_of_the_start(stills, tmp_path):
+    start = Student(StudentConfig(**STUDENT))
+    save_weights(start, tmp_path / "start.safetensors", Provenance({}, {}, {}))
+    config = stage(StudentTraining, steps=2, init=tmp_path / "start.safetensors", start_share=0.75)
+    trainer = Trainer(config, stills.parent, tmp_path / "out")
+    trainer.train()
+    learned, kept = trainer.average.head.trunk[0][0].weight, start.head.trunk[0][0].weight
+    assert not torch.allclose(learned, kept)
+    saved = load_student(trainer.weights)[0].head.trunk[0][0].weight
+    torch.testing.assert_close(saved, 0.25 * learned + 0.75 * kept)
+
+
+def test_a_share_of_the_start_needs_one():
+    with pytest.raises(ValueError, match="start_share"):
+        stage(StudentTraining, start_share=0.5)
