@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from tqdm import tqdm
 
 from cmdtrack_ros.errors import ConfigError
 
@@ -150,6 +151,29 @@ def measure(
     if sequences:
         whole = comparison.compare({n: [v] for n, v in measure_sequences(networks, parts, folder, output).items()})
         typer.echo(f"\nWhole sequences. {comparison.markdown(whole)}")
+
+
+@train_app.command()
+def plan(
+    gpus: Annotated[int, typer.Option(min=1, max=4096, help="GPUs that train together.")] = 8,
+    gpu: Annotated[str, typer.Option(help="Kind of GPU: a100, h100, v100 or rtx4090.")] = "a100",
+    recipes: Annotated[
+        Path | None, typer.Option(help="Folder of the stages' recipes; default: config/train/full.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data sets: looks whether they are there, and times their samples."),
+    ] = None,
+) -> None:
+    """Estimate hours and memory of the full-scale stages on GPUs, and print the commands that start them."""
+    from cmdtrack_ros.training import plan as planning
+    from cmdtrack_ros.training.config import data_folder
+
+    if gpu not in planning.GPUS:
+        raise ConfigError(f"--gpu: expected one of {', '.join(planning.GPUS)}, got {gpu!r}")
+    folder = recipes or shipped_config("full/student").parent
+    stages = planning.plan(folder, None if data is None else data_folder(data), gpus)
+    typer.echo(planning.table(list(tqdm(stages, total=len(planning.STAGES), unit="stage")), gpu, gpus))
 
 
 @train_app.command()

@@ -85,7 +85,7 @@ def masked(batch: Batch, config: CmaeTraining) -> tuple[Tensor, Tensor, Tensor]:
     pictures = batch["search"].float()
     patch = config.network.patch
     size = pictures.shape[-1] // patch
-    noise = torch.stack([_noise(config.seed, int(index), size) for index in batch["index"]]).to(pictures.device)
+    noise = torch.stack([_noise(config.seed, index, size) for index in batch["index"].tolist()]).to(pictures.device)
     mask = complementary_mask(pictures, patch, config.mask_ratio, noise)
     mask = mask * batch["present"].prod(1).view(-1, 1, 1, 1)
     return pictures, mask, paint_over(pictures, mask)
