@@ -57,6 +57,7 @@ CAUSES = {
     "LOST": Cause("tracking", _WARN),
     "target refused": Cause("tracking", _WARN),
     "wrong target suspected": Cause("tracking", _WARN),
+    "no target pose": Cause("tracking", _WARN),
     "old target": Cause("tracking", _WARN),
     "no respawn guard": Cause("tracking", _WARN),
     "internal error": Cause("tracking", _ERROR),

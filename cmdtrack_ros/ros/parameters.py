@@ -49,6 +49,7 @@ class Settings:
     depth_max: float
     depth_unit: float
     range_smoothing: float
+    target_frame: str
     initial_box: tuple[float, ...]
     target_history: float
     target_history_mb: int
@@ -263,6 +264,11 @@ SPECS = (
         "a change of scene later.",
         0.0,
         0.99,
+    ),
+    Spec(
+        "target_frame",
+        "",
+        "Frame of ~/target_pose and ~/markers, by tf2; empty for that of the RGB images. Depth alone.",
     ),
     Spec(
         "initial_box",

@@ -121,6 +121,11 @@ class Pipeline:
         """Whether the target is from before a break, and has not been found since."""
         return self._doubted and self.state != TargetState.IDLE
 
+    @property
+    def aux(self) -> np.ndarray | None:
+        """Aux image of the last pair on RGB's pixels, in the sensor's own values; None where missing."""
+        return self._images[1]
+
     def pictures(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """RGB and aux image of the last pair as the network sees them, HxWx3 uint8; None where missing."""
         rgb, aux = self._images

@@ -21,9 +21,11 @@ _CENTRAL = 0.25  # of a side: standard deviation of the weights
 _THICKNESS = (0.02, 0.15)  # bounds of half a layer, relative to its depth
 _BINS = 4  # to half a layer
 _LAYERS = 4  # at most
-_NEARER = 0.5  # of the heaviest layer's weight: a nearer one with that much is the target, since what is behind shows too
+_NEARER = (
+    0.5  # of the heaviest layer's weight: a nearer one with that much is the target, since what is behind shows too
+)
 _KNOWN = 2.0  # the weight of the layer where the target was is multiplied by it
-_SPEED = 5.0  # m/s along the optical axis, which no target exceeds
+_SPEED = 3.0  # m/s along the optical axis, beyond which a change is doubted
 _CONFIRMED = 3  # frames in a row that a leap beyond that takes
 _DEPTH_ERROR = 0.01  # of the depth: the sensor's own, at least
 _BOX_ERROR = 0.05  # of a side: standard deviation of a box's centre
@@ -87,7 +89,7 @@ class TargetDepth:
         """
         half = float(np.clip(min(box[2:]) / (2 * focal), *_THICKNESS))
         seconds = max(stamp_ns - self._stamp, 0) * 1e-9
-        now = read_depth(metres, box, half, self._last and self._last.depth)
+        now = read_depth(metres, box, half, self._last.depth if self._last else None)
         if now is None:
             return None
         if self._last is None or not _leap(now, self._last, half, seconds):
