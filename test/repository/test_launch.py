@@ -122,8 +122,9 @@ def test_rviz_shows_the_topic_the_node_publishes() -> None:
 def test_arguments_are_those_of_nav2(path: Path) -> None:
     description = _description(path)
     names = [argument.name for argument in description.get_launch_arguments()]
-    # Replay declares its own first, and sets use_sim_time itself.
-    expected = [name for name in NAV2_ARGUMENTS if path.name != "replay.launch.py" or name != "use_sim_time"]
+    # Replay declares its own first, and sets use_sim_time itself; following has a default of its own for params_file.
+    own = {"replay.launch.py": "use_sim_time", "follow.launch.py": "params_file"}.get(path.name)
+    expected = [name for name in NAV2_ARGUMENTS if name != own]
     assert [name for name in names if name in expected] == expected
     assert (names[0] == "bag") is (path.name == "replay.launch.py")
 
@@ -151,6 +152,15 @@ def test_launched_node_has_the_values_of_its_launch_file(tmp_path: Path) -> None
         "autostart": False,
         "initial_box": [1.0, 2.5, 30.0, 40.0],
     }
+
+
+@needs_launch
+@pytest.mark.ros
+def test_following_takes_depth_and_the_arguments_of_the_tracker(tmp_path: Path) -> None:
+    arguments = ["namespace:=robot", "autostart:=false", "initial_box:=[1, 2.5, 30, 40]"]
+    with Launched("follow.launch.py", arguments, tmp_path):
+        values = _ask("/robot/tracker", ["modality", "slop", "autostart", "initial_box"])
+    assert values == {"modality": "depth", "slop": 0.01, "autostart": False, "initial_box": [1.0, 2.5, 30.0, 40.0]}
 
 
 @needs_launch
