@@ -84,6 +84,14 @@ class AuxEncoding:
         factor, offset = THERMAL_UNITS[self.thermal_unit] or (1.0, 0.0)
         return (self.thermal_low - offset) / factor, (self.thermal_high - offset) / factor
 
+    def metres(self, image: np.ndarray) -> np.ndarray:
+        """A depth image HxW uint16 or float32, or a part of it, in metres: float32, 0 where there is no reading."""
+        metres = image.astype(np.float32)
+        if image.dtype == np.uint16:
+            metres *= self.depth_unit
+            return metres
+        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
+
 
 class AuxEncoder:
     """Turns the images of one auxiliary stream into network pictures, over a range that follows the stream.
@@ -211,22 +219,14 @@ class AuxEncoder:
         step = max(math.isqrt(image.size // _SAMPLE), 4)  # enough for a percentile, at a fraction of its cost
         if self.modality is Modality.THERMAL:
             return _thermal_range(image, step)
-        metres = self._metres(image[::step, ::step])
+        metres = self.encoding.metres(image[::step, ::step])
         if not (metres := metres[metres > 0]).size:
             return None
         far = min(3.0 * float(np.median(metres.astype(np.float64))), self.encoding.depth_max)
         return min(float(np.percentile(metres, 1)), far), far
 
-    def _metres(self, image: np.ndarray) -> np.ndarray:
-        """Depth in metres, float32, 0 where there is no reading."""
-        metres = image.astype(np.float32)
-        if image.dtype == np.uint16:
-            metres *= self.encoding.depth_unit
-            return metres
-        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0))
-
     def _depth(self, image: np.ndarray, low: float, high: float) -> np.ndarray:
-        metres = self._metres(image)
+        metres = self.encoding.metres(image)
         level = _levels(metres, low, high).astype(np.uint8)
         picture = cv2.applyColorMap(level, _DEPTH_COLOURS)
         return cv2.bitwise_and(picture, picture, mask=(metres > 0).view(np.uint8))  # black without a reading

@@ -36,6 +36,7 @@ for verb in (
     evaluate.evaluate_bag,
     evaluate.blackout,
     evaluate.evaluate_confidence,
+    evaluate.evaluate_pose,
     benchmark.benchmark,
 ):
     app.command()(verb)

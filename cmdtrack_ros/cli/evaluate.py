@@ -1,4 +1,5 @@
-"""`cmdtrack evaluate`, `evaluate-bag`, `evaluate-confidence`, `score`, `report` and `blackout`: how good it is."""
+"""`cmdtrack evaluate`, `evaluate-bag`, `evaluate-confidence`, `evaluate-pose`, `score`, `report` and
+`blackout`: how good it is."""
 
 from __future__ import annotations
 
@@ -169,6 +170,23 @@ def blackout(
     sequences, broken = _opened(dataset, layout)
     files = () if weights is None else (weights,)
     blackouts(sequences, files, device, output, typer.echo)
+    if broken:
+        raise typer.Exit(1)
+
+
+def evaluate_pose(
+    dataset: Dataset,
+    camera: Annotated[str, typer.Option(help="fx,fy,cx,cy of the RGB camera, px: focal lengths and principal point.")],
+    weights: o.WeightsOption = None,
+    device: o.DeviceOption = "cpu",
+    layout: o.LayoutOption = "auto",
+) -> None:
+    """How far the position in space is off, on RGB-D sequences, beside simpler ways to read the depth of a box."""
+    from cmdtrack_ros.evaluation.pose import evaluate_poses, parse_camera
+
+    matrix = parse_camera(camera)
+    sequences, broken = _opened(dataset, layout)
+    evaluate_poses(sequences, matrix, () if weights is None else (weights,), device, typer.echo)
     if broken:
         raise typer.Exit(1)
 

@@ -62,6 +62,7 @@ CAUSES = {
     "target refused": Cause("tracking", _WARN),
     "wrong target suspected": Cause("tracking", _WARN),
     "targets on one object": Cause("tracking", _WARN),
+    "no target pose": Cause("tracking", _WARN),
     "old target": Cause("tracking", _WARN),
     "no detections": Cause("tracking", _WARN),
     "no respawn guard": Cause("tracking", _WARN),

@@ -53,6 +53,7 @@ from sensor_msgs.msg import Image
 from cmdtrack_ros.drawing import labelled_picture
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.msg import TrackState
+from cmdtrack_ros.ros.camera_info import CameraInfoInput
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
 from cmdtrack_ros.ros.events import EventFrames
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
@@ -68,6 +69,7 @@ from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
 from cmdtrack_ros.ros.targets import TargetDoors, initial_target
 from cmdtrack_ros.ros.worker import Worker
+from cmdtrack_ros.ros.world import WorldPublisher
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions
@@ -105,6 +107,8 @@ class TrackerNode(LifecycleNode):
         self._registration: RegistrationDesk | None = None
         self._inputs: dict[str, ImageInput] = {}
         self._targets = TargetDoors(self, self._health)
+        self._camera_infos: list[CameraInfoInput] = []
+        self._world: WorldPublisher | None = None  # while active, with depth
         self._opened = ExitStack()  # what `_stop` closes, last first
         # In every state, for the operator; and a lifecycle node without any timer sometimes stops answering services.
         self.create_timer(1.0, self._report_health, clock=self._steady_clock)
@@ -249,6 +253,7 @@ class TrackerNode(LifecycleNode):
         self._say_old_target()
         with ExitStack() as opened:  # closed here if one of these fails
             self._open_inputs(settings, opened)
+            self._open_world(settings, opened)
             self._supervisor = Supervisor(
                 self._health,
                 self._inputs,
@@ -297,6 +302,17 @@ class TrackerNode(LifecycleNode):
         self._pairing_filter.registerCallback(self._on_pair)
         for stream in self._inputs.values():
             stream.registerCallback(self._wait_for_partner)
+
+    def _open_world(self, settings: Settings, opened: ExitStack) -> None:
+        self._world = None
+        if settings.modality != "depth":
+            return
+        info = CameraInfoInput(self, "rgb_camera_info", self._inputs["RGB"].topic, settings.rgb_camera_info)
+        opened.callback(info.close)
+        self._camera_infos = [info]
+        opened.callback(self._camera_infos.clear)
+        self._world = WorldPublisher(self, self._health, info, settings.encoding(), settings.target_frame)
+        opened.callback(self._world.close)
 
     def _stop(self) -> None:
         """End the worker and close the inputs; safe to call when nothing runs."""
@@ -407,7 +423,7 @@ class TrackerNode(LifecycleNode):
             self._supervisor.check(self._settings.data_timeout)
 
     def _look_after_inputs(self) -> None:
-        for stream in self._inputs.values():
+        for stream in (*self._inputs.values(), *self._camera_infos):
             stream.follow_publishers()
         if all(stream.seconds_silent() > self._settings.data_timeout for stream in self._inputs.values()):
             self._pairing_filter.flush(everything=True)  # the end of a replay: no partner will come
@@ -464,6 +480,8 @@ class TrackerNode(LifecycleNode):
             self._track_out.publish(to_track_state(pair.header, track))
         if self._detections_out:
             self._detections_out.publish(to_detections(pair.header, tracks))
+        if self._world:
+            self._world.publish(pair, tracks, self._pipeline.images[1])
         self._overlay.publish(pair, tracks, self._pipeline.pictures)
         if self._aux_picture_out.get_subscription_count() and (labelled := self._pipeline.aux_picture()):
             self._aux_picture_out.publish(fill_image(Image(header=pair.header), labelled_picture(*labelled), "rgb8"))

@@ -62,6 +62,7 @@ class Settings:
     depth_max: float
     depth_unit: float
     range_smoothing: float
+    target_frame: str
     initial_box: tuple[float, ...]
     max_targets: int
     target_history: float
@@ -381,6 +382,11 @@ SPECS = (
         0.0,
         0.99,
         live=True,
+    ),
+    Spec(
+        "target_frame",
+        "",
+        "Frame of ~/target_pose and ~/markers, by tf2; empty for that of the RGB images. Depth alone.",
     ),
     Spec(
         "initial_box",

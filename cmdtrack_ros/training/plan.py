@@ -63,7 +63,8 @@ STAGES = {
     ),
     "student": ("student", "--init-backbone runs/full-cmae_student/cmae.safetensors"),
 }
-"""Recipes of ``config/train/full`` in their order: the verb, and what it needs of those before. ``student`` is to compare with."""
+"""Recipes of ``config/train/full`` in their order: the verb, and what it needs of those before; the last is to compare
+with."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def table(plans: list[StagePlan], gpu: str, gpus: int) -> str:
     lines += [
         "",
         (
-            f"{gpus} x {gpu}, {sum(stage.hours(card) for stage in plans):.0f} h in all. An estimate, not a measurement: "
+            f"{gpus} x {gpu}, {sum(stage.hours(card) for stage in plans):.0f} h in all. An estimate, no measurement: "
             f"{_OPERATIONS_SHARE:.0%} of the card's arithmetic and {_BANDWIDTH_SHARE:.0%} of its memory's speed are "
             "assumed, validation is left out."
         ),

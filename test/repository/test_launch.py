@@ -172,7 +172,8 @@ def _panels_in(tree: dict | str) -> list[str]:
 
 
 # What a file sets itself, and so does not offer.
-OWN = {"replay.launch.py": "use_sim_time", "two_cameras.launch.py": "namespace"}
+# Following has a default of its own for params_file.
+OWN = {"replay.launch.py": "use_sim_time", "two_cameras.launch.py": "namespace", "follow.launch.py": "params_file"}
 
 
 @needs_launch
@@ -208,6 +209,15 @@ def test_launched_node_has_the_values_of_its_launch_file(tmp_path: Path) -> None
         "autostart": False,
         "initial_box": [1.0, 2.5, 30.0, 40.0],
     }
+
+
+@needs_launch
+@pytest.mark.ros
+def test_following_takes_depth_and_the_arguments_of_the_tracker(tmp_path: Path) -> None:
+    arguments = ["namespace:=robot", "autostart:=false", "initial_box:=[1, 2.5, 30, 40]"]
+    with Launched("follow.launch.py", arguments, tmp_path):
+        values = _ask("/robot/tracker", ["modality", "slop", "autostart", "initial_box"])
+    assert values == {"modality": "depth", "slop": 0.01, "autostart": False, "initial_box": [1.0, 2.5, 30.0, 40.0]}
 
 
 @needs_launch

@@ -1,4 +1,4 @@
-"""The recipes for the public data sets: every stage runs on folders laid out like them, and what the plan says of it."""
+"""Recipes for the public data sets: every stage runs on folders laid out like them; what the plan says of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
+import torch
 from layouts import make_data_sets
 from tiny_runs import stage
-
-import torch
 from torch import nn
 
 from cmdtrack_ros.cli.train import shipped_config, train_app
