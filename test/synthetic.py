@@ -123,7 +123,7 @@ def write_free_running_bag(path: Path, rgb: list[int], aux: list[int], wrong: di
             for number, time in enumerate(times)
         ]
 
-    messages = [(rgb[0], TRUTH_TOPIC, types[TARGET_BOX](header(rgb[0]), "target", 20.0, 15.0, 16.0, 12.0))]
+    messages = [(rgb[0], TRUTH_TOPIC, types[TARGET_BOX](header(rgb[0]), "target", "", 20.0, 15.0, 16.0, 12.0))]
     messages += camera(RGB_TOPIC, rgb, "rgb8", 3) + camera(AUX_TOPIC, aux, "mono8", 1)
     with Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP) as writer:
         writer.set_custom_data("modality", "thermal")

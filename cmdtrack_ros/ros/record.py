@@ -11,12 +11,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import rclpy
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
@@ -33,9 +34,10 @@ from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher
 from cmdtrack_ros.ros.health import RECORDING, Health
 from cmdtrack_ros.ros.inputs import ImageInput
-from cmdtrack_ros.ros.messages import from_track_state
+from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket, from_track_state
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.transport import use_profile
+from cmdtrack_ros.streams.registration import Registration
 from cmdtrack_ros.streams.stamps import RESTART_NS
 from cmdtrack_ros.track import TargetState, Track
 
@@ -44,7 +46,10 @@ _QUEUE_DEPTH = 30  # about a second, while the machine is busy
 _SETTLE_PERIOD = 0.2  # s; how finely the end of a recording is kept
 _PATIENCE = 5.0  # s without a tracker until it is said
 _AUX_LEAD_NS = 1_000_000_000  # aux images from before the first RGB image: its partner may have come earlier
-_PARAMETERS = ("modality", "registration", "slop", "aux_offset")  # what a replay has to be told
+_PAIRING = ("pairing", "slop", "latest_gap", "aux_offset")  # parameters that are options of `cmdtrack evaluate-bag`
+_REGISTRATION = tuple(field.name for field in fields(Registration))
+_PARAMETERS = ("modality", *_PAIRING, *_REGISTRATION)  # what a replay has to be told
+_REGISTRATION_FILE = "registration.yaml"  # in the bag's folder, where the method needs numbers
 _PRIMITIVES = {"double": "float64", "float": "float32", "boolean": "bool"}  # IDL's names, and .msg's
 _NAMES_KEPT = 64  # of targets
 _STREAMS = {"RGB": (RGB_NOTE, "rgb_topic"), "auxiliary": (AUX_NOTE, "aux_topic")}
@@ -220,7 +225,11 @@ class LossRecorder:
         try:
             size = sum(len(message.data) for message in messages)
             make_room(self._folder, self._prefix, self._options.bags - 1, self._options.disk_mb * 2**20 - size)
-            write_messages(path, messages, notes, {_TRACK_TYPE: definition(TrackState)})
+            definitions = {_TRACK_TYPE: definition(TrackState)}
+            if EventPacket is not None:
+                definitions[EVENT_PACKET] = definition(EventPacket)
+            write_messages(path, messages, notes, definitions)
+            (path / _REGISTRATION_FILE).write_text(registration_file(parameters))
         except (CmdtrackError, OSError) as error:
             self._failure = str(error)
             return
@@ -306,9 +315,17 @@ def replay_command(path: Path, start: Start | None, parameters: dict[str, Any]) 
     words = ["cmdtrack evaluate-bag", str(path), "--output out/lost"]
     if start is None:  # nobody knows where the target was
         words.append("--init-box x,y,w,h")
-    told = [name for name in ("slop", "aux_offset", "registration") if name in parameters]
-    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in told]
+    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in _PAIRING if name in parameters]
+    method = parameters.get("registration", "none")
+    words.append(f"--registration {method if method in ('none', 'resize') else path / _REGISTRATION_FILE}")
     return " ".join(words)
+
+
+def registration_file(parameters: dict[str, Any]) -> str:
+    """The parameters of the registration, as a file that `cmdtrack evaluate-bag` and the node read."""
+    values = {n: list(v) if hasattr(v, "__len__") and not isinstance(v, str) else v for n, v in parameters.items()}
+    own = {name: values[name] for name in _REGISTRATION if name in values and values[name] != []}
+    return yaml.safe_dump({"/**": {"ros__parameters": own}})
 
 
 def make_room(folder: Path, prefix: str, count: int, size: int) -> None:
@@ -366,6 +383,12 @@ def _track(data: bytes) -> Track:
 
 
 def definition(message_type: Any) -> str:
-    """A .msg text of a message class without arrays: what its bytes are, whatever file it was built from."""
+    """A .msg text of a message class: what its bytes are, whatever file it was built from."""
+
+    def word(kind: str) -> str:
+        if kind.startswith("sequence<"):
+            return f"{word(kind[9:-1])}[]"
+        return _PRIMITIVES.get(kind, kind)
+
     fields = message_type.get_fields_and_field_types()
-    return "".join(f"{_PRIMITIVES.get(kind, kind)} {name}\n" for name, kind in fields.items())
+    return "".join(f"{word(kind)} {name}\n" for name, kind in fields.items())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,15 +18,26 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.serialization import serialize_message  # noqa: E402
 from robot import PATIENCE, SCENE, Robot, Tracker, assert_tracks_again, good_aux, good_rgb, image, running, scene  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
 
 from cmdtrack_ros.boxes import iou  # noqa: E402
-from cmdtrack_ros.data.bags import Bag, load_bag  # noqa: E402
+from cmdtrack_ros.data.bags import Bag, RawMessage, load_bag, write_messages  # noqa: E402
 from cmdtrack_ros.evaluation.replay import replay_offline  # noqa: E402
 from cmdtrack_ros.msg import TrackState  # noqa: E402
-from cmdtrack_ros.ros.record import LossRecorder, RecordOptions, hindrance, make_room  # noqa: E402
+from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket  # noqa: E402
+from cmdtrack_ros.ros.record import (  # noqa: E402
+    LossRecorder,
+    RecordOptions,
+    definition,
+    hindrance,
+    make_room,
+    registration_file,
+    replay_command,
+)
 from cmdtrack_ros.streams.pairing import stamp_ns  # noqa: E402
+from cmdtrack_ros.streams.registration import read_registration  # noqa: E402
 from cmdtrack_ros.track import TargetState  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -50,7 +62,7 @@ def bags_in(folder: Path) -> list[Path]:
 def test_loss_is_tracked_again_from_its_own_box(tmp_path: Path, repository: Path) -> None:
     """Real tracker, real recorder, each in its process; then `cmdtrack watch` and `cmdtrack evaluate-bag`."""
     robot, folder, log = Robot("/rec"), tmp_path / "lost", tmp_path / "record.log"
-    options = ["--after", "0.5", "--interval", "0"]
+    options = ["--after", "0.5"]
     with (
         running(tmp_path, repository, robot, modality="thermal", slop=0.02),
         log.open("w") as file,
@@ -260,6 +272,25 @@ def test_pending_bag_is_written_at_the_end(desk_with: Callable[..., Desk], tmp_p
     desk.recorder.close()
     assert len(bags_in(tmp_path / "lost")) == 1
     desk.recorder.close = lambda: None
+
+
+@pytest.mark.skipif(EventPacket is None, reason="event_camera_msgs is not importable")
+def test_event_packets_are_written_as_they_came(tmp_path: Path) -> None:
+    packet = EventPacket(header=good_rgb(0, 7).header, width=640, height=480, encoding="evt3", time_base=9)
+    packet.events.extend(range(200))
+    message = RawMessage("/events", EVENT_PACKET, 5, serialize_message(packet))
+    write_messages(tmp_path / "bag", [message], {}, {EVENT_PACKET: definition(EventPacket)})
+    with Bag(tmp_path / "bag") as opened:
+        read = opened.decode(next(opened.messages(["/events"])))
+    assert (read.width, read.encoding, read.time_base) == (640, "evt3", 9) and list(read.events) == list(range(200))
+
+
+def test_replay_is_told_what_the_tracker_was_told(tmp_path: Path) -> None:
+    told = {"registration": "homography", "registration_homography": array("d", range(1, 9)) + array("d", [10.0])}
+    words = replay_command(tmp_path, None, {"pairing": "latest", "aux_offset": 0.02, **told})
+    assert "--init-box x,y,w,h --pairing latest --aux-offset 0.02 --registration" in words
+    (file := Path(words.split()[-1])).write_text(registration_file({**told, "aux_rotation": array("d"), "slop": 0.1}))
+    assert read_registration(str(file)).registration_homography == (1, 2, 3, 4, 5, 6, 7, 8, 10)
 
 
 def test_full_disk_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

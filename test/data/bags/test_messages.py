@@ -13,7 +13,7 @@ def test_stamps_of_serialised_messages() -> None:
     store = message_types()
     for kind in ("little", "big"):
         header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](12, 34), "frame")
-        box = store.types[TARGET_BOX](header, "me", 1.0, 2.0, 3.0, 4.0)
+        box = store.types[TARGET_BOX](header, "me", "", 1.0, 2.0, 3.0, 4.0)
         data = bytes(store.serialize_cdr(box, TARGET_BOX, little_endian=kind == "little"))
         assert header_stamp(data) == 12_000_000_034
         moved = store.deserialize_cdr(with_stamp(data, 56_000_000_078), TARGET_BOX)
