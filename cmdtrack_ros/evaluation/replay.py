@@ -138,7 +138,7 @@ def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Repl
 
     def answer(pair: Pair) -> None:
         found = [track for track in pipeline.process(pair, waiting) if track.state is not TargetState.IDLE]
-        if found:
+        if found or pipeline.refused:
             waiting.clear()
         tracks.extend(found)
 

@@ -19,7 +19,9 @@ def test_requirements_are_pinned_and_name_no_host() -> None:
     for path in sorted(set((ROOT / "requirements").glob("*.txt")) - {ROOT / "requirements" / "robot.txt"}):
         for line in path.read_text().splitlines():
             if line and not line.startswith("#"):
-                assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), f"{path.name}: {line}"
+                assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*( ; [a-z_]+ .*)?", line), (
+                    f"{path.name}: {line}"
+                )
 
 
 def test_set_up_names_everything_that_is_missing(tmp_path: Path) -> None:

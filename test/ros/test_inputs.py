@@ -51,7 +51,7 @@ def test_compressed_topics_are_found_and_qos_overrides_outlive_a_new_subscriptio
         "qos_overrides./inputs/tracker/overlay.publisher.reliability": "best_effort",
     }
     with running(tmp_path, repository, robot, reliability="reliable", aux_timeout=1.0, **overrides) as tracker:
-        assert tracker.lines("RGB: nobody publishes /inputs/rgb/image, taking /inputs/rgb/image/compressed")
+        tracker.wait_for("RGB: nobody publishes /inputs/rgb/image, taking /inputs/rgb/image/compressed")
         robot.wait("a result of both", lambda: any(r.has_rgb and r.has_aux for r in robot.play(1, jpeg)))
         robot.send_target(scene(robot.frame)[1])
         assert robot.play(3, jpeg)[-1].state == robot.tracks[-1].STATE_TRACKING

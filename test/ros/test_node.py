@@ -245,7 +245,11 @@ def test_overlay_only_while_subscribed(thermal: tuple[Tracker, Robot]) -> None:
 def test_parameters_are_described_and_checked_as_a_whole(thermal: tuple[Tracker, Robot]) -> None:
     _, robot = thermal
     slop = robot.call(DescribeParameters, "describe_parameters", names=["slop"]).descriptors[0]
-    assert "s, inclusive" in slop.description and slop.floating_point_range[0].to_value == 10.0
+    assert (
+        "in s " in slop.description
+        and "inclusive" in slop.description
+        and slop.floating_point_range[0].to_value == 10.0
+    )
     assert robot.set("slop", 0.05).successful
     assert robot.set("slop", 0).successful, "a whole number will do"
     for name, value, reason in (

@@ -38,5 +38,7 @@ def test_playback_tells_what_the_node_took(bag: Path, tmp_path: Path, monkeypatc
     assert len(run.tracks) == 20 and "cpu" in run.diagnostics["engine"]
     assert 0 < run.startup_seconds < 120
     assert 0.02 < run.cpu_seconds < 20, "seconds, not ticks"
-    assert 50 < run.peak_memory_mb < 450
+    assert 50 < run.peak_memory_mb < 2000, (
+        "megabytes; a first start also exports a graph where the processor lacks int8"
+    )
     assert os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(profile_file()), "which node and player inherit"
