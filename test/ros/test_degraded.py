@@ -67,7 +67,10 @@ class Operator:
         return cause in status.message.split("; ") and status.level >= CAUSES[cause].level
 
     def all_well(self) -> bool:
-        return bool(self.arrays) and all(status.level == DiagnosticStatus.OK for status in self.arrays[-1].status)
+        """Whether nothing is wrong but that a busy machine is too slow for the cameras."""
+        return bool(self.arrays) and all(
+            status.level == DiagnosticStatus.OK or status.message == "too slow" for status in self.arrays[-1].status
+        )
 
     def logged(self, cause: str) -> list[Log]:
         lines = [line for line in self.lines if line.msg.startswith(f"{cause}: ")]
