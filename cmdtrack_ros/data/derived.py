@@ -126,7 +126,7 @@ class Misregistered(DerivedSequence):
         self._width, self._height = source.frame(0).size
         self._window = np.array([self._width * 7 // 10, self._height * 7 // 10])
         while True:
-            self._origin = rng.integers(0, [self._width, self._height] - self._window)
+            self._origin = rng.integers(0, np.array([self._width, self._height]) - self._window)
             self._view = self._draw(rng)
             corners = np.array(
                 [[[0, 0]], [[self._width, 0]], [[self._width, self._height]], [[0, self._height]]], float

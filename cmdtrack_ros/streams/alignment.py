@@ -169,7 +169,7 @@ def _search(seen: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, floa
         widths = (_COARSE, round(_COARSE * size)) if size <= 1 else (round(_COARSE / size), _COARSE)
         fields = [(edge_field(at_width(a, widths[0])), edge_field(at_width(b, widths[1]))) for a, b in seen]
         for turn, surface in _surfaces(fields):
-            row, column = np.unravel_index(int(surface.argmax()), surface.shape)
+            row, column = map(int, np.unravel_index(int(surface.argmax()), surface.shape))
             if (height := float(surface[row, column])) > best.height:
                 to_fields = _scaling(widths[1] / aux_width)
                 placed = _shift(*_wrapped(row, column, fields[0][0].shape, surface.shape)) @ _turning(
@@ -195,7 +195,7 @@ def _surfaces(fields: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[tuple[flo
     spectra = [_transform(rgb, shape) for rgb, _ in fields]
     rgb_energy = _transform(sum(np.abs(rgb) ** 2 for rgb, _ in fields), shape)
     for turn in _TURNS:
-        matrix = _turning(turn, (aux_height, aux_width))[:2]
+        matrix = _turning(float(turn), (aux_height, aux_width))[:2]
         phase = np.exp(2j * math.radians(turn)).astype(np.complex64)
         turned = [_warped(aux, matrix) * phase for _, aux in fields]
         product = sum(spectrum * np.conj(_transform(aux, shape)) for spectrum, aux in zip(spectra, turned))
@@ -424,7 +424,7 @@ class ResidualWatch:
         self._looks.append([np.fft.ifft2(np.fft.fft2(part) * other).real for part in _parts(first)])
         if len(self._looks) < _LOOKS:
             return math.nan
-        shifts = [_sure_shift(sum(look[i] for look in self._looks)) for i in range(len(self._looks[0]))]
+        shifts = [_sure_shift(np.sum([look[i] for look in self._looks], axis=0)) for i in range(len(self._looks[0]))]
         sure = [shift for shift in shifts if shift is not None]
         if not sure:
             return math.nan

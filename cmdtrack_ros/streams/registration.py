@@ -95,7 +95,7 @@ def read_registration(text: str) -> Registration:
     try:
         held = yaml.safe_load(path.read_text())
         values = next(iter(held.values()))["ros__parameters"]
-        known = {name: values[name] for name in Registration.__dataclass_fields__ if name in values}
+        known: dict[str, Any] = {name: values[name] for name in Registration.__dataclass_fields__ if name in values}
     except OSError as error:
         raise ConfigError(
             f"registration {text!r}: expected one of {', '.join(METHODS)}, or a file of parameters ({error.strerror})"
@@ -103,7 +103,8 @@ def read_registration(text: str) -> Registration:
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, StopIteration, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected YAML with ros__parameters, as `cmdtrack register` writes it") from error
     try:
-        return Registration(**{n: tuple(map(float, v)) if isinstance(v, list) else v for n, v in known.items()})
+        lists: dict[str, Any] = {name: tuple(map(float, v)) for name, v in known.items() if isinstance(v, list)}
+        return Registration(**known | lists)
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -210,7 +211,7 @@ class Registrar:
         found[~seen] = -1
         maps = found.astype(np.float32).reshape(*size, 2)
         self._maps = cv2.convertMaps(maps, None, cv2.CV_16SC2)
-        self._unseen = (~seen).reshape(size).astype(np.uint8)
+        self._unseen = np.asarray(~seen).reshape(size).astype(np.uint8)
         self._sizes = own, size
 
     def _check_sizes(self, own: tuple[int, int], size: tuple[int, int]) -> None:
@@ -244,7 +245,7 @@ class Registrar:
         places = y[inside].astype(np.int32) * width + x[inside].astype(np.int32)
         nearest = np.full(height * width, np.inf, np.float32)
         _keep_nearest(nearest, places, z[inside])
-        image = nearest.reshape(height, width)
+        image: np.ndarray = nearest.reshape(height, width)
         if margin:  # a pixel reaches to the right and down
             image = cv2.erode(image, np.ones((side, side), np.uint8), anchor=(margin, margin))[margin:, margin:]
         image = np.where(np.isinf(image), np.float32(0), image)

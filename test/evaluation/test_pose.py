@@ -32,6 +32,9 @@ def test_truth_is_the_target_although_the_wall_has_more_of_the_box() -> None:
 def test_no_truth_where_the_sensor_sees_too_little() -> None:
     rgb, metres = scene(0.0, 4.0)
     assert true_depth(rgb, metres, BOX) is None
+    rgb, metres = scene(2.0, 4.0)
+    metres[:58] = metres[60:] = 0  # two rows are left
+    assert true_depth(rgb, metres, BOX) is None
     assert true_depth(rgb, metres, np.array([300.0, 300.0, 20.0, 20.0])) is None
 
 

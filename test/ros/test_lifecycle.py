@@ -225,7 +225,7 @@ def test_node_interrupted_while_it_configures_ends_quietly(start: Callable[..., 
 
 
 def test_callback_that_raises_costs_its_own_call_only(start: Callable[..., Process], manager: Manager) -> None:
-    process = start(patch="node.TrackerNode._on_target = lambda self, message: 1 / 0")
+    process = start(patch="node.TargetDoors._on_target = lambda self, message: 1 / 0")
     manager.wait(lambda: process.says("active:"), "the active node")
     manager.wait(manager.target.get_subscription_count, "the node's subscription")
 

@@ -210,8 +210,12 @@ def test_a_detection_is_looked_at_for_the_one_that_is_lost(spoilt: Spoilt, late:
 
 def test_a_detection_that_is_another_target_or_comes_too_late_is_left(pipeline: Pipeline) -> None:
     lose_b(pipeline)
-    follow(pipeline, range(3, 4), {3: [elsewhere(0, 3)]})
+    a, b = pipeline._targets
+    own, b.tracker = b.tracker, a.tracker.twin(pipeline._encoder)  # it looks just like the other one
+    b.tracker.part()
+    pipeline.process(pair(3), [elsewhere(0, 3)])
     assert pipeline.refused == {"b": DETECTION_LEFT}, "target 'a' is there"
+    b.tracker = own
     pipeline.process(pair(4), [elsewhere(1, 0, tuple(pair(i) for i in range(4)))])
     assert pipeline.coming == ("b",)
     b = pipeline._targets[1].tracker
@@ -223,6 +227,11 @@ def test_a_detection_that_is_another_target_or_comes_too_late_is_left(pipeline: 
     b.part()
     pipeline.process(pair(5), [elsewhere(1, 0, tuple(pair(i) for i in range(5)))])
     assert pipeline.coming == ("b",)
+    b.part()
+    pipeline.process(pair(5), [target(1, 0, tuple(pair(i) for i in range(5)))])
+    b.part()
+    pipeline.process(pair(5), [elsewhere(1, 5)])
+    assert pipeline.refused == {"b": DETECTION_LEFT}, "somebody has named it anew"
     follow(pipeline, range(5, 6), {5: [target(0, 5)._replace(name="b", box=places(5)[1])]})
     assert pipeline.coming == () and pipeline.refused == {}, "who names it has the last word"
     follow(pipeline, range(6, 7), {6: [elsewhere(1, 6)]})
