@@ -252,7 +252,7 @@ def test_what_hinders_is_told_and_over_when_it_is(desk_with: Callable[..., Desk]
     desk.connect()
     desk.play(TargetState.TRACKING)
     desk.play(TargetState.LOST)
-    desk.wait("the failure", lambda: "File exists" in (desk.value("cannot record") or ""))
+    desk.wait("the failure", lambda: "[Errno 17]" in (desk.value("cannot record") or ""))
     folder.unlink()
     desk.recorder._last_loss = -1e9
     desk.play(TargetState.TRACKING)
