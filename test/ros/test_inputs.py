@@ -57,6 +57,7 @@ def test_compressed_topics_are_found_and_qos_overrides_outlive_a_new_subscriptio
         assert robot.play(3, jpeg)[-1].state == robot.tracks[-1].STATE_TRACKING
         assert subscription(robot, "/inputs/rgb/image/compressed")[1] == ReliabilityPolicy.RELIABLE
         assert subscription(robot, "/inputs/aux/image") == ("sensor_msgs/msg/Image", ReliabilityPolicy.BEST_EFFORT)
+        robot.wait("diagnostics", lambda: robot.play(1, jpeg, answered=False) and robot.diagnostics)
         assert robot.values()["auxiliary subscription"] == "sensor_msgs/msg/Image, best effort"
         (overlay,) = robot.node.get_publishers_info_by_topic("/inputs/tracker/overlay")
         assert overlay.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
