@@ -118,16 +118,18 @@ IN_SPACE = {"/tracker/markers", "/tracker/target_pose"}
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, list[str]]:
-    """Topics of the configured node, and their types."""
+    """Topics of the configured node, as without a namespace, and their types."""
     import rclpy
 
     from cmdtrack_ros.ros.node import TrackerNode
 
-    rclpy.init(args=["--ros-args", "-p", "autostart:=false"])
+    # A name of its own: the graph may still hold a node /tracker of another test.
+    rclpy.init(args=["--ros-args", "-r", "__ns:=/shown", "-p", "autostart:=false"])
     try:
         node = TrackerNode()
         node.trigger_configure()
-        topics = dict(node.get_publisher_names_and_types_by_node("tracker", "/"))
+        found = node.get_publisher_names_and_types_by_node("tracker", "/shown")
+        topics = {name.removeprefix("/shown"): kinds for name, kinds in found}
         node.trigger_cleanup()
         node.destroy_node()
     finally:
