@@ -24,7 +24,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from cmdtrack_ros.msg import TargetBox, TrackState
 from cmdtrack_ros.streams.images import fill_image
@@ -65,6 +65,14 @@ def good_rgb(i: int, stamp: int) -> Image:
 
 def good_aux(i: int, stamp: int) -> Image:
     return image(scene(i)[0][..., 1], "mono8", stamp)
+
+
+def jpeg(i: int, stamp: int) -> CompressedImage:
+    """The scene in colour, as JPEG."""
+    message = CompressedImage(format="bgr8; jpeg compressed bgr8")
+    message.header.stamp = to_time(stamp)
+    message.data = cv2.imencode(".jpg", scene(i)[0][..., ::-1])[1].tobytes()
+    return message
 
 
 class Robot:

@@ -206,13 +206,13 @@ class TrackerNode(LifecycleNode):
             encoding=settings.encoding(),
             config=TrackerConfig(state=settings.states()),
         )
-        topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
+        self._topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
         self._pipeline = Pipeline(
             tracker,
             max_targets=settings.max_targets,
             registration=settings.registering(),
             max_pixels=settings.max_pixels,
-            topics=topics,
+            topics=self._topics,
             report=self._report_fault,
             go_on=self._goes_on,
         )
@@ -263,8 +263,7 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
-            topics = (self.resolve_topic_name(settings.rgb_topic), self.resolve_topic_name(settings.aux_topic))
-            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, topics)
+            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, self._topics)
             opened.callback(self._registration.close)
             self._targets.open(settings, self._requests, self._pipeline, opened)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
@@ -358,6 +357,8 @@ class TrackerNode(LifecycleNode):
             if self._event_frames:
                 self._event_frames.configure(settings.event_window, _pairing(settings))
             self._registration.configure(settings)
+            if self._world:
+                self._world.configure(settings.encoding())
         else:
             self._pipeline.register(Registrar(settings.registering()))
 

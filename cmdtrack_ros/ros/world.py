@@ -24,6 +24,7 @@ from cmdtrack_ros.errors import CmdtrackError, ConfigError
 from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.ros.camera_info import CameraInfoInput
 from cmdtrack_ros.ros.health import Health
+from cmdtrack_ros.ros.qos import qos_overrides
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.world import Place, TargetDepth, inside, locate
@@ -37,6 +38,7 @@ try:
 except ImportError:
     tf2_ros = None
 
+_QUEUE_DEPTH = 10
 _PATIENCE_SECONDS = 1.0  # without a pose, until it is said
 _TRANSFORM_SECONDS = 0.05  # waited for a transform: the worker has other things to do
 _TRAIL_SECONDS = 10.0
@@ -88,14 +90,23 @@ class WorldPublisher:
         if target_frame:
             self._buffer = tf2_ros.Buffer()
             self._listener = tf2_ros.TransformListener(self._buffer, node)
-        self._pose_out = node.create_publisher(PoseStamped, "~/target_pose", 10)
-        self._spread_out = node.create_publisher(PoseWithCovarianceStamped, "~/target_pose_with_covariance", 10)
+        self._pose_out = self._publisher(PoseStamped, "~/target_pose")
+        self._spread_out = self._publisher(PoseWithCovarianceStamped, "~/target_pose_with_covariance")
         self._outputs = [self._pose_out, self._spread_out]
         if MarkerArray is None:
             node.get_logger().info("visualization_msgs is not installed: ~/markers is not published")
         else:
-            self._markers_out = node.create_publisher(MarkerArray, "~/markers", 10)
+            self._markers_out = self._publisher(MarkerArray, "~/markers")
             self._outputs.append(self._markers_out)
+
+    def _publisher(self, message_type: type, topic: str) -> Any:
+        # Not the node's lifecycle ones: made while it is active, those would stay silent.
+        overrides = qos_overrides(self._node, self._node.resolve_topic_name(topic), "publisher")
+        return self._node.create_publisher(message_type, topic, _QUEUE_DEPTH, qos_overriding_options=overrides)
+
+    def configure(self, encoding: AuxEncoding) -> None:
+        """Another unit of depth from the next pair on."""
+        self._encoding = encoding
 
     def close(self) -> None:
         """Nothing is published any more."""

@@ -11,17 +11,10 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 
 import cv2  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
-from robot import HEIGHT, WIDTH, Robot, Tracker, image, running, scene, to_time  # noqa: E402
+from robot import HEIGHT, WIDTH, Robot, Tracker, image, jpeg, running, scene, to_time  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 
 pytestmark = pytest.mark.ros
-
-
-def jpeg(i: int, stamp: int) -> CompressedImage:
-    message = CompressedImage(format="bgr8; jpeg compressed bgr8")
-    message.header.stamp = to_time(stamp)
-    message.data = cv2.imencode(".jpg", scene(i)[0][..., ::-1])[1].tobytes()
-    return message
 
 
 def png(i: int, stamp: int) -> CompressedImage:

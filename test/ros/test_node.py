@@ -13,7 +13,6 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
-import cv2  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically  # noqa: E402
@@ -30,6 +29,7 @@ from robot import (  # noqa: E402
     good_aux,
     good_rgb,
     image,
+    jpeg,
     running,
     scene,
     to_time,
@@ -286,12 +286,6 @@ def test_diagnostics(thermal: tuple[Tracker, Robot]) -> None:
 
 def test_depth_with_best_effort_compressed_and_a_looping_clock(tmp_path: Path, repository: Path) -> None:
     """What a replayed depth camera brings: NaN, best effort, JPEG, simulated time that jumps back."""
-
-    def jpeg(i: int, stamp: int) -> CompressedImage:
-        message = CompressedImage(format="bgr8; jpeg compressed bgr8")
-        message.header.stamp = to_time(stamp)
-        message.data = cv2.imencode(".jpg", scene(i)[0][..., ::-1])[1].tobytes()
-        return message
 
     def depth(i: int, stamp: int) -> Image:
         metres = np.full((HEIGHT, WIDTH), 4.0, np.float32)

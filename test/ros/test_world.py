@@ -12,6 +12,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
 from geometry_msgs.msg import PoseStamped, PoseWithCovarianceStamped  # noqa: E402
+from rclpy.qos import DurabilityPolicy  # noqa: E402
 from robot import HEIGHT, STEP, WIDTH, Robot, good_rgb, image, running, scene  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from visualization_msgs.msg import Marker, MarkerArray  # noqa: E402
@@ -70,7 +71,8 @@ def true_position(i: int) -> np.ndarray:
 def test_a_target_before_a_wall(tmp_path: Path, repository: Path) -> None:
     robot = Robot("/world_pose")
     ears = Listener(robot)
-    with running(tmp_path, repository, robot, modality="depth") as tracker:
+    durable = {"qos_overrides./world_pose/tracker/target_pose.publisher.durability": "transient_local"}
+    with running(tmp_path, repository, robot, modality="depth", **durable) as tracker:
         robot.wait("a result", lambda: robot.play(1, good_rgb, depth, answered=False))
         robot.send_target(scene(robot.frame)[1])
         robot.wait(
@@ -91,11 +93,17 @@ def test_a_target_before_a_wall(tmp_path: Path, repository: Path) -> None:
         assert (np.linalg.eigvalsh(covariance) > 0).all() and covariance[2, 2] < 0.05**2
         assert {(m.ns, m.id) for m in ears.markers if m.action == Marker.ADD} == {("patch", i) for i in range(4)}
 
+        (offer,) = robot.node.get_publishers_info_by_topic("/world_pose/tracker/target_pose")
+        assert offer.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
         before = len(ears.poses)
         ears.see(garbage)
         ears.see()
         assert len(ears.poses) > before and all(abs(p.pose.position.z - NEAR) < 0.02 for p in ears.poses[before:])
         robot.wait("a real change", lambda: ears.see(garbage) or abs(ears.poses[-1].pose.position.z - 0.5) < 0.02)
+
+        assert robot.set("depth_unit", 0.0011).successful
+        robot.wait("the other unit", lambda: ears.see(garbage) or abs(ears.poses[-1].pose.position.z - 0.55) < 0.02)
 
         del ears.markers[:]
         robot.send_target((0, 0, 0, 0))
@@ -161,7 +169,7 @@ class Stage:
             self.asked.append(question)
             return moved
 
-        def publisher(_: object, topic: str, depth: int) -> SimpleNamespace:  # noqa: ARG001
+        def publisher(_: object, topic: str, *_depth: int, **_overrides: object) -> SimpleNamespace:
             kept = self.out.setdefault(topic, [])
             return SimpleNamespace(publish=kept.append, get_subscription_count=lambda: 1)
 
@@ -174,7 +182,8 @@ class Stage:
         matrix = np.array([[FOCAL, 0, 79.5], [0, FOCAL, 59.5], [0, 0, 1]])
         info = SimpleNamespace(camera=lambda size: Camera(160, 120, matrix), waiting=False)
         health = SimpleNamespace(condition=self.said.__setitem__)
-        node = SimpleNamespace(create_publisher=publisher)
+        node = SimpleNamespace(create_publisher=publisher, resolve_topic_name=str)
+        monkeypatch.setattr(world, "qos_overrides", lambda *_: None)
         self.publisher = world.WorldPublisher(node, health, info, AuxEncoding(), target_frame)
 
     def show(self, state: object, stamp: int = 1) -> None:
