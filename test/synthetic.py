@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,9 +99,11 @@ def draw_stills(folder: Path, count: int = 6) -> Path:
 def run_cli(*arguments: object, file_size: int | None = None) -> subprocess.CompletedProcess:
     """`cmdtrack ARGUMENTS` in a process of its own; file_size: of what it writes, bytes at most."""
     command = [sys.executable, "-m", "cmdtrack_ros.cli", *map(str, arguments)]
+    # Python keeps byte code that was cut off by a limit, and every later import of the module fails.
+    environment = os.environ | ({} if file_size is None else {"PYTHONDONTWRITEBYTECODE": "1"})
     if file_size is not None:
         command = ["prlimit", f"--fsize={file_size}", *command]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def write_free_running_bag(path: Path, rgb: list[int], aux: list[int], wrong: dict[int, int] | None = None) -> Path:
