@@ -61,9 +61,11 @@ def teacher(
     seed: Seed = None,
     init_backbone: Backbone = None,
     init: Init = None,
+    foreign: Foreign = None,
 ) -> None:
     """Train the teacher; --init takes a teacher, or a student of the same shape."""
-    _run("teacher", config, output, data, seed=seed, init_backbone=init_backbone, init=init)
+    changes = {"seed": seed, "init_backbone": init_backbone, "init": init, "foreign": foreign or None}
+    _run("teacher", config, output, data, **changes)
 
 
 @train_app.command()

@@ -157,9 +157,10 @@ class Training(Strict):
     from, instead of ImageNet's. ``precision``: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto`` =
     ``bf16-mixed`` on a GPU that has it, else ``32-true``. ``threads``, ``workers``: of torch in each training
     process, and data processes beside it. The fields ``*_every`` count steps; 0 validates or draws pictures
-    never. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the recipe that holds
-    one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for single
-    sources, and ``PATH: null`` leaves a source out. ``split``: a :class:`Split`, or the name of a YAML file
+    never. ``pool``: so many samples are made, once, and seen again in other orders, every second one mirrored;
+    0 = each sample is a new one. ``sources``: a list of :class:`Source`, or the name of a YAML file beside the
+    recipe that holds one; ``{file: NAME, changes: {PATH: {FIELD: VALUE}}}`` takes that list with other values for
+    single sources, and ``PATH: null`` leaves a source out. ``split``: a :class:`Split`, or the name of a YAML file
     beside the recipe that holds one; whatever it names is kept out of the sources. ``fixed_pairs``: of each
     recording of its validation, seen at each validation beside whole sequences; 0 = none.
     """
@@ -183,6 +184,7 @@ class Training(Strict):
     checkpoint_every: Steps = 250
     validate_every: StepsOrNever = 500
     pictures_every: StepsOrNever = 500
+    pool: int = Field(default=0, ge=0, le=100_000_000)
     pairs: PairConfig = PairConfig()
     sources: list[Source] = Field(min_length=1)
     split: Split | None = None
@@ -236,12 +238,14 @@ class TeacherTraining(Training):
     """Settings of a teacher's training. ``single_weight``: weight of the losses of each modality alone;
     ``path_weight``: of the head's loss on each path of the fusion, without which the paths could not be
     compared later. ``init``: weights to start from; those of a student (``shipped``: of this package) when
-    both have the same backbone, channels and crops."""
+    both have the same backbone, channels and crops. ``foreign``, ``foreign_weight``: as of a student's distillation."""
 
     network: Annotated[TeacherConfig, _shape(TeacherConfig)] = TeacherConfig()
     single_weight: Weight = 0.3
     path_weight: Weight = 0.3
     init: Path | None = None
+    foreign: list[Path] = []
+    foreign_weight: Weight = 1.0
 
 
 class StudentTraining(Training):

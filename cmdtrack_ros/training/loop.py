@@ -11,8 +11,9 @@ import copy
 import logging
 import math
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from cmdtrack_ros.data.sequences import write_rgb
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, writing
 from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.weights import save_weights
+from cmdtrack_ros.training import pool
 from cmdtrack_ros.training.comparison import compare, verdicts
 from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
 from cmdtrack_ros.training.curves import Curves
@@ -36,6 +38,7 @@ from cmdtrack_ros.training.measure import measure_pairs
 from cmdtrack_ros.training.memory import keep_freed_memory
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
+from cmdtrack_ros.training.pool import PooledPairs, PoolPlace
 from cmdtrack_ros.training.sources import open_sources
 from cmdtrack_ros.training.tasks.cmae import CmaeTask
 from cmdtrack_ros.training.tasks.distill import DistillTask
@@ -70,9 +73,12 @@ _VALIDATION_TIMEOUT = timedelta(hours=2)
 
 
 class Trainer:
-    """One training run: task, optimiser, averaged network and step reached; one checkpoint holds it all."""
+    """One training run: task, optimiser, averaged network and step reached; one checkpoint holds it all.
 
-    def __init__(self, config: Training, data: Path, output: Path) -> None:
+    ``pools``: where a recipe with a ``pool`` keeps it, None = in a folder of the run.
+    """
+
+    def __init__(self, config: Training, data: Path, output: Path, pools: PoolPlace | None = None) -> None:
         self.config, self.output, self.step = config, output, 0
         self.fabric = _fabric(config)
         self.fabric.launch()
@@ -94,7 +100,7 @@ class Trainer:
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data, config.split)
         self.data, self.foreign = data, getattr(config, "foreign", [])
-        self.teachers = ForeignTeachers(self.foreign) if self.foreign else None
+        self.pools = pools or PoolPlace(output / "samples", tuple(self.foreign))
         self.units = open_units(config.split, data) if config.split and config.fixed_pairs else []
         self.scores: dict[str, float] = {}
         self.start_scores: dict[str, float] = {}
@@ -187,10 +193,18 @@ class Trainer:
     def _batches(self) -> Iterable[Batch]:
         """The batches of the steps that are left."""
         config, fabric = self.config, self.fabric
-        dataset = PairDataset(self.sources, config.pairs, config.network, config.seed, self.teachers)
         steps = range(self.step, config.steps)
-        loader = batches(dataset, config.batch, steps, fabric.global_rank, fabric.world_size, config.workers)
+        loader = batches(self._samples(), config.batch, steps, fabric.global_rank, fabric.world_size, config.workers)
         return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+
+    def _samples(self) -> PairDataset | PooledPairs:
+        config = self.config
+        if not config.pool:
+            return PairDataset(self.sources, config.pairs, config.network, config.seed, _teachers(self.foreign))
+        # Nothing is taught while a backbone learns to restore pictures.
+        pools = replace(self.pools, foreign=()) if isinstance(self.task, CmaeTask) else self.pools
+        dataset = PairDataset(self.sources, config.pairs, config.network, pool.SEED, _teachers(pools.foreign))
+        return PooledPairs(pools.of(config), dataset, config.pool, config.seed)
 
     def _steps(self, progress: tqdm, stop: list[bool]) -> None:
         config = self.config
@@ -332,13 +346,19 @@ class Trainer:
         return f"{name} {before}{self.scores[name]:.3f}"
 
 
+def _teachers(folders: Sequence[Path]) -> ForeignTeachers | None:
+    return ForeignTeachers(folders) if folders else None
+
+
 @torch.no_grad()
 def blend(network: nn.Module, other: nn.Module, share: float) -> None:
     """Move the weights of ``network`` by ``share`` towards ``other``, in place; whole numbers are taken over."""
-    for value, target in zip(network.state_dict().values(), other.state_dict().values(), strict=True):
-        if value.dtype.is_floating_point:
-            value.lerp_(target, share)
-        else:
+    pairs = list(zip(network.state_dict().values(), other.state_dict().values(), strict=True))
+    floating = [(value, target) for value, target in pairs if value.dtype.is_floating_point]
+    # At once: some three hundred small kernels would take a GPU longer than a forward pass.
+    torch._foreach_lerp_([value for value, _ in floating], [target for _, target in floating], share)
+    for value, target in pairs:
+        if not value.dtype.is_floating_point:
             value.copy_(target)
 
 

@@ -302,7 +302,7 @@ def _change_appearance(template: _Region, search: _Region, present: list[bool], 
         search.pictures[stream] = augment.degrade(search.pictures[stream], rng)
 
 
-def batches(dataset: PairDataset, size: int, steps: range, process: int, processes: int, workers: int) -> DataLoader:
+def batches(dataset: Dataset, size: int, steps: range, process: int, processes: int, workers: int) -> DataLoader:
     """Loader of one batch of ``size`` samples per step, prepared by ``workers`` data processes (0 = this
     one).
 
@@ -315,7 +315,9 @@ def batches(dataset: PairDataset, size: int, steps: range, process: int, process
         dataset,
         batch_sampler=sampler,  # type: ignore[arg-type]  # ranges do as well as lists, and take no memory
         num_workers=workers,
+        collate_fn=getattr(dataset, "collate", None),
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=_leave_stopping_to_the_trainer,
     )
 

@@ -52,6 +52,12 @@ def lesson_losses(output: HeadOutput, batch: dict[str, Tensor], both: Tensor) ->
     return {**dict(zip(VIEWS, means, strict=True)), "share": (weights > 0).float().mean()}
 
 
+def foreign_losses(output: HeadOutput, batch: dict[str, Tensor], both: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sum of the views of :func:`lesson_losses` (), and all of them as ``foreign/...``, for the log."""
+    parts = lesson_losses(output, batch, both)
+    return torch.stack([parts[view] for view in VIEWS]).sum(), {f"foreign/{name}": v for name, v in parts.items()}
+
+
 @torch.no_grad()
 def _nearer(taught: Tensor, output: HeadOutput, batch: dict[str, Tensor]) -> Tensor:
     """(3, B) 1 where ``taught`` (B, 4) is nearer to the true box than the best cell's; or where nobody knows that."""

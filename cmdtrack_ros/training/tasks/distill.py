@@ -17,7 +17,7 @@ from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training.config import DistillTraining
 from cmdtrack_ros.training.losses.mpsd import PathDistillation, entropy, select
-from cmdtrack_ros.training.losses.response import VIEWS, lesson_losses, response_loss
+from cmdtrack_ros.training.losses.response import foreign_losses, response_loss
 from cmdtrack_ros.training.losses.scfd import STREAMS, FeatureDistillation
 from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.tasks.student import StudentPass, StudentTask
@@ -65,9 +65,8 @@ class DistillTask(StudentTask):
         student = self.run(batch)
         losses = self.tracking(student, batch)
         if self.config.foreign:
-            parts = lesson_losses(student.output, batch, student.both)
-            losses |= {f"foreign/{name}": value for name, value in parts.items()}
-            taught = torch.stack([parts[view] for view in VIEWS]).sum()
+            taught, parts = foreign_losses(student.output, batch, student.both)
+            losses |= parts
             losses["loss"] = losses["loss"] + self.config.foreign_weight * taught
         return losses if self.teacher is None else self._under_own(self.teacher, student, losses, batch)
 

@@ -1,4 +1,4 @@
-"""Training of the teacher, on the same pairs and with the same losses as a student's."""
+"""Training of the teacher, on the same pairs and with the same losses as a student's; also under foreign trackers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from cmdtrack_ros.models.fusion import TemplateFeatures
 from cmdtrack_ros.models.head import HeadOutput
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.training.config import TeacherTraining
+from cmdtrack_ros.training.losses.response import foreign_losses
 from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.parallel import mean_over_processes
 from cmdtrack_ros.training.tasks.pictures import first_rows, tracking_picture
@@ -34,7 +35,8 @@ class TeacherTask(Task):
         teacher, count = self.network, len(batch["present"])
         views, both = presence_views(batch["present"])
         paths = self._paths(batch, views)
-        losses = view_losses(teacher.head(paths.final), batch, both)
+        output = teacher.head(paths.final)
+        losses = view_losses(output, batch, both)
         own = TeacherPaths(paths.maps[:count], paths.valid[:count], paths.weights[:count])
         per_path, _ = path_losses(teacher, own, batch)
         # The last path is the answer itself and has its loss already.
@@ -43,6 +45,10 @@ class TeacherTask(Task):
         total = (
             losses["fused"] + self.config.single_weight * losses["single"] + self.config.path_weight * losses["paths"]
         )
+        if self.config.foreign:
+            taught, parts = foreign_losses(output, batch, both)
+            losses |= parts
+            total = total + self.config.foreign_weight * taught
         return {"loss": total, **losses}
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_runs import BOX, STUDENT, TEACHER, curve, pictures, stage
+from tiny_runs import BOX, STUDENT, TEACHER, batch, curve, pictures, stage
 
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.config import StudentConfig
@@ -38,3 +38,22 @@ def test_teacher_trains_with_a_loss_per_path(teacher_file):
     losses = list(curve(teacher_file.parent, "train/paths").values())
     assert len(losses) == 2
     assert all(0 < value < 100 for value in losses)
+
+
+def test_foreign_trackers_teach_a_teacher(tmp_path):
+    """What they taught of each sample pulls, the more the larger its weight."""
+    losses = {}
+    for weight in (0.0, 50.0):
+        torch.manual_seed(0)
+        task = TeacherTask(stage(TeacherTraining, foreign=[tmp_path], foreign_weight=weight))
+        shown = batch() | {
+            "taught_box": torch.tensor([[0.4, 0.3, 0.25, 0.2]]).expand(3, 4),
+            "taught_score": torch.full((3,), 0.9),
+            "taught_weight": torch.tensor([0.8, 0.0, 0.8]),
+            "taught_true": torch.zeros(3),
+        }
+        losses[weight] = task.eval()(shown)
+    assert losses[0.0]["foreign/share"] > 0
+    taught = sum(losses[0.0][f"foreign/{view}"] for view in ("fused", "rgb", "aux"))
+    assert taught > 0
+    torch.testing.assert_close(losses[50.0]["loss"], losses[0.0]["loss"] + 50 * taught, rtol=1e-3, atol=1e-3)
