@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
@@ -85,6 +86,8 @@ class Trainer:
         output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
+        # For the data processes, one core each; set in one of them, it would wait for threads that a fork leaves behind.
+        cv2.setNumThreads(1)
         # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
         torch.set_flush_denormal(True)
         keep_freed_memory()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -319,15 +318,11 @@ def batches(dataset: Dataset, size: int, steps: range, process: int, processes: 
         collate_fn=getattr(dataset, "collate", None),
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_prepare_worker,
+        worker_init_fn=_leave_stopping_to_the_trainer,
     )
 
 
-def _prepare_worker(_worker: int) -> None:
-    """One core for each; and stopping is left to the trainer.
-
-    Signals often reach the whole process group; without its data the trainer could not end its step.
-    """
-    cv2.setNumThreads(1)
+def _leave_stopping_to_the_trainer(_worker: int) -> None:
+    """Signals often reach the whole process group; without its data the trainer could not end its step."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
