@@ -86,7 +86,7 @@ class Trainer:
         output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
-        # For the data processes, one core each; set in one of them, it would wait for threads that a fork leaves behind.
+        # For the data processes, one core each. Set in one of them, it would wait for threads that no fork has.
         cv2.setNumThreads(1)
         # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
         torch.set_flush_denormal(True)
