@@ -67,7 +67,8 @@ class Source(Strict):
     ``path``: of the folder or file, below the data folder when relative. ``share``: relative frequency.
     ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto`` tells by their
     content. ``names``: a text file (below the data folder when relative) with the name of one sequence to use
-    per line. ``cutouts``: of stills, share of pairs in which a segment of one picture moves across another
+    per line. ``only``: patterns of paths below ``path``, of sequence folders or single stills: nothing else of it is
+    used. ``cutouts``: of stills, share of pairs in which a segment of one picture moves across another
     one. ``held_out``: sequences never trained on, used for validation; ``held_out_part``: the last part of
     every sequence, likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
@@ -83,6 +84,7 @@ class Source(Strict):
     max_gap: int = Field(default=100, gt=0, le=100_000)
     layout: str = "auto"
     names: Path | None = None
+    only: list[str] = []
     held_out: list[str] = []
     held_out_part: float = Field(default=0.0, ge=0, lt=1)
     cache: int = Field(default=6000, gt=0, le=1_000_000)

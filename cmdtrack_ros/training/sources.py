@@ -4,11 +4,13 @@ out of them for validation.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +30,7 @@ from cmdtrack_ros.training.augment import Rng, shifted, warp
 from cmdtrack_ros.training.config import Source, Split
 from cmdtrack_ros.training.cutouts import Pictures, cut_out, moments, propose_box
 from cmdtrack_ros.training.series import load_labelled
-from cmdtrack_ros.training.split import SplitFolder
+from cmdtrack_ros.training.split import Recording, SplitFolder
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +85,9 @@ def open_sources(
         if source.kind in ("stills", "boxed_stills"):
             opened.append((_open_stills(source, path, parts), source.share))
             continue
-        training, kept = _split(_named(load_sequences(source, path, data), source, data), source, parts)
+        found = _named(load_sequences(source, path, data), source, data)
+        found = _only(((_path(sequence), sequence) for sequence in found), source, path)
+        training, kept = _split([sequence for _, sequence in found], source, parts)
         held_out += [sequence for sequence in kept if _can_be_scored(sequence)]
         true = source.kind != "labelled"
         opened.append((SequenceSource(training, source.max_gap, source.cache, true), source.share))
@@ -92,10 +96,25 @@ def open_sources(
 
 def _open_stills(source: Source, path: Path, parts: SplitFolder) -> PairSource:
     if source.kind == "boxed_stills":
-        boxed, _ = parts.parted(((still.file, still) for still in find_boxed_stills(path)), source.path)
+        found = _only(((still.file, still) for still in find_boxed_stills(path)), source, path)
+        boxed, _ = parts.parted(found, source.path)
         return BoxedStillSource(boxed, source.modality or Modality.RGB, source.cache)
-    files, _ = parts.parted(((still[0], still) for still in find_stills(path)), source.path)
+    files, _ = parts.parted(_only(((still[0], still) for still in find_stills(path)), source, path), source.path)
     return StillSource(files, source.cache, source.cutouts)
+
+
+def _only(recordings: Iterable[tuple[Path, Recording]], source: Source, path: Path) -> list[tuple[Path, Recording]]:
+    """Those that the source's patterns choose, all without patterns; DataError for a pattern that chooses none."""
+    listed = list(recordings)
+    if not source.only:
+        return listed
+    names = [file.relative_to(path).as_posix() if file.is_relative_to(path) else file.name for file, _ in listed]
+    if absent := [pattern for pattern in source.only if not fnmatch.filter(names, pattern)]:
+        raise DataError(
+            f"only: nothing in {source.path} is called {', '.join(absent)}; it has {', '.join(names[:3])}..."
+        )
+    chosen = zip(names, listed, strict=True)
+    return [entry for name, entry in chosen if any(fnmatchcase(name, pattern) for pattern in source.only)]
 
 
 def load_sequences(source: Source, path: Path, data: Path) -> list[ImageSequence]:

@@ -1,5 +1,7 @@
 """Sources of training pairs: stills, sequences and bags, and what is held out of them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from cmdtrack_ros.training import sources as sources_module
 from cmdtrack_ros.training.config import Source
 from cmdtrack_ros.training.cutouts import moments
 from cmdtrack_ros.training.sources import StillSource, find_stills, open_sources
-from synthetic import Drawn, draw_stills
+from synthetic import Drawn, draw_stills, make_block
 
 
 def test_infrared_pictures_that_are_missing_are_named(tmp_path):
@@ -87,3 +89,28 @@ def test_list_of_names_limits_a_source(tmp_path):
     (tmp_path / "list.txt").write_text("three\n")
     with pytest.raises(DataError, match="names 1 sequences that"):
         open_sources([Source(kind="bags", path=".", names="list.txt")], tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["sequences", "stills", "boxed_stills"])
+def test_patterns_limit_a_source(tmp_path, kind):
+    """Sequences and stills by their paths below the source's; a pattern that chooses nothing is named."""
+    if kind == "sequences":
+        for name in ("free_1", "free_2", "bound_1"):
+            make_block(tmp_path / "data" / name, 3)
+        path, pattern, chosen = "data", "free_*", ["free_1", "free_2"]
+    else:
+        draw_stills(tmp_path / "data" / "img", 3)
+        boxes = {f"set/visible/{i}.png": [[4, 4, 20, 20]] for i in range(3)}
+        (tmp_path / "data" / "boxes.json").write_text(json.dumps(boxes))
+        path, start = ("data", "img/") if kind == "boxed_stills" else ("data/img", "")
+        pattern, chosen = f"{start}set/visible/1*", ["1.png"]
+    source = Source(kind=kind, path=path, only=[pattern])
+    [(opened, _)], _ = open_sources([source], tmp_path)
+    names = {
+        "sequences": lambda: [sequence.name for sequence in opened.sequences],
+        "stills": lambda: [file.name for file, _ in opened.files],
+        "boxed_stills": lambda: [still.file.name for still in opened.stills],
+    }[kind]()
+    assert names == chosen
+    with pytest.raises(DataError, match="only: nothing in data.* is called other"):
+        open_sources([source.model_copy(update={"only": [pattern, "other*"]})], tmp_path)
