@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from cmdtrack_ros.cli.options import DeviceOption
 from cmdtrack_ros.errors import ConfigError
 
 train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
@@ -137,6 +138,7 @@ def measure(
     split: SplitFile = None,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Fixed pairs of each recording.")] = 48,
     sequences: Annotated[bool, typer.Option(help="Also one pass over each whole sequence.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Compare networks on the same pairs, of recordings that none trains on; which of them is worth learning from."""
     from cmdtrack_ros.training import comparison
@@ -144,13 +146,15 @@ def measure(
     from cmdtrack_ros.training.measure import measure_pairs, measure_sequences
 
     parts, folder = load_config(split or shipped_config("split"), Split), data_folder(data)
-    table = comparison.compare({n: [v] for n, v in measure_pairs(networks, parts, folder, output, pairs).items()})
+    measured = measure_pairs(networks, parts, folder, output, pairs, device)
+    table = comparison.compare({n: [v] for n, v in measured.items()})
     typer.echo(comparison.markdown(table))
     for line in comparison.verdicts(table):
         typer.echo(line)
     if sequences:
-        whole = comparison.compare({n: [v] for n, v in measure_sequences(networks, parts, folder, output).items()})
-        typer.echo(f"\nWhole sequences. {comparison.markdown(whole)}")
+        measured = measure_sequences(networks, parts, folder, output, device)
+        table = comparison.compare({n: [v] for n, v in measured.items()})
+        typer.echo(f"\nWhole sequences. {comparison.markdown(table)}")
 
 
 @train_app.command()
