@@ -104,6 +104,7 @@ def ablation(
     data: Data = None,
     teacher: GivenTeacher = None,
     foreign: Foreign = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Runs at the same time, each in its own process.")] = 1,
 ) -> None:
     """Train the student with and without each part of the distillation, and write a table."""
     from cmdtrack_ros.training.ablation import run_ablation
@@ -117,7 +118,7 @@ def ablation(
     if foreign:
         distill = settings.distill.model_copy(update={"foreign": foreign})
         settings = settings.model_copy(update={"distill": distill})
-    table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
+    table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation", jobs)
     typer.echo(table.read_text())
 
 
