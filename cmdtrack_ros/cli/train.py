@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
+from cmdtrack_ros.cli.options import DeviceOption
 from cmdtrack_ros.errors import ConfigError
 
 train_app = typer.Typer(no_args_is_help=True, help="Train networks.")
@@ -105,6 +106,7 @@ def ablation(
     data: Data = None,
     teacher: GivenTeacher = None,
     foreign: Foreign = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="Runs at the same time, each in its own process.")] = 1,
 ) -> None:
     """Train the student with and without each part of the distillation, and write a table."""
     from cmdtrack_ros.training.ablation import run_ablation
@@ -116,9 +118,12 @@ def ablation(
         distill = settings.distill.model_copy(update={"teacher": teacher})
         settings = settings.model_copy(update={"teacher": None, "distill": distill})
     if foreign:
-        distill = settings.distill.model_copy(update={"foreign": foreign})
-        settings = settings.model_copy(update={"distill": distill})
-    table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation")
+        taught = {
+            name: getattr(settings, name) for name in ("teacher", "distill") if getattr(settings, name) is not None
+        }
+        changed = {name: stage.model_copy(update={"foreign": foreign}) for name, stage in taught.items()}
+        settings = settings.model_copy(update=changed)
+    table = run_ablation(settings, data_folder(data), output or Path("runs") / "ablation", jobs)
     typer.echo(table.read_text())
 
 
@@ -139,6 +144,7 @@ def measure(
     split: SplitFile = None,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Fixed pairs of each recording.")] = 48,
     sequences: Annotated[bool, typer.Option(help="Also one pass over each whole sequence.")] = False,
+    device: DeviceOption = "auto",
 ) -> None:
     """Compare networks on the same pairs, of recordings that none trains on; which of them is worth learning from."""
     from cmdtrack_ros.training import comparison
@@ -146,13 +152,15 @@ def measure(
     from cmdtrack_ros.training.measure import measure_pairs, measure_sequences
 
     parts, folder = load_config(split or shipped_config("split"), Split), data_folder(data)
-    table = comparison.compare({n: [v] for n, v in measure_pairs(networks, parts, folder, output, pairs).items()})
+    measured = measure_pairs(networks, parts, folder, output, pairs, device)
+    table = comparison.compare({n: [v] for n, v in measured.items()})
     typer.echo(comparison.markdown(table))
     for line in comparison.verdicts(table):
         typer.echo(line)
     if sequences:
-        whole = comparison.compare({n: [v] for n, v in measure_sequences(networks, parts, folder, output).items()})
-        typer.echo(f"\nWhole sequences. {comparison.markdown(whole)}")
+        measured = measure_sequences(networks, parts, folder, output, device)
+        table = comparison.compare({n: [v] for n, v in measured.items()})
+        typer.echo(f"\nWhole sequences. {comparison.markdown(table)}")
 
 
 @train_app.command()

@@ -306,7 +306,8 @@ RECIPES: dict[str, type[Training]] = {
 class AblationTraining(Strict):
     """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences
     that no run sees. ``fixed_pairs``: of each recording of the validation of the student's split; 0 = none.
-    Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``.
+    Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``. ``one_teacher``: that of the
+    first seed teaches all.
     """
 
     seeds: list[Seed] = Field(min_length=1)
@@ -314,11 +315,12 @@ class AblationTraining(Strict):
     fixed_pairs: int = Field(default=48, ge=0, le=1000)
     cmae: CmaeTraining
     teacher: TeacherTraining | None = None
+    one_teacher: bool = False
     student: StudentTraining
     distill: DistillTraining
 
     @model_validator(mode="after")
-    def _one_teacher(self) -> AblationTraining:
+    def _teacher_is_trained_or_given(self) -> AblationTraining:
         if (self.teacher is None) == (self.distill.teacher is None):
             raise ValueError("expected either settings of a teacher, or distill.teacher (--teacher)")
         return self

@@ -8,18 +8,23 @@ recordings ("units"), of which each has as many pairs.
 
 from __future__ import annotations
 
+import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from cmdtrack_ros.boxes import Crop, iou
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.tracking.engines.contract import Engine, Query, TemplateCrop
+from cmdtrack_ros.models.config import CropConfig
+from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, TemplateCrop
 from cmdtrack_ros.training.augment import Rng
 from cmdtrack_ros.training.config import Split
 from cmdtrack_ros.training.sources import (
@@ -39,6 +44,25 @@ SEED = 11
 STREAMS: dict[str, tuple[int, ...]] = {"both": (0, 1), "rgb": (0,), "aux": (1,)}
 """What a network is shown, by the numbers of the streams."""
 _SHIFT, _ZOOM, _SHAPE = 1.0, 0.12, 0.08
+_AT_ONCE = {"cpu": 4, "cuda": 64}
+"""Pairs that a network answers at once: a GPU is fast with many, a CPU with what stays in its caches."""
+_AHEAD = min(8, len(os.sched_getaffinity(0)))
+"""Units whose pairs are drawn, each by a thread, while networks answer to earlier ones."""
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What a network sees of a pair, by the numbers of the streams.
+
+    Attributes:
+        templates: of each stream.
+        pictures: (S, S, 3) uint8, search regions.
+        crop: of the search regions in the image.
+    """
+
+    templates: dict[int, TemplateCrop]
+    pictures: dict[int, np.ndarray]
+    crop: Crop
 
 
 @dataclass(frozen=True)
@@ -48,13 +72,32 @@ class FixedPair:
     template: View
     search: View
     near: np.ndarray
+    _cuts: dict[tuple, Cuts] = field(default_factory=dict, init=False)
 
     def streams(self) -> dict[str, tuple[int, ...]]:
         """The entries of ``STREAMS`` that both of its views have pictures for."""
-        there = {
-            i for i in (0, 1) if pictures_of(self.template)[i] is not None and pictures_of(self.search)[i] is not None
-        }
+        there = self._there()
         return {name: wanted for name, wanted in STREAMS.items() if there >= set(wanted)}
+
+    def cuts(self, config: CropConfig) -> Cuts:
+        """For a network with these crops; kept, as many networks have the same."""
+        key = config.template_size, config.template_factor, config.search_size, config.search_factor
+        if key not in self._cuts:
+            self._cuts[key] = self._cut(config)
+        return self._cuts[key]
+
+    def _cut(self, config: CropConfig) -> Cuts:
+        there = sorted(self._there())
+        crop = Crop.around(self.template.box, config.template_factor, config.template_size)
+        box = crop.to_crop(self.template.box) / config.template_size
+        shown = _cut(crop, self.template, there)
+        templates = {stream: TemplateCrop(picture, box, stream) for stream, picture in shown.items()}
+        crop = Crop.around(self.near, config.search_factor, config.search_size)
+        return Cuts(templates, _cut(crop, self.search, there), crop)
+
+    def _there(self) -> set[int]:
+        views = pictures_of(self.template), pictures_of(self.search)
+        return {stream for stream in (0, 1) if all(pictures[stream] is not None for pictures in views)}
 
 
 @dataclass(frozen=True)
@@ -119,11 +162,15 @@ def _still_unit(pattern: str, paths: list[Path]) -> Unit:
     return Unit(pattern, Modality.THERMAL, lambda: StillSource(stills))
 
 
+Answer = tuple[np.ndarray, float]
+"""The best cell's box (4,) xywh px, and its score."""
+
+
 class PairTracker(Protocol):
     """What can be measured."""
 
-    def answer(self, pair: FixedPair, streams: Iterable[tuple[int, ...]]) -> list[tuple[np.ndarray, float] | None]:
-        """The best cell's box (4,) xywh px and score for each choice of streams; None where it cannot take it."""
+    def answer(self, pairs: Sequence[FixedPair]) -> list[dict[str, Answer]]:
+        """To each pair, by the names of those of its ``streams()`` that the tracker takes."""
 
 
 class EnginePairs:
@@ -132,26 +179,32 @@ class EnginePairs:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def answer(self, pair: FixedPair, streams: Iterable[tuple[int, ...]]) -> list[tuple[np.ndarray, float] | None]:
-        config, chosen = self.engine.config, list(streams)
-        crop = Crop.around(pair.template.box, config.template_factor, config.template_size)
-        box = crop.to_crop(pair.template.box) / config.template_size
-        used = sorted({stream for streams in chosen for stream in streams})
-        cuts = _cut(crop, pair.template, used)
-        encoded = self.engine.encode([TemplateCrop(cuts[stream], box, stream) for stream in used])
-        templates = dict(zip(used, encoded, strict=True))
-        crop = Crop.around(pair.near, config.search_factor, config.search_size)
-        cuts = _cut(crop, pair.search, used)
+    def answer(self, pairs: Sequence[FixedPair]) -> list[dict[str, Answer]]:
+        count = _AT_ONCE[self.engine.device]
         return [
-            self._best(Query([cuts[stream] for stream in streams], [templates[stream] for stream in streams]), crop)
-            for streams in chosen
+            answers for start in range(0, len(pairs), count) for answers in self._at_once(pairs[start : start + count])
         ]
 
-    def _best(self, query: Query, crop: Crop) -> tuple[np.ndarray, float]:
-        [response] = self.engine.search([query])
-        row, column = np.unravel_index(int(response.score.argmax()), response.score.shape)
-        x, y, w, h = response.box[:, row, column] * crop.size
-        return crop.to_image(np.array([x - w / 2, y - h / 2, w, h])), float(response.score[row, column])
+    def _at_once(self, pairs: Sequence[FixedPair]) -> list[dict[str, Answer]]:
+        cuts = [pair.cuts(self.engine.config) for pair in pairs]
+        encoded = iter(self.engine.encode([crop for cut in cuts for crop in cut.templates.values()]))
+        templates = [{stream: next(encoded) for stream in cut.templates} for cut in cuts]
+        answers: list[dict[str, Answer]] = [{} for _ in pairs]
+        for name, streams in STREAMS.items():  # those of one call must have the same number of streams
+            asked = [i for i, pair in enumerate(pairs) if name in pair.streams()]
+            queries = [
+                Query([cuts[i].pictures[stream] for stream in streams], [templates[i][stream] for stream in streams])
+                for i in asked
+            ]
+            for i, response in zip(asked, self.engine.search(queries) if queries else [], strict=True):
+                answers[i][name] = _best(response, cuts[i].crop)
+        return answers
+
+
+def _best(response: Response, crop: Crop) -> Answer:
+    row, column = np.unravel_index(int(response.score.argmax()), response.score.shape)
+    x, y, w, h = response.box[:, row, column] * crop.size
+    return crop.to_image(np.array([x - w / 2, y - h / 2, w, h])), float(response.score[row, column])
 
 
 def pictures_of(view: View) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -169,26 +222,47 @@ Overlaps = dict[str, dict]
 
 
 def measure(
-    trackers: Mapping[str, PairTracker], units: Iterable[Unit], count: int = PAIRS, seed: int = SEED
+    trackers: Mapping[str, PairTracker], units: Sequence[Unit], count: int = PAIRS, seed: int = SEED, bar: bool = False
 ) -> dict[str, Overlaps]:
-    """What each tracker answers to the same pairs; units are taken one by one, so that a caller may show progress."""
+    """What each tracker answers to the same pairs; ``bar``: with a progress bar."""
     found: dict[str, Overlaps] = {name: {} for name in trackers}
-    for unit in units:
-        for name in trackers:
-            found[name][unit.name] = {"modality": unit.modality.value}
-        for pair in unit.pairs(count, seed):
-            streams = pair.streams()
-            for name, tracker in trackers.items():
-                for stream, answer in zip(streams, tracker.answer(pair, streams.values()), strict=True):
-                    if answer is not None:
-                        _record(found[name][unit.name], stream, float(iou(answer[0], pair.search.box)), answer[1])
+    for overlaps in measure_each(trackers, units, count, seed, bar):
+        for name, of_unit in overlaps.items():
+            found[name] |= of_unit
     return found
 
 
-def _record(kept: dict, stream: str, overlap: float, score: float) -> None:
-    lists = kept.setdefault(stream, {"iou": [], "score": []})
-    lists["iou"].append(round(overlap, 4))
-    lists["score"].append(round(score, 4))
+def measure_each(
+    trackers: Mapping[str, PairTracker], units: Sequence[Unit], count: int, seed: int = SEED, bar: bool = True
+) -> Iterator[dict[str, Overlaps]]:
+    """:func:`measure`, one unit after the other, for who keeps each."""
+    shown = tqdm(_drawn(units, count, seed), total=len(units), unit="recording", disable=not bar)
+    for unit, pairs in shown:
+        yield {name: {unit.name: _overlaps(tracker, unit, pairs)} for name, tracker in trackers.items()}
+
+
+def _drawn(units: Iterable[Unit], count: int, seed: int) -> Iterator[tuple[Unit, list[FixedPair]]]:
+    """Each unit and its pairs; those of the next ones are drawn meanwhile."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        drawn: deque[tuple[Unit, Future[list[FixedPair]]]] = deque()
+        for unit in units:
+            drawn.append((unit, pool.submit(lambda unit: list(unit.pairs(count, seed)), unit)))
+            if len(drawn) > _AHEAD:
+                first, pairs = drawn.popleft()
+                yield first, pairs.result()
+        while drawn:
+            first, pairs = drawn.popleft()
+            yield first, pairs.result()
+
+
+def _overlaps(tracker: PairTracker, unit: Unit, pairs: Sequence[FixedPair]) -> dict:
+    kept: dict = {"modality": unit.modality.value}
+    for pair, answers in zip(pairs, tracker.answer(pairs), strict=True):
+        for stream, (box, score) in answers.items():
+            lists = kept.setdefault(stream, {"iou": [], "score": []})
+            lists["iou"].append(round(float(iou(box, pair.search.box)), 4))
+            lists["score"].append(round(score, 4))
+    return kept
 
 
 def by_cell(overlaps: Overlaps) -> dict[tuple[str, str], dict[str, list[float]]]:

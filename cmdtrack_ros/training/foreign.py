@@ -8,7 +8,7 @@ Accurate and Robust Visual Tracker", ECCV 2022), written anew.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cmdtrack_ros.boxes import Crop, clip_box, mean_colour
 from cmdtrack_ros.errors import ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import Track
-from cmdtrack_ros.training.fixed_pairs import FixedPair, pictures_of
+from cmdtrack_ros.training.fixed_pairs import Answer, FixedPair, pictures_of
 
 FEAR_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 
@@ -180,10 +180,14 @@ class ForeignPairs:
     def __init__(self, network: ForeignNetwork) -> None:
         self.network = network
 
-    def answer(self, pair: FixedPair, streams: Iterable[tuple[int, ...]]) -> list[tuple[np.ndarray, float] | None]:
-        return [self._best(pair, *streams) if len(streams) == 1 else None for streams in streams]
+    def answer(self, pairs: Sequence[FixedPair]) -> list[dict[str, Answer]]:
+        return [
+            {name: self.best(pair, *streams) for name, streams in pair.streams().items() if len(streams) == 1}
+            for pair in pairs
+        ]
 
-    def _best(self, pair: FixedPair, stream: int) -> tuple[np.ndarray, float]:
+    def best(self, pair: FixedPair, stream: int) -> Answer:
+        """To one stream, which the pair must have."""
         shown, searched = (pictures_of(view)[stream] for view in (pair.template, pair.search))
         assert shown is not None and searched is not None, "asked for a stream that the pair does not have"
         found = self.network.search(searched, self.network.encode(shown, pair.template.box), pair.near)

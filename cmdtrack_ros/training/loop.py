@@ -85,11 +85,7 @@ class Trainer:
         self.fabric.launch()
         output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
-        torch.set_num_threads(config.threads)
-        # For the data processes, one core each. Set in one of them, it would wait for threads that no fork has.
-        cv2.setNumThreads(1)
-        # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
-        torch.set_flush_denormal(True)
+        set_up_cpu(config.threads)
         keep_freed_memory()
         self.task = TASKS[type(config)](config)
         if self.fabric.world_size > 1:
@@ -179,18 +175,22 @@ class Trainer:
         scores = self.scores if self._scored_at == self.step else {}
         return Provenance(recipe, data, scores | ({"before": self.start_scores} if self.start_scores else {}))
 
-    def train(self) -> None:
-        """Run to the last step; a checkpoint every so many steps, after SIGINT or SIGTERM, and at the end."""
+    def train(self, bar: bool = True) -> None:
+        """Run to the last step; a checkpoint every so many steps, after SIGINT or SIGTERM, and at the end.
+
+        ``bar``: with a progress bar.
+        """
         if self.step == self.config.steps:
             log.info("%s: all %d steps are done", self.output, self.step)
             return
         main = self.fabric.is_global_zero
-        progress = tqdm(self._batches(), initial=self.step, total=self.config.steps, unit="step", disable=not main)
+        hidden = not (main and bar)
+        progress = tqdm(self._batches(), initial=self.step, total=self.config.steps, unit="step", disable=hidden)
         with ExitStack() as stack:
             stack.enter_context(progress)  # closed in any case: an error begins a line of its own
             if main:
                 self._curves = stack.enter_context(Curves(self.output / "tensorboard", self.step))
-            stop = stack.enter_context(_stop_requested())
+            stop = stack.enter_context(stop_requested())
             self._steps(progress, stop)
 
     def _batches(self) -> Iterable[Batch]:
@@ -353,6 +353,15 @@ def _teachers(folders: Sequence[Path]) -> ForeignTeachers | None:
     return ForeignTeachers(folders) if folders else None
 
 
+def set_up_cpu(threads: int) -> None:
+    """How torch computes on the CPU, in training as in scoring: both then give the same wherever they run."""
+    torch.set_num_threads(threads)
+    # For the data processes, one core each. Set in one of them, it would wait for threads that no fork has.
+    cv2.setNumThreads(1)
+    # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
+    torch.set_flush_denormal(True)
+
+
 @torch.no_grad()
 def blend(network: nn.Module, other: nn.Module, share: float) -> None:
     """Move the weights of ``network`` by ``share`` towards ``other``, in place; whole numbers are taken over."""
@@ -401,7 +410,7 @@ def _fabric(config: Training) -> Fabric:
 
 
 @contextmanager
-def _stop_requested() -> Iterator[list[bool]]:
+def stop_requested() -> Iterator[list[bool]]:
     """A flag that the first SIGINT or SIGTERM raises, so that a step is never cut in half; the second one has
     its usual effect.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from cmdtrack_ros.data import ImageSequence, load_sequence
@@ -17,16 +18,17 @@ from cmdtrack_ros.data.derived import OneStream
 from cmdtrack_ros.errors import ConfigError, writing
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.header import Provenance, read_header, weights_file
+from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights, model_of
 from cmdtrack_ros.tracking.drive import BoxTracker
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.training.config import Split
-from cmdtrack_ros.training.fixed_pairs import EnginePairs, Overlaps, PairTracker, Unit, measure, open_units
+from cmdtrack_ros.training.fixed_pairs import EnginePairs, Overlaps, PairTracker, measure, open_units
 from cmdtrack_ros.training.foreign import ForeignPairs, ForeignTracker, find_foreign
 from cmdtrack_ros.training.split import SplitFolder
-from cmdtrack_ros.training.validation import engine_of, overlaps
+from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class Measured:
     provenance: Provenance | None = None
 
 
-def open_network(name: str) -> Measured:
+def open_network(name: str, device: torch.device) -> Measured:
     """A weights file or its name (``shipped``, ``nano``), of a student or a teacher; or a folder of a foreign network.
 
-    What a foreign one was trained on, nobody here knows.
+    What a foreign one was trained on, nobody here knows; it runs on the CPU, whatever the ``device``.
 
     Raises:
         WeightsError: what is there is neither.
@@ -69,7 +71,9 @@ def open_network(name: str) -> Measured:
             path.name, digest, ForeignPairs(network), lambda modality: ForeignTracker(network, modality), ("rgb", "aux")
         )
     if model_of(path) is Teacher:
-        engine = engine_of(load_weights(path, Teacher)[0])
+        engine = engine_of(load_weights(path, Teacher)[0].to(device))
+    elif device.type == "cuda":
+        engine = engine_of(load_weights(path, Student)[0].to(device))
     else:
         engine = make_engine(path, engine="onnx", device="cpu", precision="fp32", threads=1)
     header = read_header(path)
@@ -82,25 +86,32 @@ def open_network(name: str) -> Measured:
     )
 
 
-def measure_pairs(names: list[str], split: Split, data: Path, folder: Path, count: int) -> dict[str, Overlaps]:
-    """The fixed pairs of the split's validation, of each network; what ``folder`` keeps of them is not run again."""
-    units = open_units(split, data)
-    networks = _opened(names, split, data)
-    kept = _Kept(folder, f"pairs-{count}", [unit.name for unit in units])
+def measure_pairs(
+    names: list[str], split: Split, data: Path, folder: Path, count: int, device: str = "auto"
+) -> dict[str, Overlaps]:
+    """The fixed pairs of the split's validation, of each network; what ``folder`` keeps of them is not run again.
+
+    ``device``: cpu (ONNX Runtime for students), cuda (torch), or auto = a GPU where there is one; all in fp32.
+    """
+    units, place = open_units(split, data), find_device(device)
+    networks = _opened(names, split, data, place)
+    kept = _Kept(folder, f"pairs-{count}", place, [unit.name for unit in units])
     missing = {name: network for name, network in networks.items() if kept.read(network) is None}
     if missing:
-        shown: Iterable[Unit] = tqdm(units, unit="recording")
-        found = measure({name: network.pairs for name, network in missing.items()}, shown, count)
+        found = measure({name: network.pairs for name, network in missing.items()}, units, count, bar=True)
         for name, network in missing.items():
             kept.write(network, found[name])
     return {name: kept.read(network) or {} for name, network in networks.items()}
 
 
-def measure_sequences(names: list[str], split: Split, data: Path, folder: Path) -> dict[str, Overlaps]:
+def measure_sequences(
+    names: list[str], split: Split, data: Path, folder: Path, device: str = "auto"
+) -> dict[str, Overlaps]:
     """One pass over each whole sequence of the split's validation, with one number each; kept as the pairs are."""
     paths = [path for found in SplitFolder(split, data).validation().values() for path in found if path.is_dir()]
-    networks = _opened(names, split, data)
-    kept = _Kept(folder, "sequences", [path.name for path in paths])
+    place = find_device(device)
+    networks = _opened(names, split, data, place)
+    kept = _Kept(folder, "sequences", place, [path.name for path in paths])
     for network in networks.values():
         if kept.read(network) is None:
             shown = tqdm(paths, unit="sequence", desc=network.name)
@@ -108,9 +119,9 @@ def measure_sequences(names: list[str], split: Split, data: Path, folder: Path) 
     return {name: kept.read(network) or {} for name, network in networks.items()}
 
 
-def _opened(names: list[str], split: Split, data: Path) -> dict[str, Measured]:
+def _opened(names: list[str], split: Split, data: Path, device: torch.device) -> dict[str, Measured]:
     """By the names for tables; ConfigError when two are called alike, or one was trained on what it is measured on."""
-    networks = {network.name: network for network in map(open_network, names)}
+    networks = {network.name: network for network in (open_network(name, device) for name in names)}
     if len(networks) < len(names):
         raise ConfigError(f"networks to measure: expected different names, got {', '.join(names)}")
     found = SplitFolder(split, data).validation().values()
@@ -149,10 +160,11 @@ def _passes(network: Measured, sequence: ImageSequence) -> dict:
 
 @dataclass(frozen=True)
 class _Kept:
-    """Results of networks in a folder: by the hash of their files, for these units alone."""
+    """Results of networks in a folder: by the hash of their files, for this device and these units alone."""
 
     folder: Path
     what: str
+    device: torch.device
     units: list[str]
 
     def read(self, network: Measured) -> Overlaps | None:
@@ -167,4 +179,5 @@ class _Kept:
             file.write_text(json.dumps(found))
 
     def _file(self, network: Measured) -> Path:
-        return self.folder / f"{self.what}-{network.digest[:12]}.json"
+        place = "" if self.device.type == "cpu" else f"-{self.device.type}"
+        return self.folder / f"{self.what}{place}-{network.digest[:12]}.json"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cmdtrack_ros.boxes import iou
-from cmdtrack_ros.training.fixed_pairs import STREAMS, FixedPair
+from cmdtrack_ros.training.fixed_pairs import FixedPair
 from cmdtrack_ros.training.foreign import ForeignPairs, find_foreign
 from cmdtrack_ros.training.sources import ViewPair
 
@@ -61,7 +61,7 @@ class ForeignTeachers:
         if not pair.same or pair.template.rgb is None or pair.search.rgb is None:
             return None
         shown = FixedPair(pair.template, pair.search, near)
-        answers = [answer for network in self._networks for answer in network.answer(shown, [STREAMS["rgb"]]) if answer]
+        answers = [network.best(shown, stream=0) for network in self._networks]
         boxes, scores = (np.array(part) for part in zip(*answers, strict=True))
         return choose(boxes, scores, pair.search.box if pair.true else None)
 

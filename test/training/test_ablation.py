@@ -1,13 +1,25 @@
 """The ablation's runs and its table."""
 
 import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 from standin import write_standin
 from tiny_runs import stage
 
 from cmdtrack_ros.data.bags import write_bag
+from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.training.ablation import ROWS, markdown, run_ablation
-from cmdtrack_ros.training.config import RECIPES, AblationTraining, Split
+from cmdtrack_ros.training.config import RECIPES, AblationTraining, Source, Split
 from synthetic import Drawn, make_block
 
 
@@ -33,8 +45,10 @@ def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
     assert kept["pairs"]["all, rgb"]["student"]["difference"] is None
     assert -1 <= kept["pairs"]["all, rgb"]["all"]["difference"]["low"] <= 1
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
-    assert len(stamps) == 8
+    assert len(stamps) == 9
+    (tmp_path / "out" / "ablation.json").unlink()
     run_ablation(config, tmp_path, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == kept
     given = config.distill.model_copy(update={"teacher": tmp_path / "out/seed_1/teacher/teacher.safetensors"})
     run_ablation(
         config.model_copy(update={"seeds": [1, 2], "teacher": None, "distill": given}), tmp_path, tmp_path / "out"
@@ -43,6 +57,102 @@ def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
     assert not (tmp_path / "out/seed_2/teacher").exists()
     assert (tmp_path / "out/seed_2/all").exists()
     assert stamps == {file: file.stat().st_mtime_ns for file in tmp_path.glob("out/seed_1/*/last.ckpt")}
+
+
+def test_scoring_goes_on_with_the_recordings_that_are_left(stills, teacher_file, tmp_path):
+    for name in ("one", "two"):
+        make_block(tmp_path / "seq" / name, 3)
+    common = {"steps": 1, "split": Split(validation=["seq/*"])}
+    config = small(stills, teacher_file, **common).model_copy(update={"fixed_pairs": 2})
+    table = run_ablation(config, tmp_path, tmp_path / "out")
+    whole = table.read_text()
+    assert "| thermal | both | 4 |" in whole
+    assert "Mean IoU over" not in whole  # of sequences: there are none
+    file = tmp_path / "out" / "seed_1" / "scfd" / "scores.json"
+    kept = json.loads(file.read_text())
+    marked, lost = kept["pairs"]["one"], kept["pairs"].pop("two")
+    marked["mark"] = {"iou": [], "score": []}
+    file.write_text(json.dumps(kept))
+    table.unlink()
+    run_ablation(config, tmp_path, tmp_path / "out")
+    assert json.loads(file.read_text())["pairs"] == {"one": marked, "two": lost}
+    assert table.read_text() == whole
+
+
+def small(stills, teacher_file, seeds=(1,), **common) -> AblationTraining:
+    """Under a given teacher."""
+    common = {"sources": [{"kind": "stills", "path": str(stills)}], **common}
+    stages = {name: stage(RECIPES[name], **common) for name in ("cmae", "student")}
+    distill = stage(RECIPES["distill"], teacher=teacher_file, **common)
+    return AblationTraining(seeds=list(seeds), fixed_pairs=0, distill=distill, **stages)
+
+
+def weights(output: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {str(file.relative_to(output)): load_file(file) for file in output.glob("seed_*/*/*.safetensors")}
+
+
+def test_runs_at_the_same_time_give_the_same_weights(stills, tmp_path):
+    """One teacher for two seeds, of which all that learn from it must wait for it."""
+    settings = {"steps": 2, "sources": [{"kind": "stills", "path": str(stills)}]}
+    stages = {name: stage(kind, **settings) for name, kind in RECIPES.items()}
+    config = AblationTraining(seeds=[1, 2], fixed_pairs=0, one_teacher=True, **stages)
+    for jobs in (1, 3):
+        run_ablation(config, tmp_path, tmp_path / str(jobs), jobs)
+    one, three = (weights(tmp_path / jobs) for jobs in ("1", "3"))
+    assert len(one) == 15
+    assert list(tmp_path.glob("*/seed_2/teacher")) == []
+    assert set(one) == set(three)
+    for file, tensors in one.items():
+        assert all(torch.equal(value, three[file][name]) for name, value in tensors.items()), file
+
+
+def test_run_that_fails_stops_the_others(stills, teacher_file, tmp_path):
+    config = small(stills, teacher_file, steps=1_000_000)
+    nowhere = config.student.model_copy(update={"sources": [Source(kind="stills", path=tmp_path / "nowhere")]})
+    with pytest.raises(DataError, match="nowhere"):
+        run_ablation(config.model_copy(update={"student": nowhere}), tmp_path, tmp_path / "out", 2)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_interrupt_ends_all_runs_after_a_whole_step(stills, teacher_file, tmp_path, number):
+    """Of a parent that is killed, too: nobody else would end them."""
+    config = small(stills, teacher_file, steps=1_000_000)
+    (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json", exclude={"teacher"})))
+    command = [sys.executable, "-m", "cmdtrack_ros.cli", "train", "ablation", "--jobs", "2", "--data", str(tmp_path)]
+    command += ["--config", str(tmp_path / "ablation.yaml"), "--output", str(tmp_path / "out")]
+    errors = (tmp_path / "errors").open("w+")
+    process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+    until(lambda: len(list(tmp_path.glob("out/seed_1/*/last.ckpt"))) == 2 or process.poll() is not None)
+    if number is signal.SIGINT:
+        os.killpg(process.pid, number)  # as by Ctrl-C
+    else:
+        process.send_signal(number)
+    code = process.wait(60)
+    until(lambda: not alive(process.pid))
+    said = Path(errors.name).read_text()
+    if number is signal.SIGKILL:
+        assert code == -number
+    else:
+        assert code == 1, said
+        assert said.splitlines()[-1].endswith("start again to go on")
+    assert said.count("the same command goes on from there") == 2, said
+    assert "Traceback" not in said
+    for file in tmp_path.glob("out/seed_1/*/last.ckpt"):
+        assert 0 < torch.load(file, weights_only=True)["step"] < 1_000_000
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(group: int) -> bool:
+    """Whether a process of the group is left; one that ended and that nobody waits for is not."""
+    found = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    return any(int(line.split()[0]) == group and "Z" not in line for line in found.splitlines())
 
 
 def test_ablation_table_shows_mean_and_spread():

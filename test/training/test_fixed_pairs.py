@@ -1,39 +1,58 @@
 """The fixed pairs: always the same, drawn from what the split validates on, and scored as they should be."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from tiny_runs import tiny
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.derived import OneStream
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.models.teacher import Teacher, TeacherConfig
+from cmdtrack_ros.models.weights import load_student
+from cmdtrack_ros.tracking.engines import torch as torch_engine
 from cmdtrack_ros.tracking.engines.choose import make_engine
+from cmdtrack_ros.training import fixed_pairs
 from cmdtrack_ros.training.comparison import compare, difference, markdown, verdicts
 from cmdtrack_ros.training.config import Split
 from cmdtrack_ros.training.fixed_pairs import EnginePairs, FixedPair, Unit, measure, open_units, scores_of
 from cmdtrack_ros.training.loop import Trainer
 from cmdtrack_ros.training.measure import measure_pairs
 from cmdtrack_ros.training.sources import SequenceSource
-from cmdtrack_ros.training.validation import overlaps
+from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
 from synthetic import Drawn, draw_stills, make_block, run_cli
 
 
 class Oracle:
-    """Answers with the true box, moved by so many of its widths for each number of streams."""
+    """Answers with the true box, moved by so many of its widths."""
 
     def __init__(self, error: float = 0.0):
         self.error = error
 
-    def answer(self, pair: FixedPair, streams):
-        return [(pair.search.box + [self.error * pair.search.box[2], 0, 0, 0], 0.5) for _ in streams]
+    def answer(self, pairs: Sequence[FixedPair]):
+        return [{name: (self.moved(pair.search.box), 0.5) for name in pair.streams()} for pair in pairs]
+
+    def moved(self, box):
+        return box + [self.error * box[2], 0, 0, 0]
 
 
 def drawn(name="drawn") -> Unit:
     return Unit(name, Modality.THERMAL, lambda: SequenceSource([Drawn(name=name)]))
+
+
+def alone(stream: str) -> Unit:
+    """Of a recording; one that has RGB alone gets events."""
+    return Unit(stream, Modality.THERMAL, lambda: SequenceSource([OneStream(Drawn(), stream)]))
+
+
+def without_aux(pair: FixedPair) -> FixedPair:
+    return FixedPair(pair.template, replace(pair.search, aux=None), pair.near)
 
 
 def make_rgb(folder):
@@ -87,8 +106,7 @@ def test_units_come_from_the_validation_of_the_split(data):
 
 
 def test_a_stream_that_is_absent_is_not_measured():
-    unit = Unit("aux", Modality.THERMAL, lambda: SequenceSource([OneStream(Drawn(), "aux")]))
-    assert set(measure({"x": Oracle()}, [unit], 2)["x"]["aux"]) == {"modality", "aux"}
+    assert set(measure({"x": Oracle()}, [alone("aux")], 2)["x"]["aux"]) == {"modality", "aux"}
 
 
 def test_overlap_is_that_of_the_answer_with_the_true_box():
@@ -104,6 +122,37 @@ def test_shipped_student_finds_a_plain_target(data):
     [unit] = [unit for unit in open_units(SPLIT, data) if unit.name == "block"]
     overlap = measure({"": tracker}, [unit], 6)[""]["block"]
     assert all(min(overlap[stream]["iou"]) > 0.7 for stream in ("both", "rgb", "aux"))
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_pairs_are_answered_together_as_one_by_one(kind, data, monkeypatch):
+    """As a GPU does: more than what is recorded, and of some pairs one stream alone."""
+    monkeypatch.setitem(fixed_pairs._AT_ONCE, "cpu", 64)
+    monkeypatch.setattr(torch_engine, "_RECORDED", 4)
+    network, _ = load_student("nano")
+    if kind == "teacher":
+        taught = Teacher(TeacherConfig(heads=4, **network.config.to_dict()))
+        taught.start_from(network)
+        network = taught
+    tracker = EnginePairs(engine_of(network))
+    *_, stills = open_units(SPLIT, data)
+    pairs = [*stills.pairs(3), *alone("aux").pairs(2), *map(without_aux, drawn().pairs(1)), *drawn().pairs(1)]
+    together, one_by_one = tracker.answer(pairs), [answer for pair in pairs for answer in tracker.answer([pair])]
+    assert [list(answers) for answers in together[2:6]] == [["both", "rgb", "aux"], ["aux"], ["aux"], ["rgb"]]
+    for answers, expected in zip(together, one_by_one, strict=True):
+        assert list(answers) == list(expected)
+        for (box, score), (right, sure) in zip(answers.values(), expected.values(), strict=True):
+            np.testing.assert_allclose(box, right, atol=0.01)
+            assert score == pytest.approx(sure, abs=1e-4)
+
+
+def test_device_that_is_unknown_or_absent_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match="device cuda: expected a GPU that torch can use, got none"):
+        find_device("cuda")
+    with pytest.raises(ConfigError, match="device: expected one of auto, cpu, cuda, got 'gpu'"):
+        find_device("gpu")
 
 
 def test_difference_is_resampled_over_units():

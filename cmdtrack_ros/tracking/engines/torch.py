@@ -13,6 +13,10 @@ from cmdtrack_ros.models.confidence import Confidence
 from cmdtrack_ros.models.student import SearchNet, Student, TemplateNet
 from cmdtrack_ros.tracking.engines.contract import Query, Response, Template, TemplateCrop
 
+_RECORDED = 32
+"""Most pictures of a call whose kernels are recorded: more keep a GPU busy as it is, and a recording keeps the memory
+it computes in."""
+
 
 class TorchEngine:
     """A copy of a student on ``device``. Template parts stay there; pictures go there through pinned memory.
@@ -62,6 +66,8 @@ class _Recorded:
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         """The network's outputs."""
+        if len(inputs[0]) > _RECORDED:
+            return list(self._network(*(value.to(self._device, self._dtype_of(value)) for value in inputs)))
         shapes = tuple(value.shape for value in inputs)
         if shapes not in self._inputs:
             self._inputs[shapes] = [self._buffer(value) for value in inputs]
@@ -83,8 +89,10 @@ class _Recorded:
             kept.copy_(new)
 
     def _buffer(self, value: Tensor) -> Tensor:
-        dtype = self._dtype if value.is_floating_point() else value.dtype
-        return torch.empty(value.shape, dtype=dtype, device=self._device)
+        return torch.empty(value.shape, dtype=self._dtype_of(value), device=self._device)
+
+    def _dtype_of(self, value: Tensor) -> torch.dtype:
+        return self._dtype if value.is_floating_point() else value.dtype
 
     def _record(self, shapes: tuple) -> None:
         stream = torch.cuda.Stream()
