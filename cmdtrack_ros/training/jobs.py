@@ -59,7 +59,7 @@ def train_all(runs: Sequence[Run], data: Path, jobs: int = 1) -> None:
     Raises:
         RunStoppedError: SIGINT or SIGTERM came; whatever ran has ended its step and written its checkpoint.
         ConfigError: several jobs of several processes each.
-        CmdtrackError: of the first run that failed; the others have been stopped in the same way.
+        CmdtrackError, OSError: of the first run that failed; the others have been stopped in the same way.
     """
     if jobs == 1:
         for run in runs:
@@ -139,7 +139,7 @@ def _work(run: Run, data: Path, errors: Connection) -> None:
     Thread(target=_end_with_parent, daemon=True).start()
     try:
         _train(run, data, bar=False)
-    except CmdtrackError as error:
+    except (CmdtrackError, OSError, ImportError) as error:  # what is the user's to mend
         with suppress(BrokenPipeError):  # of a parent that was killed
             errors.send(error)
 

@@ -17,9 +17,9 @@ from standin import write_standin
 from tiny_runs import stage
 
 from cmdtrack_ros.data.bags import write_bag
-from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.training.ablation import ROWS, markdown, run_ablation
-from cmdtrack_ros.training.config import RECIPES, AblationTraining, Source, Split
+from cmdtrack_ros.training.ablation import ROWS, _plan, markdown, run_ablation
+from cmdtrack_ros.training.config import RECIPES, AblationTraining, DistillTraining, Source, Split
+from cmdtrack_ros.training.jobs import Run, train_all
 from synthetic import Drawn, make_block
 
 
@@ -79,37 +79,47 @@ def test_scoring_goes_on_with_the_recordings_that_are_left(stills, teacher_file,
     assert table.read_text() == whole
 
 
-def small(stills, teacher_file, seeds=(1,), **common) -> AblationTraining:
+def small(stills, teacher_file, **common) -> AblationTraining:
     """Under a given teacher."""
     common = {"sources": [{"kind": "stills", "path": str(stills)}], **common}
     stages = {name: stage(RECIPES[name], **common) for name in ("cmae", "student")}
     distill = stage(RECIPES["distill"], teacher=teacher_file, **common)
-    return AblationTraining(seeds=list(seeds), fixed_pairs=0, distill=distill, **stages)
-
-
-def weights(output: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {str(file.relative_to(output)): load_file(file) for file in output.glob("seed_*/*/*.safetensors")}
+    return AblationTraining(seeds=[1], fixed_pairs=0, distill=distill, **stages)
 
 
 def test_runs_at_the_same_time_give_the_same_weights(stills, tmp_path):
-    """One teacher for two seeds, of which all that learn from it must wait for it."""
-    settings = {"steps": 2, "sources": [{"kind": "stills", "path": str(stills)}]}
-    stages = {name: stage(kind, **settings) for name, kind in RECIPES.items()}
-    config = AblationTraining(seeds=[1, 2], fixed_pairs=0, one_teacher=True, **stages)
+    """Also one that must wait for the weights of another."""
+    settings = {name: stage(RECIPES[name], sources=[{"kind": "stills", "path": str(stills)}]) for name in RECIPES}
+    found = []
     for jobs in (1, 3):
-        run_ablation(config, tmp_path, tmp_path / str(jobs), jobs)
-    one, three = (weights(tmp_path / jobs) for jobs in ("1", "3"))
-    assert len(one) == 15
-    assert list(tmp_path.glob("*/seed_2/teacher")) == []
-    assert set(one) == set(three)
-    for file, tensors in one.items():
-        assert all(torch.equal(value, three[file][name]) for name, value in tensors.items()), file
+        cmae = Run(settings["cmae"], tmp_path / str(jobs) / "cmae")
+        after = settings["student"].model_copy(update={"init_backbone": cmae.weights})
+        runs = [
+            cmae,
+            Run(after, tmp_path / str(jobs) / "after"),
+            Run(settings["student"], tmp_path / str(jobs) / "alone"),
+        ]
+        train_all(runs, tmp_path, jobs)
+        found.append([load_file(run.weights) for run in runs])
+    for one, three in zip(*found, strict=True):
+        assert all(torch.equal(value, three[name]) for name, value in one.items())
+    assert not torch.equal(found[0][1]["neck.coarse.0.weight"], found[0][2]["neck.coarse.0.weight"])
+
+
+@pytest.mark.parametrize("one", [True, False])
+def test_one_teacher_teaches_all_seeds_or_each_its_own(one, tmp_path):
+    stages = {name: stage(kind) for name, kind in RECIPES.items()}
+    runs, rows = _plan(AblationTraining(seeds=[1, 2], one_teacher=one, **stages), tmp_path)
+    taught = {run.output: run.settings.teacher for run in runs if isinstance(run.settings, DistillTraining)}
+    assert len(taught) == 8
+    assert taught[tmp_path / "seed_2" / "all"] == tmp_path / f"seed_{1 if one else 2}" / "teacher/teacher.safetensors"
+    assert rows["teacher"] == list(dict.fromkeys(taught.values()))
 
 
 def test_run_that_fails_stops_the_others(stills, teacher_file, tmp_path):
     config = small(stills, teacher_file, steps=1_000_000)
     nowhere = config.student.model_copy(update={"sources": [Source(kind="stills", path=tmp_path / "nowhere")]})
-    with pytest.raises(DataError, match="nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         run_ablation(config.model_copy(update={"student": nowhere}), tmp_path, tmp_path / "out", 2)
     assert multiprocessing.active_children() == []
 
