@@ -240,7 +240,7 @@ class Trainer:
         open files with this one.
         """
         start = getattr(self.config, "init", None)
-        if start is not None:
+        if start is not None and self.config.validate_every:
             self._validate()
             self.start_scores = self.scores
         if self.foreign and self.fabric.is_global_zero:

@@ -315,6 +315,8 @@ def batches(dataset: Dataset, size: int, steps: range, process: int, processes: 
         dataset,
         batch_sampler=sampler,  # type: ignore[arg-type]  # ranges do as well as lists, and take no memory
         num_workers=workers,
+        # Foreign networks cannot move to a process that starts anew, as those of a run that was spawned would.
+        multiprocessing_context="fork" if workers else None,
         collate_fn=getattr(dataset, "collate", None),
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
