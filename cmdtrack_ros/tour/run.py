@@ -1,0 +1,185 @@
+"""The tour itself: each stop a node of its own that plays its recording, and what it showed there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cmdtrack_ros.boxes import visible
+from cmdtrack_ros.data.bags import TRUTH_TOPIC, stamps_in_bag, write_bag
+from cmdtrack_ros.data.sequences import write_rgb
+from cmdtrack_ros.demo import BAG_OPTIONS, attempts, circumstances, speed
+from cmdtrack_ros.drawing import contact_sheet
+from cmdtrack_ros.errors import CmdtrackError, DataError
+from cmdtrack_ros.evaluation.metrics import mean_overlap
+from cmdtrack_ros.evaluation.pictures import SHEET_FRAMES
+from cmdtrack_ros.evaluation.pose import true_place
+from cmdtrack_ros.evaluation.replay import as_live_camera
+from cmdtrack_ros.evaluation.results import write_text
+from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.models.weights import load_student
+from cmdtrack_ros.ros.replay.operator import Operator
+from cmdtrack_ros.ros.replay.session import Playback, play_into_node
+from cmdtrack_ros.tour.report import table, write_page
+from cmdtrack_ros.tour.stops import Stop, stops
+from cmdtrack_ros.track import TargetState, Track, frame_at, per_frame
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SUMMARY, PAGE, SHEET = "summary.json", "index.html", "contact_sheet.jpg"
+_NOTES = (
+    "mean_iou: from the frame after the target was taken on; frames without a result count 0. "
+    "latency: from a frame's stamp, which the player sets to the moment it is due, to publication. "
+    "position: distance to the centre of the true box at the depth of what GrabCut cuts out of it."
+)
+
+
+def run_tour(
+    output: Path,
+    data: Path | None = None,
+    weights: Path | None = None,
+    rate: float | None = None,
+    frames: int | None = None,
+) -> Iterator[RenderableType]:
+    """Leave index.html, summary.json, and for each stop a folder with contact_sheet.jpg, bag/ and node.log, in `output`.
+
+    Args:
+        data: folder of real recordings; None = the demo's video, and what is made from it.
+        weights: None = the shipped ones.
+        rate: speed of playing; None = as recorded, then slower where this machine cannot keep pace.
+        frames: to play of each recording, at most.
+
+    Yields what is to be shown meanwhile, at last a table.
+
+    Raises:
+        CmdtrackError: at stops that are named, the node did not get its target, or showed nothing; the others
+            were made all the same.
+    """
+    visited = stops(data, frames)
+    load_student(weights)  # a node without weights would wait for an operator; here it is an error at once
+    summary: dict[str, Any] = {"stops": {}, "failures": {}, **circumstances(weights), "notes": _NOTES}
+    for number, stop in enumerate(visited, 1):
+        sequence = stop.scene.sequence
+        yield f"{number} of {len(visited)}: {sequence.name} ({stop.name}), target by {stop.door}"
+        try:
+            summary["stops"][stop.name] = yield from _visit(stop, output / stop.name, weights, rate)
+        except CmdtrackError as error:
+            summary["failures"][stop.name] = str(error)
+    write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    write_page(output / PAGE, summary)
+    yield table(summary)
+    yield f"pictures: {output / PAGE}"
+    if summary["failures"]:
+        raise CmdtrackError("; ".join(f"stop {name}: {why}" for name, why in summary["failures"].items()))
+
+
+def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -> Generator[str, None, dict[str, Any]]:
+    sequence = stop.scene.sequence
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bag(sequence, folder / "bag", BAG_OPTIONS, overwrite=True)
+    operators: list[Operator] = []
+    runs = yield from attempts(sequence, lambda speed: _play(stop, folder, weights, speed, operators), rate)
+    run, operator = runs[-1], operators[-1]
+    _check(stop, run, operator, folder)
+    stamps = stamps_in_bag(sequence, BAG_OPTIONS)
+    write_rgb(folder / SHEET, _sheet(stop, operator))
+    summary = {
+        "recording": sequence.name,
+        "real": stop.scene.origin == "",
+        "origin": stop.scene.origin or "as recorded",
+        "modality": stop.name,
+        "target_given_by": stop.how,
+        "targets": {name: _target(truth, stamps, _of(name, run)) for name, truth in stop.truth.items()},
+        **speed(sequence, per_frame(stamps, run.tracks), runs),
+        "overlays": len(operator.overlays),
+        "picture": f"{stop.name}/{SHEET}",
+    }
+    return summary | _positions(stop, stamps, run, operator)
+
+
+def _play(
+    stop: Stop, folder: Path, weights: Path | None, speed: float, operators: list[Operator]
+) -> Playback:
+    parameters, topics = as_live_camera(stop.scene.sequence, weights)
+    del parameters["initial_box"]  # the operator names the target
+    given = {name: truth[0] for name, truth in stop.truth.items()}
+
+    def invite(node: Any) -> Operator:
+        operators.append(Operator(node, stop.door, given, stop.scene.kind, stop.scene.camera))
+        return operators[-1]
+
+    parameters |= stop.parameters
+    return play_into_node(folder / "bag", parameters, [*topics, TRUTH_TOPIC], folder / "node.log", speed, invite)
+
+
+def _of(name: str, run: Playback) -> list[Track]:
+    return [track for track in run.tracks if track.target_id == name and track.state is not TargetState.IDLE]
+
+
+def _check(stop: Stop, run: Playback, operator: Operator, folder: Path) -> None:
+    """CmdtrackError where something of the stop is missing."""
+    said = f"(what the node said: {folder / 'node.log'})"
+    if not run.tracks:
+        raise CmdtrackError(f"the node answered none of {len(stop.scene.sequence)} images {said}")
+    for name, why in operator.refused.items():
+        raise CmdtrackError(f"~/set_target did not take target '{name}': {why} {said}")
+    for name in stop.truth:
+        if not _of(name, run):
+            raise CmdtrackError(f"no result of target '{name}', which was given by {stop.how} {said}")
+    if not operator.overlays:
+        raise CmdtrackError(f"no picture came on ~/overlay {said}")
+    if stop.scene.camera and not operator.positions:
+        raise CmdtrackError(f"no position came on ~/target_pose {said}")
+
+
+def _target(truth: np.ndarray, stamps: list[int], found: list[Track]) -> dict[str, Any]:
+    """What became of one target."""
+    tracks = per_frame(stamps, found)
+    first = next(index for index, track in enumerate(tracks) if track)
+    boxes = np.array([np.full(4, np.nan) if track is None else track.box for track in tracks])
+    mean = mean_overlap(boxes, truth, first)
+    states = [(index, track.state.name) for index, track in enumerate(tracks) if track]
+    changes = [next(run) for _, run in groupby(states, key=lambda entry: entry[1])]
+    return {
+        "first_frame": first,
+        "answered": len(states),
+        "mean_iou": None if np.isnan(mean) else mean,
+        "frames_with_truth": int(visible(truth[first + 1 :]).sum()),
+        "states": [{"frame": index, "state": state} for index, state in changes],
+    }
+
+
+def _positions(stop: Stop, stamps: list[int], run: Playback, operator: Operator) -> dict[str, Any]:
+    """How far the target's positions in space are off."""
+    camera, sequence = stop.scene.camera, stop.scene.sequence
+    if camera is None:
+        return {}
+    errors = []
+    for stamp, position in operator.positions:
+        index = frame_at(stamps, run.recorded_ns(stamp))
+        if index is None or not visible(sequence.boxes[index]):
+            continue
+        frame = sequence.frame(index)
+        if frame.rgb is None or frame.aux is None:
+            continue
+        truth = true_place(frame.rgb, AuxEncoding().metres(frame.aux), sequence.boxes[index], camera)
+        if truth is not None:
+            errors.append(float(np.linalg.norm(position - truth)))
+    if not errors:
+        raise DataError(f"{sequence.name}: no position came for an image whose target has a true depth")
+    median, high = np.percentile(errors, (50, 95)).tolist()
+    return {"position": {"published": len(operator.positions), "compared": len(errors), "median_m": median, "p95_m": high}}
+
+
+def _sheet(stop: Stop, operator: Operator) -> np.ndarray:
+    """Twelve of the pictures that the node published, as they came."""
+    pictures = [picture for _, picture in operator.overlays]
+    chosen = np.linspace(0, len(pictures) - 1, SHEET_FRAMES).round().astype(int)
+    title = f"{stop.scene.sequence.name}   {stop.name}   target by {stop.door}"
+    return contact_sheet([pictures[i] for i in dict.fromkeys(chosen.tolist())], title, legend="~/overlay, as published")
