@@ -171,6 +171,10 @@ class GreyAsDepth(DerivedSequence):
         return None if rgb is None else 500 + cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 20
 
 
+_DRAWN = {Modality.THERMAL: (30700, 29500), Modality.DEPTH: (900, 2600)}  # target (in the first frame) and wall
+_DRAWN_NOISE = 12.0  # standard deviation
+
+
 class DrawnAux(DerivedSequence):
     """A sequence whose aux images are drawn around its true boxes: an ellipse in each, warmer than its surroundings
     (thermal, 16-bit hundredths of a kelvin) or nearer (depth, 16-bit millimetres, and so far away as the box is small).
@@ -178,28 +182,24 @@ class DrawnAux(DerivedSequence):
     For a look at what a node does with such images where no recording of them is at hand; it says nothing of how well.
     """
 
-    _WALL = {Modality.THERMAL: 29500, Modality.DEPTH: 2600}
-    _TARGET = {Modality.THERMAL: 30700, Modality.DEPTH: 900}  # depth: in the first frame
-    _NOISE = 12.0  # standard deviation
-
     def __init__(self, source: ImageSequence, modality: Modality) -> None:
         super().__init__(source, modality=modality)
-        if modality not in self._WALL:
+        if modality not in _DRAWN:
             raise DataError(f"{source.name}: {modality} images cannot be drawn, expected thermal or depth")
 
     def aux(self, index: int) -> np.ndarray | None:
         rgb, box = self.rgb(index), self.boxes[index]
         if rgb is None:
             return None
-        image = np.full(rgb.shape[:2], self._WALL[self.modality], np.float32)
+        image = np.full(rgb.shape[:2], _DRAWN[self.modality][1], np.float32)
         if visible(box):
             x, y, w, h = box.tolist()
             cv2.ellipse(image, ((x + w / 2, y + h / 2), (w, h), 0), self._value(box), -1)
-        noise = np.random.default_rng(index).normal(0, self._NOISE, image.shape)
+        noise = np.random.default_rng(index).normal(0, _DRAWN_NOISE, image.shape)
         return np.round(image + noise).astype(np.uint16)
 
     def _value(self, box: np.ndarray) -> float:
-        value = float(self._TARGET[self.modality])
+        value = float(_DRAWN[self.modality][0])
         if self.modality is Modality.THERMAL:
             return value
         first = self.boxes[visible(self.boxes)][0]
@@ -253,7 +253,7 @@ class Beside(DerivedSequence):
         height = max(image.shape[0] for image in images)
         return np.hstack([np.pad(image, ((0, height - image.shape[0]), (0, 0), (0, 0))) for image in images])
 
-    def aux(self, index: int) -> None:  # noqa: ARG002
+    def aux(self, index: int) -> None:
         return None
 
 

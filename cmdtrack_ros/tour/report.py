@@ -26,7 +26,7 @@ _COLUMNS = (
 
 def table(summary: Mapping[str, Any]) -> Table:
     """One row a stop."""
-    made = Table(title=_TITLE, title_justify="left", *_COLUMNS)
+    made = Table(*_COLUMNS, title=_TITLE, title_justify="left")
     for row in _rows(summary):
         made.add_row(*row)
     return made

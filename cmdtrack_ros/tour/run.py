@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from cmdtrack_ros.boxes import visible
@@ -17,11 +18,10 @@ from cmdtrack_ros.demo import BAG_OPTIONS, attempts, circumstances, speed
 from cmdtrack_ros.drawing import contact_sheet
 from cmdtrack_ros.errors import CmdtrackError, DataError
 from cmdtrack_ros.evaluation.metrics import mean_overlap
-from cmdtrack_ros.evaluation.pictures import SHEET_FRAMES
 from cmdtrack_ros.evaluation.pose import true_place
 from cmdtrack_ros.evaluation.replay import as_live_camera
 from cmdtrack_ros.evaluation.results import write_text
-from cmdtrack_ros.modalities import AuxEncoding
+from cmdtrack_ros.modalities import AuxEncoding, Modality
 from cmdtrack_ros.models.weights import load_student
 from cmdtrack_ros.ros.replay.operator import Operator
 from cmdtrack_ros.ros.replay.session import Playback, play_into_node
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 SUMMARY, PAGE, SHEET = "summary.json", "index.html", "contact_sheet.jpg"
+_SHOWN = 8  # moments on a contact sheet
 _NOTES = (
     "mean_iou: from the frame after the target was taken on; frames without a result count 0. "
     "latency: from a frame's stamp, which the player sets to the moment it is due, to publication. "
@@ -46,14 +47,16 @@ def run_tour(
     weights: Path | None = None,
     rate: float | None = None,
     frames: int | None = None,
+    only: Sequence[str] = (),
 ) -> Iterator[RenderableType]:
-    """Leave index.html, summary.json, and for each stop a folder with contact_sheet.jpg, bag/ and node.log, in `output`.
+    """Leave index.html, summary.json, and a folder a stop with contact_sheet.jpg, bag/ and node.log, in `output`.
 
     Args:
         data: folder of real recordings; None = the demo's video, and what is made from it.
         weights: None = the shipped ones.
         rate: speed of playing; None = as recorded, then slower where this machine cannot keep pace.
         frames: to play of each recording, at most.
+        only: names of the stops; empty for all.
 
     Yields what is to be shown meanwhile, at last a table.
 
@@ -61,7 +64,7 @@ def run_tour(
         CmdtrackError: at stops that are named, the node did not get its target, or showed nothing; the others
             were made all the same.
     """
-    visited = stops(data, frames)
+    visited = [stop for stop in stops(data, frames) if not only or stop.name in only]
     load_student(weights)  # a node without weights would wait for an operator; here it is an error at once
     summary: dict[str, Any] = {"stops": {}, "failures": {}, **circumstances(weights), "notes": _NOTES}
     for number, stop in enumerate(visited, 1):
@@ -71,6 +74,7 @@ def run_tour(
             summary["stops"][stop.name] = yield from _visit(stop, output / stop.name, weights, rate)
         except CmdtrackError as error:
             summary["failures"][stop.name] = str(error)
+            yield f"FAILED: {error}"
     write_text(output / SUMMARY, json.dumps(summary, indent=2) + "\n")
     write_page(output / PAGE, summary)
     yield table(summary)
@@ -88,14 +92,16 @@ def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -
     run, operator = runs[-1], operators[-1]
     _check(stop, run, operator, folder)
     stamps = stamps_in_bag(sequence, BAG_OPTIONS)
-    write_rgb(folder / SHEET, _sheet(stop, operator))
+    targets = {name: _target(truth, stamps, _of(name, run)) for name, truth in stop.truth.items()}
+    changes = [entry["frame"] for target in targets.values() for entry in target["states"]]
+    write_rgb(folder / SHEET, _sheet(stop, _shown(operator, run, stamps), changes))
     summary = {
         "recording": sequence.name,
         "real": stop.scene.origin == "",
         "origin": stop.scene.origin or "as recorded",
         "modality": stop.name,
         "target_given_by": stop.how,
-        "targets": {name: _target(truth, stamps, _of(name, run)) for name, truth in stop.truth.items()},
+        "targets": targets,
         **speed(sequence, per_frame(stamps, run.tracks), runs),
         "overlays": len(operator.overlays),
         "picture": f"{stop.name}/{SHEET}",
@@ -103,9 +109,7 @@ def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -
     return summary | _positions(stop, stamps, run, operator)
 
 
-def _play(
-    stop: Stop, folder: Path, weights: Path | None, speed: float, operators: list[Operator]
-) -> Playback:
+def _play(stop: Stop, folder: Path, weights: Path | None, speed: float, operators: list[Operator]) -> Playback:
     parameters, topics = as_live_camera(stop.scene.sequence, weights)
     del parameters["initial_box"]  # the operator names the target
     given = {name: truth[0] for name, truth in stop.truth.items()}
@@ -161,7 +165,7 @@ def _positions(stop: Stop, stamps: list[int], run: Playback, operator: Operator)
     if camera is None:
         return {}
     errors = []
-    for stamp, position in operator.positions:
+    for stamp, position in operator.positions.items():
         index = frame_at(stamps, run.recorded_ns(stamp))
         if index is None or not visible(sequence.boxes[index]):
             continue
@@ -174,12 +178,34 @@ def _positions(stop: Stop, stamps: list[int], run: Playback, operator: Operator)
     if not errors:
         raise DataError(f"{sequence.name}: no position came for an image whose target has a true depth")
     median, high = np.percentile(errors, (50, 95)).tolist()
-    return {"position": {"published": len(operator.positions), "compared": len(errors), "median_m": median, "p95_m": high}}
+    counts = {"published": len(operator.positions), "compared": len(errors)}
+    return {"position": {**counts, "median_m": median, "p95_m": high}}
 
 
-def _sheet(stop: Stop, operator: Operator) -> np.ndarray:
-    """Twelve of the pictures that the node published, as they came."""
-    pictures = [picture for _, picture in operator.overlays]
-    chosen = np.linspace(0, len(pictures) - 1, SHEET_FRAMES).round().astype(int)
+def _shown(operator: Operator, run: Playback, stamps: list[int]) -> dict[int, np.ndarray]:
+    """Frame -> what the node published of it: ~/overlay, and beside it ~/aux_picture."""
+    pictures = {}
+    for stamp, picture in operator.overlays.items():
+        index = frame_at(stamps, run.recorded_ns(stamp))
+        if index is not None:
+            aux = operator.aux_pictures.get(stamp)
+            pictures[index] = picture if aux is None else np.hstack([picture, _as_high(aux, picture)])
+    return pictures
+
+
+def _as_high(picture: np.ndarray, other: np.ndarray) -> np.ndarray:
+    height = other.shape[0]
+    width = round(picture.shape[1] * height / picture.shape[0])
+    return cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _sheet(stop: Stop, shown: dict[int, np.ndarray], changes: list[int]) -> np.ndarray:
+    """Some of the pictures, among them those of changes of state."""
+    widest = max(picture.shape[1] for picture in shown.values())
+    frames = sorted(index for index, picture in shown.items() if picture.shape[1] == widest)
+    chosen = sorted(set(changes) & set(frames))[: _SHOWN // 2]
+    spread = np.linspace(0, len(frames) - 1, _SHOWN - len(chosen)).round().astype(int)
+    chosen = sorted({*chosen, *(frames[i] for i in spread)})
     title = f"{stop.scene.sequence.name}   {stop.name}   target by {stop.door}"
-    return contact_sheet([pictures[i] for i in dict.fromkeys(chosen.tolist())], title, legend="~/overlay, as published")
+    legend = "~/overlay" if stop.name == Modality.RGB.value else "~/overlay, ~/aux_picture"
+    return contact_sheet([shown[index] for index in chosen], title, columns=2, legend=legend)

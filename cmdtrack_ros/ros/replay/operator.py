@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -54,8 +55,9 @@ class Operator:
         tracker: the tracker node's name.
 
     Attributes:
-        overlays: stamp (ns) and HxWx3 uint8 RGB of each picture of ~/overlay.
-        positions: stamp (ns) and (3,) m of each pose of ~/target_pose.
+        overlays: stamp (ns) -> HxWx3 uint8 RGB of ~/overlay.
+        aux_pictures: the same of ~/aux_picture.
+        positions: stamp (ns) -> (3,) m of ~/target_pose.
         refused: name of a target -> why ~/set_target did not take it.
     """
 
@@ -68,17 +70,20 @@ class Operator:
         camera: Camera | None = None,
         tracker: str = "tracker",
     ) -> None:
-        self.overlays: list[tuple[int, np.ndarray]] = []
-        self.positions: list[tuple[int, np.ndarray]] = []
+        self.overlays: dict[int, np.ndarray] = {}
+        self.aux_pictures: dict[int, np.ndarray] = {}
+        self.positions: dict[int, np.ndarray] = {}
         self.refused: dict[str, str] = {}
         self._node, self._camera = node, camera
-        self._topics = [f"/{tracker}/overlay"]
+        pictures = {f"/{tracker}/overlay": self.overlays, f"/{tracker}/aux_picture": self.aux_pictures}
+        self._topics = list(pictures)
         if door == "box":
             self._door: _Door = _Boxes(node, tracker, targets, class_id, self.refused)
         else:
             self._door = _Click(node) if door == "click" else _Detector(node, class_id)
         node.create_subscription(TargetBox, TRUTH_TOPIC, self._see, _QOS)
-        node.create_subscription(Image, f"/{tracker}/overlay", self._on_overlay, _QOS)
+        for topic, kept in pictures.items():
+            node.create_subscription(Image, topic, partial(self._keep, kept), _QOS)
         if camera:
             self._topics.append(f"/{tracker}/target_pose")
             self._info = node.create_publisher(CameraInfo, camera_info_topic(RGB_TOPIC), _QOS)
@@ -96,12 +101,13 @@ class Operator:
             self._info.publish(info)
         self._door.see(truth)
 
-    def _on_overlay(self, message: Image) -> None:
-        self.overlays.append((stamp_ns(message), to_rgb(message)))
+    @staticmethod
+    def _keep(kept: dict[int, np.ndarray], message: Image) -> None:
+        kept[stamp_ns(message)] = to_rgb(message)
 
     def _on_pose(self, message: PoseStamped) -> None:
         position = message.pose.position
-        self.positions.append((stamp_ns(message), np.array([position.x, position.y, position.z])))
+        self.positions[stamp_ns(message)] = np.array([position.x, position.y, position.z])
 
 
 class _Boxes:
