@@ -91,7 +91,7 @@ def _recorded(folder: Path, frames: int | None) -> tuple[Scene, Scene, Scene, Sc
     two = Beside(load("rgb/otb_Crossing"), load("rgb/otb_Man"))
     return (
         Scene(load("rgbt/0117_1605_leftman"), "person"),
-        Scene(load("rgbd/mug_flower_437"), "mug", matrix=_KINECT),
+        Scene(load("rgbd/leaflet_blue_225"), "leaflet", matrix=_KINECT),
         Scene(load("rgbe/star_motion"), "star"),
         Scene(two, "person", "two recordings side by side"),
     )

@@ -38,9 +38,7 @@ def green(sheet: np.ndarray) -> int:
         ("rgb", ["left", "right"]),
     ],
 )
-def test_stop_shows_its_targets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, targets: list[str]
-) -> None:
+def test_stop_shows_its_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str, targets: list[str]) -> None:
     """Named through the door of this stop alone, found in the recording, and shown on the node's own pictures."""
     monkeypatch.delenv("CMDTRACK_DATA", raising=False)
     done = run_cli("tour", "--output", tmp_path, "--only", stop, "--frames", FRAMES)
@@ -67,8 +65,8 @@ def test_stop_shows_its_targets(
 def write_recordings(folder: Path, frames: int = 12) -> Path:
     """The layout of the folder of real recordings; its depth camera sees nothing at all."""
     block = make_block(folder / "test" / "rgbt" / "0117_1605_leftman", frames)
-    mug = make_folder(folder / "test" / "rgbd" / "mug_flower_437", frames=frames)
-    for file in (mug / "depth").iterdir():
+    leaflet = make_folder(folder / "test" / "rgbd" / "leaflet_blue_225", frames=frames)
+    for file in (leaflet / "depth").iterdir():
         cv2.imwrite(str(file), np.zeros_like(cv2.imread(str(file), cv2.IMREAD_UNCHANGED)))
     star = folder / "test" / "rgbe" / "star_motion"
     for name, copy in (("visible", star / "vis_imgs"), ("infrared", star / "event_imgs")):
