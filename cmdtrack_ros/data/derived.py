@@ -247,8 +247,8 @@ class Beside(DerivedSequence):
 
     def rgb(self, index: int) -> np.ndarray:
         """Both images, the lower one with black below it; DataError where one of them is missing."""
-        images = super().rgb(index), self._right.rgb(index)
-        if images[0] is None or images[1] is None:
+        images = [image for image in (super().rgb(index), self._right.rgb(index)) if image is not None]
+        if len(images) < 2:
             raise DataError(f"{self.name}, frame {index}: expected an RGB image of both, one of them is missing")
         height = max(image.shape[0] for image in images)
         return np.hstack([np.pad(image, ((0, height - image.shape[0]), (0, 0), (0, 0))) for image in images])

@@ -88,8 +88,8 @@ def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -
     folder.mkdir(parents=True, exist_ok=True)
     write_bag(sequence, folder / "bag", BAG_OPTIONS, overwrite=True)
     operators: list[Operator] = []
-    runs = yield from attempts(sequence, lambda speed: _play(stop, folder, weights, speed, operators), rate)
-    run, operator = runs[-1], operators[-1]
+    runs = yield from attempts(sequence, lambda pace: _play(stop, folder, weights, pace, operators), rate)
+    run, (operator,) = runs[-1], operators  # those of the last attempt
     _check(stop, run, operator, folder)
     stamps = stamps_in_bag(sequence, BAG_OPTIONS)
     targets = {name: _target(truth, stamps, _of(name, run)) for name, truth in stop.truth.items()}
@@ -97,8 +97,8 @@ def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -
     write_rgb(folder / SHEET, _sheet(stop, _shown(operator, run, stamps), changes))
     summary = {
         "recording": sequence.name,
-        "real": stop.scene.origin == "",
-        "origin": stop.scene.origin or "as recorded",
+        "real": stop.scene.real,
+        "origin": stop.scene.origin,
         "modality": stop.name,
         "target_given_by": stop.how,
         "targets": targets,
@@ -109,17 +109,18 @@ def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -
     return summary | _positions(stop, stamps, run, operator)
 
 
-def _play(stop: Stop, folder: Path, weights: Path | None, speed: float, operators: list[Operator]) -> Playback:
+def _play(stop: Stop, folder: Path, weights: Path | None, pace: float, operators: list[Operator]) -> Playback:
+    """Play the stop's bag at `pace` times its own speed; `operators` is filled with who stood beside it."""
     parameters, topics = as_live_camera(stop.scene.sequence, weights)
     del parameters["initial_box"]  # the operator names the target
     given = {name: truth[0] for name, truth in stop.truth.items()}
 
     def invite(node: Any) -> Operator:
-        operators.append(Operator(node, stop.door, given, stop.scene.kind, stop.scene.camera))
-        return operators[-1]
+        operators[:] = [Operator(node, stop.door, given, stop.scene.kind, stop.scene.camera)]
+        return operators[0]
 
     parameters |= stop.parameters
-    return play_into_node(folder / "bag", parameters, [*topics, TRUTH_TOPIC], folder / "node.log", speed, invite)
+    return play_into_node(folder / "bag", parameters, [*topics, TRUTH_TOPIC], folder / "node.log", pace, invite)
 
 
 def _of(name: str, run: Playback) -> list[Track]:

@@ -26,13 +26,15 @@ class Scene:
 
     Attributes:
         kind: what its targets are.
-        origin: what of it is not as a camera gave it, in words; empty where all is.
+        origin: where its images come from, in words.
+        real: cameras gave them, and nothing is drawn or simulated.
         matrix: (3, 3) px of the RGB camera, where positions in space are wanted.
     """
 
     sequence: ImageSequence
     kind: str
-    origin: str = ""
+    origin: str
+    real: bool
     matrix: np.ndarray | None = None
 
     @property
@@ -90,10 +92,10 @@ def _recorded(folder: Path, frames: int | None) -> tuple[Scene, Scene, Scene, Sc
 
     two = Beside(load("rgb/otb_Crossing"), load("rgb/otb_Man"))
     return (
-        Scene(load("rgbt/0117_1605_leftman"), "person"),
-        Scene(load("rgbd/leaflet_blue_225"), "leaflet", matrix=_KINECT),
-        Scene(load("rgbe/star_motion"), "star"),
-        Scene(two, "person", "two recordings side by side"),
+        Scene(load("rgbt/0117_1605_leftman"), "person", "as recorded", True),
+        Scene(load("rgbd/leaflet_blue_225"), "leaflet", "as recorded", True, _KINECT),
+        Scene(load("rgbe/star_motion"), "star", "as recorded", True),
+        Scene(two, "person", "two recordings side by side", True),
     )
 
 
@@ -102,8 +104,8 @@ def _made(frames: int | None) -> tuple[Scene, Scene, Scene, Scene]:
     focal, (width, height) = float(_SIZE[0]), _SIZE
     matrix = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
     return (
-        Scene(DrawnAux(video, Modality.THERMAL), "face", "thermal images are drawn"),
-        Scene(DrawnAux(video, Modality.DEPTH), "face", "depth images are drawn", matrix),
-        Scene(EventSequence(video), "face", "events are simulated from the video"),
-        Scene(Beside(video, Mirrored(video)), "face", "a video beside its mirror image"),
+        Scene(DrawnAux(video, Modality.THERMAL), "face", "thermal images are drawn", False),
+        Scene(DrawnAux(video, Modality.DEPTH), "face", "depth images are drawn", False, matrix),
+        Scene(EventSequence(video), "face", "events are simulated from the video", False),
+        Scene(Beside(video, Mirrored(video)), "face", "a video beside its mirror image", False),
     )
