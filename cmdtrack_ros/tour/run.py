@@ -205,8 +205,9 @@ def _sheet(stop: Stop, shown: dict[int, np.ndarray], changes: list[int]) -> np.n
     widest = max(picture.shape[1] for picture in shown.values())
     frames = sorted(index for index, picture in shown.items() if picture.shape[1] == widest)
     chosen = sorted(set(changes) & set(frames))[: _SHOWN // 2]
-    spread = np.linspace(0, len(frames) - 1, _SHOWN - len(chosen)).round().astype(int)
-    chosen = sorted({*chosen, *(frames[i] for i in spread)})
+    others = [index for index in frames if index not in chosen]
+    spread = np.linspace(0, len(others) - 1, min(_SHOWN - len(chosen), len(others))).round().astype(int)
+    chosen = sorted([*chosen, *(others[i] for i in spread)])
     title = f"{stop.scene.sequence.name}   {stop.name}   target by {stop.door}"
     legend = "~/overlay" if stop.name == Modality.RGB.value else "~/overlay, ~/aux_picture"
     return contact_sheet([shown[index] for index in chosen], title, columns=2, legend=legend)
