@@ -99,17 +99,17 @@ def interpolated_boxes(path: Path, count: int) -> np.ndarray:
 
 
 def attempts(
-    sequence: ImageSequence, play: Callable[[float], Playback], rate: float | None
+    sequence: ImageSequence, play: Callable[[float], Playback], rate: float | None, first: float = 1.0
 ) -> Generator[str, None, list[Playback]]:
     """Play a recording into a node, and again slower while this machine does not keep pace; returns all runs.
 
     Args:
         play: plays it at a rate.
-        rate: None = as recorded at first; any other is kept.
+        rate: None = `first`, and then slower; any other is kept.
 
     Yields what is to be told meanwhile.
     """
-    runs = [play(rate or 1.0)]
+    runs = [play(rate or first)]
     while rate is None and len(runs) < MAX_ATTEMPTS and (slower := slower_rate(sequence, runs[-1])):
         yield (
             f"{_answered(runs[-1])} of {len(sequence)} frames answered: too fast for this machine. "

@@ -67,11 +67,13 @@ def run_tour(
     visited = [stop for stop in stops(data, frames) if not only or stop.name in only]
     load_student(weights)  # a node without weights would wait for an operator; here it is an error at once
     summary: dict[str, Any] = {"stops": {}, "failures": {}, **circumstances(weights), "notes": _NOTES}
+    pace = 1.0  # that this machine has kept so far
     for number, stop in enumerate(visited, 1):
         sequence = stop.scene.sequence
         yield f"{number} of {len(visited)}: {sequence.name} ({stop.name}), target by {stop.door}"
         try:
-            summary["stops"][stop.name] = yield from _visit(stop, output / stop.name, weights, rate)
+            summary["stops"][stop.name] = yield from _visit(stop, output / stop.name, weights, rate, pace)
+            pace = summary["stops"][stop.name]["play_rate"]
         except CmdtrackError as error:
             summary["failures"][stop.name] = str(error)
             yield f"FAILED: {error}"
@@ -83,12 +85,15 @@ def run_tour(
         raise CmdtrackError("; ".join(f"stop {name}: {why}" for name, why in summary["failures"].items()))
 
 
-def _visit(stop: Stop, folder: Path, weights: Path | None, rate: float | None) -> Generator[str, None, dict[str, Any]]:
+def _visit(
+    stop: Stop, folder: Path, weights: Path | None, rate: float | None, first: float
+) -> Generator[str, None, dict[str, Any]]:
+    """Make one stop; `rate` and `first` as of :func:`attempts`."""
     sequence = stop.scene.sequence
     folder.mkdir(parents=True, exist_ok=True)
     write_bag(sequence, folder / "bag", BAG_OPTIONS, overwrite=True)
     operators: list[Operator] = []
-    runs = yield from attempts(sequence, lambda pace: _play(stop, folder, weights, pace, operators), rate)
+    runs = yield from attempts(sequence, lambda pace: _play(stop, folder, weights, pace, operators), rate, first)
     run, (operator,) = runs[-1], operators  # those of the last attempt
     _check(stop, run, operator, folder)
     stamps = stamps_in_bag(sequence, BAG_OPTIONS)
