@@ -23,7 +23,7 @@ from cmdtrack_ros.evaluation.replay import as_live_camera
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import AuxEncoding, Modality
 from cmdtrack_ros.models.weights import load_student
-from cmdtrack_ros.ros.replay.operator import Operator
+from cmdtrack_ros.ros.replay.operator import Operator, check_door
 from cmdtrack_ros.ros.replay.session import Playback, play_into_node
 from cmdtrack_ros.tour.report import table, write_page
 from cmdtrack_ros.tour.stops import Stop, stops
@@ -90,6 +90,7 @@ def _visit(
     stop: Stop, folder: Path, weights: Path | None, rate: float | None, first: float
 ) -> Generator[str, None, dict[str, Any]]:
     """Make one stop; `rate` and `first` as of :func:`attempts`."""
+    check_door(stop.door)
     sequence = stop.scene.sequence
     folder.mkdir(parents=True, exist_ok=True)
     write_bag(sequence, folder / "bag", BAG_OPTIONS, overwrite=True)

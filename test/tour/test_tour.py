@@ -92,3 +92,15 @@ def test_missing_recording_is_named_before_a_node_starts(tmp_path: Path) -> None
     shutil.rmtree(data / "test" / "rgbe")
     done = run_cli("tour", "--output", out, "--data", data)
     assert done.returncode == 1 and "star_motion" in done.stderr and not out.exists()
+
+
+def test_detector_without_its_messages_fails_at_its_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cmdtrack_ros.errors import CmdtrackError
+    from cmdtrack_ros.ros.replay import operator
+    from cmdtrack_ros.tour import run_tour
+
+    monkeypatch.setattr(operator, "Detection2DArray", None)
+    shown = run_tour(tmp_path, frames=2, only=["event"])
+    with pytest.raises(CmdtrackError, match="stop event: a detector needs vision_msgs"):
+        list(shown)
+    assert "needs vision_msgs" in (tmp_path / "index.html").read_text()

@@ -30,6 +30,15 @@ _QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 _SURE, _UNSURE = 0.9, 0.3
 
 
+def check_door(door: Door) -> None:
+    """ConfigError where this machine cannot use it."""
+    if door == "detector" and Detection2DArray is None:
+        raise ConfigError(
+            "a detector needs vision_msgs, which cannot be imported: `make setup` builds what is needed of it, apt has "
+            "ros-$ROS_DISTRO-vision-msgs"
+        )
+
+
 class _Door(Protocol):
     """Where the targets go in."""
 
@@ -166,8 +175,6 @@ class _Detector:
     """Finds the target in every image, and two things that it is not to be mistaken for."""
 
     def __init__(self, node: Node, class_id: str) -> None:
-        if Detection2DArray is None:
-            raise ConfigError("a detector needs vision_msgs: sudo apt-get install ros-$ROS_DISTRO-vision-msgs")
         self._class_id = class_id
         self._publisher = node.create_publisher(Detection2DArray, DETECTIONS_TOPIC, _QOS)
 
