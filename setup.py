@@ -13,7 +13,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["cmdtrack_ros", "cmdtrack_ros.*"]),
     package_dir={"": "."},  # makes an editable install a plain path entry, which __path__ merging relies on
-    package_data={"cmdtrack_ros": ["py.typed", "weights/*", "assets/*", "evaluation/templates/*"]},
+    package_data={"cmdtrack_ros": ["py.typed", "weights/*", "assets/*", "evaluation/templates/*", "tour/templates/*"]},
     install_requires=[
         "av>=12",
         "jinja2>=3.0",

@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,15 +62,10 @@ def run_demo(
     yield f"Writing {len(sequence)} frames of {sequence.name} ({sequence.modality}) to {output}/bag"
     write_bag(sequence, output / "bag", BAG_OPTIONS, overwrite=True)
     yield f"Starting the node, then playing the bag through DDS at {rate or 1:g} times its own speed"
-    runs = [_play(sequence, output, weights, rate or 1.0)]
-    while rate is None and len(runs) < MAX_ATTEMPTS and (slower := slower_rate(sequence, runs[-1])):
-        yield (
-            f"{len(runs[-1].tracks)} of {len(sequence)} frames answered: too fast for this machine. "
-            f"Playing again at {slower:.2f} times the recording's speed"
-        )
-        runs.append(_play(sequence, output, weights, slower))
+    runs = yield from attempts(sequence, lambda speed: _play(sequence, output, weights, speed), rate)
     tracks = per_frame(stamps_in_bag(sequence, BAG_OPTIONS), runs[-1].tracks)
-    summary = {**_accuracy(sequence, tracks), **_speed(sequence, tracks, runs), **_circumstances(runs[-1], weights)}
+    summary = {**_accuracy(sequence, tracks), **speed(sequence, tracks, runs), **circumstances(weights)}
+    summary["diagnostics"] = runs[-1].diagnostics
     write_text(output / "summary.json", json.dumps(summary, indent=2) + "\n")
     times = ("pair_gap_ms", "latency_ms", "processing_ms")
     write_tracks(output / "track.csv", sequence, tracks, times=times)
@@ -79,7 +74,12 @@ def run_demo(
 
 
 def demo_sequence() -> ImageSequence:
-    """The built-in recording: a face in a car (120 frames, 176x144, 30 Hz) and events simulated from it."""
+    """The built-in recording: the demo's video, and events simulated from it."""
+    return EventSequence(demo_video())
+
+
+def demo_video() -> ImageSequence:
+    """A face in a car (120 frames, 176x144, 30 Hz), RGB alone."""
     spec = find_spec(VIDEO_PACKAGE)  # finds the package's folder; importing it fails beside a recent NumPy
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
@@ -87,7 +87,7 @@ def demo_sequence() -> ImageSequence:
         )
     video = Path(spec.submodule_search_locations[0]) / VIDEO
     stamps = VideoSequence(video).stamps
-    return EventSequence(VideoSequence(video, boxes=interpolated_boxes(ANNOTATION, len(stamps))))
+    return VideoSequence(video, boxes=interpolated_boxes(ANNOTATION, len(stamps)))
 
 
 def interpolated_boxes(path: Path, count: int) -> np.ndarray:
@@ -98,6 +98,32 @@ def interpolated_boxes(path: Path, count: int) -> np.ndarray:
     return np.stack([np.interp(frames, keys[:, 0], keys[:, k], np.nan, np.nan) for k in range(1, 5)], axis=1)
 
 
+def attempts(
+    sequence: ImageSequence, play: Callable[[float], Playback], rate: float | None, first: float = 1.0
+) -> Generator[str, None, list[Playback]]:
+    """Play a recording into a node, and again slower while this machine does not keep pace; returns all runs.
+
+    Args:
+        play: plays it at a rate.
+        rate: None = `first`, and then slower; any other is kept.
+
+    Yields what is to be told meanwhile.
+    """
+    runs = [play(rate or first)]
+    while rate is None and len(runs) < MAX_ATTEMPTS and (slower := slower_rate(sequence, runs[-1])):
+        yield (
+            f"{_answered(runs[-1])} of {len(sequence)} frames answered: too fast for this machine. "
+            f"Playing again at {slower:.2f} times the recording's speed"
+        )
+        runs.append(play(slower))
+    return runs
+
+
+def _answered(run: Playback) -> int:
+    """Images with a result; a result of each target comes for each."""
+    return len({track.stamp_ns for track in run.tracks})
+
+
 def _play(sequence: ImageSequence, output: Path, weights: Path | None, rate: float) -> Playback:
     from cmdtrack_ros.ros.replay.session import play_into_node
 
@@ -106,7 +132,7 @@ def _play(sequence: ImageSequence, output: Path, weights: Path | None, rate: flo
 
 def slower_rate(sequence: ImageSequence, run: Playback) -> float | None:
     """A rate at which frames last longer than nearly all of them took; None where the node kept pace."""
-    if len(run.tracks) >= KEPT_PACE * len(sequence) or not run.tracks:
+    if _answered(run) >= KEPT_PACE * len(sequence) or not run.tracks:
         return None
     interval = float(np.median(np.diff(sequence.stamps)))
     needed = float(np.percentile([track.seconds for track in run.tracks], 95))
@@ -128,14 +154,14 @@ def _accuracy(sequence: ImageSequence, tracks: list[Track | None]) -> dict[str, 
     }
 
 
-def _speed(sequence: ImageSequence, tracks: list[Track | None], runs: list[Playback]) -> dict[str, Any]:
+def speed(sequence: ImageSequence, tracks: list[Track | None], runs: list[Playback]) -> dict[str, Any]:
     """Figures of the last run; `attempts` tells how all of them went."""
     answered = [track for track in tracks if track and track.state is not TargetState.IDLE]
     paired = sequence.modality is not Modality.RGB and sequence.rgb(0) is not None
     return {
         "frames": len(sequence),
         "pairs": len(sequence) if paired else 0,
-        "results": len(runs[-1].tracks),
+        "results": _answered(runs[-1]),
         "answered": len(answered),
         "answered_fraction": len(answered) / len(sequence),
         "unpaired": sum(not track.has_aux for track in answered) if paired else 0,
@@ -148,7 +174,7 @@ def _speed(sequence: ImageSequence, tracks: list[Track | None], runs: list[Playb
         "attempts": [
             {
                 "play_rate": run.rate,
-                "answered_fraction": len(run.tracks) / len(sequence),
+                "answered_fraction": _answered(run) / len(sequence),
                 "latency_ms": percentiles_ms(track.latency for track in run.tracks),
             }
             for run in runs
@@ -156,7 +182,8 @@ def _speed(sequence: ImageSequence, tracks: list[Track | None], runs: list[Playb
     }
 
 
-def _circumstances(run: Playback, weights: Path | None) -> dict[str, Any]:
+def circumstances(weights: Path | None) -> dict[str, Any]:
+    """The tracker's weights (None = the shipped ones) and this machine."""
     file = weights or SHIPPED
     return {
         "weights": {"file": file.name, "sha256": sha256_of(file)},
@@ -168,7 +195,6 @@ def _circumstances(run: Playback, weights: Path | None) -> dict[str, Any]:
             "rmw": os.environ.get("RMW_IMPLEMENTATION", "default"),
             "load": os.getloadavg()[0],
         },
-        "diagnostics": run.diagnostics,
     }
 
 

@@ -163,15 +163,21 @@ def frame_picture(
     return np.vstack([_figures(row.shape[1], track, truth, f"{index:04d}"), row])
 
 
-def contact_sheet(pictures: Sequence[np.ndarray], title: str, columns: int = 3, width: int = 1920) -> np.ndarray:
-    """Pictures of one size in a grid of `columns`, `width` px wide, under a title."""
+def contact_sheet(
+    pictures: Sequence[np.ndarray],
+    title: str,
+    columns: int = 3,
+    width: int = 1920,
+    legend: str = "solid: tracker   dashed: truth",
+) -> np.ndarray:
+    """Pictures of one size in a grid of `columns`, `width` px wide, under a title and what the lines mean."""
     gap = 10
     tile_width = (width - gap * (columns + 1)) // columns
     tile_height = round(pictures[0].shape[0] * tile_width / pictures[0].shape[1])
     rows = -(-len(pictures) // columns)
     sheet = np.full((56 + rows * (tile_height + gap), width, 3), BACKGROUND, np.uint8)
     end = draw_text(sheet, title, (gap + 4, 37), TEXT, 1.7)
-    draw_text(sheet, "solid: tracker   dashed: truth", (max(end + 40, width - 420), 37), DIM, 1.3)
+    draw_text(sheet, legend, (max(end + 40, width - 420), 37), DIM, 1.3)
     for i, picture in enumerate(pictures):
         y, x = 56 + (i // columns) * (tile_height + gap), gap + (i % columns) * (tile_width + gap)
         interpolation = cv2.INTER_AREA if tile_width < picture.shape[1] else cv2.INTER_CUBIC

@@ -76,19 +76,28 @@ class Track:
 def per_frame(stamps_ns: Sequence[int] | np.ndarray, tracks: Iterable[Track]) -> list[Track | None]:
     """The answer to each frame, by the nearest stamp; None where there is none.
 
+    Args:
+        stamps_ns: (n,) stamps of the frames, increasing.
+    """
+    answers: list[Track | None] = [None] * len(stamps_ns)
+    for track in tracks:
+        if (index := frame_at(stamps_ns, track.stamp_ns)) is not None:
+            answers[index] = track
+    return answers
+
+
+def frame_at(stamps_ns: Sequence[int] | np.ndarray, stamp_ns: int) -> int | None:
+    """The frame whose stamp is nearest to one that came back from DDS; None where it is none of theirs.
+
     Playing at another rate rounds stamps: half of the shortest interval tells frames apart.
 
     Args:
         stamps_ns: (n,) stamps of the frames, increasing.
     """
     stamps = np.asarray(stamps_ns, np.int64)
+    gaps = np.abs(stamps - stamp_ns)
     limit = np.diff(stamps).min() / 2 if len(stamps) > 1 else math.inf
-    answers: list[Track | None] = [None] * len(stamps)
-    for track in tracks:
-        gaps = np.abs(stamps - track.stamp_ns)
-        if gaps.min() < limit:
-            answers[int(gaps.argmin())] = track
-    return answers
+    return int(gaps.argmin()) if gaps.min() < limit else None
 
 
 def percentiles_ms(seconds: Iterable[float]) -> dict[str, float]:

@@ -28,6 +28,7 @@ VENV = ROOT / ".venv"
 STAMPS = VENV / "cmdtrack-stamps"
 BUILD = ROOT / "build"
 INSTALL = ROOT / "install"
+VISION_MSGS = INSTALL / "vision_msgs"
 PACKAGE_FILES = ("package.xml", "CMakeLists.txt", "msg", "srv", "launch", "config", "scripts", "cmdtrack_ros")
 REQUIREMENTS = ROOT / "requirements"
 CONSTRAINTS = REQUIREMENTS / "constraints.txt"
@@ -42,13 +43,14 @@ ENV_MODULE = """\
 import os
 
 
-def _prepend(name, *paths):
-    old = [p for p in os.environ.get(name, "").split(os.pathsep) if p and p not in paths]
-    os.environ[name] = os.pathsep.join([*paths, *old])
+def _set(name, first, last):
+    old = [p for p in os.environ.get(name, "").split(os.pathsep) if p and p not in (*first, last)]
+    os.environ[name] = os.pathsep.join([*first, *old, last])
 
 
-_prepend("AMENT_PREFIX_PATH", {install!r}, {venv!r})
-_prepend("LD_LIBRARY_PATH", {install_lib!r})
+# The stand-in for vision_msgs comes last: where the real one is sourced, that one counts.
+_set("AMENT_PREFIX_PATH", [{install!r}, {venv!r}], {vision_msgs!r})
+_set("LD_LIBRARY_PATH", [{install!r} + "/lib"], {vision_msgs!r} + "/lib")
 """
 
 
@@ -114,6 +116,9 @@ def set_up() -> None:
     manifest = (ROOT / "package.xml", ROOT / "CMakeLists.txt", *interfaces)
     product = INSTALL / "share" / "cmdtrack_ros" / "package.xml"
     step("messages", "building the messages", build_messages, *wheels, *manifest, *linked_files(), product=product)
+    fields = sorted(path for path in (REQUIREMENTS / VISION_MSGS.name).rglob("*") if path.is_file())
+    product = VISION_MSGS / "share" / VISION_MSGS.name / "package.xml"
+    step("vision_msgs", "building vision_msgs' fields", build_vision_msgs, *wheels, *fields, product=product)
 
 
 def linked_files() -> list[str]:
@@ -174,10 +179,10 @@ def mend_cmake_paths(venv: Path) -> None:
 
 
 def link_environment() -> None:
-    values = {"install": str(INSTALL), "venv": str(VENV), "install_lib": str(INSTALL / "lib")}
+    values = {"install": str(INSTALL), "venv": str(VENV), "vision_msgs": str(VISION_MSGS)}
     (SITE / "_cmdtrack_ros_environment.py").write_text(ENV_MODULE.format(**values))
     # The source tree first, so that edits count; cmdtrack_ros/__init__.py finds the messages in the second.
-    messages = INSTALL / "lib" / PYTHON_NAME / "site-packages"
+    messages = "\n".join(str(prefix / "lib" / PYTHON_NAME / "site-packages") for prefix in (INSTALL, VISION_MSGS))
     (SITE / "cmdtrack_ros.pth").write_text(f"{ROOT}\n{messages}\nimport _cmdtrack_ros_environment\n")
 
 
@@ -189,6 +194,11 @@ def build_messages() -> None:
     staged = BUILD / "source"
     stage(staged)
     colcon_build(VENV, staged, BUILD, INSTALL, "--symlink-install")
+
+
+def build_vision_msgs() -> None:
+    """No wheel has it: the fields that we use, under its names, for doors that speak its messages."""
+    colcon_build(VENV, REQUIREMENTS / VISION_MSGS.name, BUILD / VISION_MSGS.name, VISION_MSGS)
 
 
 def stage(folder: Path) -> None:

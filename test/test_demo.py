@@ -91,8 +91,8 @@ def test_a_slow_machine_gets_a_rate_it_can_keep() -> None:
     report = PlayReport(240, 4.0, 0.0, 0)
 
     def slower(count: int, seconds: float, rate: float = 1.0) -> float | None:
-        track = Track(np.ones(4), 1.0, times_ms={"total": seconds * 1e3})
-        return slower_rate(sequence, Playback([track] * count, {}, report, rate))
+        tracks = [Track(np.ones(4), 1.0, times_ms={"total": seconds * 1e3}, stamp_ns=1 + i) for i in range(count)]
+        return slower_rate(sequence, Playback(tracks * 2, {}, report, rate))  # two targets: two results an image
 
     assert slower(114, 0.0667) is None  # enough were answered: nothing to mend, whatever it took
     assert slower(60, 2 / 29.97) == pytest.approx(0.35, rel=1e-3)

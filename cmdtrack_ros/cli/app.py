@@ -14,6 +14,7 @@ from cmdtrack_ros.cli.export import export
 from cmdtrack_ros.cli.record import record
 from cmdtrack_ros.cli.register import register
 from cmdtrack_ros.cli.sync import sync
+from cmdtrack_ros.cli.tour import tour
 from cmdtrack_ros.cli.train import train_app
 from cmdtrack_ros.cli.watch import watch
 from cmdtrack_ros.errors import CmdtrackError
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (track.track, track.demo, watch, record):
+for verb in (track.track, track.demo, tour, watch, record):
     app.command()(verb)
 app.add_typer(bag_app, name="bag")
 app.command()(sync)

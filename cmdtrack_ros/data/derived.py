@@ -171,6 +171,92 @@ class GreyAsDepth(DerivedSequence):
         return None if rgb is None else 500 + cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 20
 
 
+_DRAWN = {Modality.THERMAL: (30700, 29500), Modality.DEPTH: (900, 2600)}  # target (in the first frame) and wall
+_DRAWN_NOISE = 12.0  # standard deviation
+
+
+class DrawnAux(DerivedSequence):
+    """A sequence whose aux images are drawn around its true boxes: an ellipse in each, warmer than its surroundings
+    (thermal, 16-bit hundredths of a kelvin) or nearer (depth, 16-bit millimetres, and so far away as the box is small).
+
+    For a look at what a node does with such images where no recording of them is at hand; it says nothing of how well.
+    """
+
+    def __init__(self, source: ImageSequence, modality: Modality) -> None:
+        super().__init__(source, modality=modality)
+        if modality not in _DRAWN:
+            raise DataError(f"{source.name}: {modality} images cannot be drawn, expected thermal or depth")
+
+    def aux(self, index: int) -> np.ndarray | None:
+        rgb, box = self.rgb(index), self.boxes[index]
+        if rgb is None:
+            return None
+        image = np.full(rgb.shape[:2], _DRAWN[self.modality][1], np.float32)
+        if visible(box):
+            x, y, w, h = box.tolist()
+            cv2.ellipse(image, ((x + w / 2, y + h / 2), (w, h), 0), self._value(box), -1)
+        noise = np.random.default_rng(index).normal(0, _DRAWN_NOISE, image.shape)
+        return np.round(image + noise).astype(np.uint16)
+
+    def _value(self, box: np.ndarray) -> float:
+        value = float(_DRAWN[self.modality][0])
+        if self.modality is Modality.THERMAL:
+            return value
+        first = self.boxes[visible(self.boxes)][0]
+        return value * float(np.sqrt(first[2] * first[3] / (box[2] * box[3])))
+
+
+class Mirrored(DerivedSequence):
+    """A sequence as a mirror shows it."""
+
+    def __init__(self, source: ImageSequence) -> None:
+        super().__init__(source)
+        width = source.frame(0).size[0]
+        self.boxes = _mirrored(source.boxes, width)
+        self.aux_boxes = None if source.aux_boxes is None else _mirrored(source.aux_boxes, width)
+
+    def rgb(self, index: int) -> np.ndarray | None:
+        return _flipped(super().rgb(index))
+
+    def aux(self, index: int) -> np.ndarray | None:
+        return _flipped(super().aux(index))
+
+
+def _mirrored(boxes: np.ndarray, width: int) -> np.ndarray:
+    return np.column_stack([width - boxes[:, 0] - boxes[:, 2], boxes[:, 1:]])
+
+
+def _flipped(image: np.ndarray | None) -> np.ndarray | None:
+    return None if image is None else np.ascontiguousarray(image[:, ::-1])
+
+
+class Beside(DerivedSequence):
+    """The RGB images of two sequences side by side in one, while both last, at the first one's rate.
+
+    Attributes:
+        boxes: of the left one's target.
+        right_boxes: (n, 4) of the right one's.
+    """
+
+    def __init__(self, left: ImageSequence, right: ImageSequence) -> None:
+        count = min(len(left), len(right))
+        super().__init__(left, 0, count, modality=Modality.RGB)
+        self.name = f"{left.name} beside {right.name}"
+        self._right = right
+        self.right_boxes = right.boxes[:count] + [left.frame(0).size[0], 0, 0, 0]
+
+    def rgb(self, index: int) -> np.ndarray:
+        """Both images, the lower one with black below it; DataError where one of them is missing."""
+        images = [image for image in (super().rgb(index), self._right.rgb(index)) if image is not None]
+        if len(images) < 2:
+            raise DataError(f"{self.name}, frame {index}: expected an RGB image of both, one of them is missing")
+        height = max(image.shape[0] for image in images)
+        return np.hstack([np.pad(image, ((0, height - image.shape[0]), (0, 0), (0, 0))) for image in images])
+
+    def aux(self, index: int) -> None:
+        return None
+
+
 class Bounced(DerivedSequence):
     """A sequence played forward and backward in turn until it has at least ``frames`` frames."""
 

@@ -73,6 +73,12 @@ def true_depth(rgb: np.ndarray, metres: np.ndarray, box: np.ndarray) -> float | 
     return float(np.median(readings)) if readings.size >= _LEAST_SHARE * box[2] * box[3] else None
 
 
+def true_place(rgb: np.ndarray, metres: np.ndarray, box: np.ndarray, camera: Camera) -> np.ndarray | None:
+    """(3,) m, in the camera's frame: the centre of a true box at its :func:`true_depth`; None where that is none."""
+    depth = true_depth(rgb, metres, box)
+    return None if depth is None else _place(camera, box, depth)
+
+
 def pose_errors(sequence: ImageSequence, matrix: np.ndarray, tracker: TrackerSpec) -> Errors:
     """Distance to the truth, m, of each of :data:`METHODS` on the frames that have one.
 
@@ -97,8 +103,7 @@ def pose_errors(sequence: ImageSequence, matrix: np.ndarray, tracker: TrackerSpe
         if not visible(box[None])[0]:
             continue
         answers |= {"ours": _ours(ours, camera, metres, box, track.stamp_ns), **_simple(camera, metres, box)}
-        depth = true_depth(frame.rgb, metres, box)
-        truth = None if depth is None else _place(camera, box, depth)
+        truth = true_place(frame.rgb, metres, box, camera)
         if truth is None:
             continue
         for name in METHODS:

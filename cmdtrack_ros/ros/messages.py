@@ -71,17 +71,21 @@ def from_track_state(message: TrackState) -> Track:
 def to_detections(header: Any, tracks: Sequence[Track]) -> Any:
     """vision_msgs/Detection2DArray of the targets that are in sight."""
     message = Detection2DArray(header=header)
-    message.detections = [_detection(header, track) for track in tracks if track.state.in_sight]
+    message.detections = [
+        detection(header, track.box, track.class_id or UNKNOWN_CLASS, track.score, track.target_id)
+        for track in tracks
+        if track.state.in_sight
+    ]
     return message
 
 
-def _detection(header: Any, track: Track) -> Any:
-    x, y, width, height = (float(v) for v in track.box)
-    detection = Detection2D(header=header, id=track.target_id)
-    detection.bbox.center.position.x, detection.bbox.center.position.y = x + width / 2, y + height / 2
-    detection.bbox.size_x, detection.bbox.size_y = width, height
+def detection(header: Any, box: Sequence[float] | np.ndarray, class_id: str, score: float, name: str = "") -> Any:
+    """vision_msgs/Detection2D of a box (4,) xywh px with one hypothesis."""
+    x, y, width, height = (float(v) for v in box)
+    found = Detection2D(header=header, id=name)
+    found.bbox.center.position.x, found.bbox.center.position.y = x + width / 2, y + height / 2
+    found.bbox.size_x, found.bbox.size_y = width, height
     hypothesis = ObjectHypothesisWithPose()
-    hypothesis.hypothesis.class_id = track.class_id or UNKNOWN_CLASS
-    hypothesis.hypothesis.score = float(track.score)
-    detection.results = [hypothesis]
-    return detection
+    hypothesis.hypothesis.class_id, hypothesis.hypothesis.score = class_id, float(score)
+    found.results = [hypothesis]
+    return found

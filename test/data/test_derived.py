@@ -9,9 +9,20 @@ import numpy as np
 import pytest
 
 from cmdtrack_ros.data import EventSequence, ImageSequence
-from cmdtrack_ros.data.derived import Blackout, Bounced, Covered, DerivedSequence, Leaving
+from cmdtrack_ros.data.derived import (
+    Beside,
+    Blackout,
+    Bounced,
+    Covered,
+    DerivedSequence,
+    DrawnAux,
+    Leaving,
+    Mirrored,
+    OneStream,
+)
 from cmdtrack_ros.errors import DataError
 from cmdtrack_ros.modalities import Modality
+from synthetic import Drawn
 
 COUNT = 8
 
@@ -137,3 +148,37 @@ def test_leaving_needs_room() -> None:
     large.boxes = np.tile([5.0, 5, 150, 110], (40, 1))
     with pytest.raises(DataError, match="no room"):
         Leaving(large, 15, 25)
+
+
+def test_drawn_target_is_near_or_warm_where_the_true_box_is() -> None:
+    depth, thermal = (DrawnAux(Drawn(), modality) for modality in (Modality.DEPTH, Modality.THERMAL))
+    x, y, w, h = Drawn().places[3]
+    for sequence, target, wall in ((depth, 900, 2600), (thermal, 30700, 29500)):
+        image = sequence.aux(3)
+        inside = image[y + h // 4 : y + 3 * h // 4, x + w // 4 : x + 3 * w // 4]
+        assert sequence.modality in (Modality.DEPTH, Modality.THERMAL) and image.dtype == np.uint16
+        assert abs(np.median(inside) - target) < 10 and abs(np.median(image) - wall) < 10
+        assert (sequence.aux(3) == image).all() and (sequence.aux(2) != image).any()
+    far = Drawn()
+    far.boxes[3, 2:] /= 2  # half as large, twice as far
+    x, y, w, h = far.boxes[3].astype(int)
+    assert abs(float(np.median(DrawnAux(far, Modality.DEPTH).aux(3)[y + 2 : y + h - 2, x + 4 : x + w - 4])) - 1800) < 20
+    with pytest.raises(DataError, match="event images cannot be drawn"):
+        DrawnAux(Drawn(), Modality.EVENT)
+
+
+def test_mirror_and_pictures_side_by_side_take_the_true_boxes_along() -> None:
+    """The block is bright: where it is, boxes must be."""
+    mirrored = Mirrored(Drawn())
+    beside = Beside(OneStream(Drawn(7), "rgb"), mirrored)
+    assert (len(beside), beside.modality, beside.aux(0)) == (6, Modality.RGB, None)
+
+    def lit(image: np.ndarray) -> list[int]:
+        rows, columns = np.nonzero(image[..., 0] > 100)
+        return [columns.min(), rows.min(), columns.max() + 1 - columns.min(), rows.max() + 1 - rows.min()]
+
+    assert lit(mirrored.rgb(4)) == mirrored.boxes[4].tolist() != Drawn().boxes[4].tolist()
+    picture, width = beside.rgb(4), 128
+    assert picture.shape == (96, 2 * width, 3)
+    assert lit(picture[:, :width]) == beside.boxes[4].tolist()
+    assert lit(picture[:, width:]) == (beside.right_boxes[4] - [width, 0, 0, 0]).tolist()

@@ -26,6 +26,7 @@ FLOORS = (
     ("training", "evaluation"),
     ("ros",),
     ("demo",),
+    ("tour",),
     ("cli",),
 )
 # What points down, but is not wanted all the same: from, to, and the file that may.

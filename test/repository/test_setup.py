@@ -89,3 +89,25 @@ def test_plain_python_needs_nothing_sourced(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()) == ROOT / "cmdtrack_ros" / "errors.py"
+
+
+@pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="about .venv, which `make setup` makes")
+def test_a_sourced_vision_msgs_comes_before_the_one_that_set_up_built(tmp_path: Path) -> None:
+    """Whose Python module is found, its libraries must be found, too."""
+    (tmp_path / "vision_msgs").mkdir()
+    (tmp_path / "vision_msgs" / "__init__.py").touch()
+    names = ("AMENT_PREFIX_PATH", "LD_LIBRARY_PATH")
+    code = f"import os, vision_msgs; print(vision_msgs.__file__, *(os.environ[name] for name in {names}))"
+
+    def found(**sourced: str) -> list[list[str]]:
+        environment = {"PATH": os.environ["PATH"], **sourced}
+        result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return [part.split(":") for part in result.stdout.split()]
+
+    built = str(ROOT / "install" / "vision_msgs")
+    assert found()[0][0].startswith(built)
+    (module,), *paths = found(PYTHONPATH=str(tmp_path), AMENT_PREFIX_PATH="/sourced", LD_LIBRARY_PATH="/sourced")
+    assert Path(module).is_relative_to(tmp_path)
+    for path in paths:
+        assert path.index("/sourced") < next(i for i, part in enumerate(path) if part.startswith(built))

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
+from typing import Protocol
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from cmdtrack_ros.msg import TrackState
@@ -23,13 +25,24 @@ from cmdtrack_ros.track import Track
 _POLL_SECONDS = 0.02
 
 
+class Guest(Protocol):
+    """What lives in the recorder's node and thread while a recording is played."""
+
+    def ready(self) -> bool:
+        """Whether it has met all that it talks to, so that the playing may begin."""
+        ...
+
+
 class TrackRecorder:
     """A node, spinning in its own thread, that keeps every result of the tracker `name` and its diagnostics.
 
     Use it as a context manager.
+
+    Args:
+        invite: makes a guest of the recorder's node.
     """
 
-    def __init__(self, name: str = "tracker") -> None:
+    def __init__(self, name: str = "tracker", invite: Callable[[Node], Guest] | None = None) -> None:
         self.tracks: list[Track] = []
         self.diagnostics: dict[str, str] = {}
         self._name = name
@@ -42,6 +55,7 @@ class TrackRecorder:
         self._node.create_subscription(TrackState, f"/{name}/track", self._on_track, qos)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 100)
         self._state = self._node.create_client(GetState, f"/{name}/get_state")
+        self._guest = invite(self._node) if invite else None
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name="track_recorder", daemon=True)
@@ -67,6 +81,7 @@ class TrackRecorder:
                 all(self._node.count_subscribers(topic) for topic in topics)
                 and self._node.count_publishers(f"/{self._name}/track")
                 and self._is_active()
+                and (self._guest is None or self._guest.ready())
             ):
                 return True
             time.sleep(_POLL_SECONDS)

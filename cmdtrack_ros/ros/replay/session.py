@@ -9,19 +9,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rclpy.node import Node
+
 from cmdtrack_ros.data.bags import Bag
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
 from cmdtrack_ros.ros.health import COUNT_SUFFIX
 from cmdtrack_ros.ros.replay.player import PlayReport, play
-from cmdtrack_ros.ros.replay.recorder import TrackRecorder
+from cmdtrack_ros.ros.replay.recorder import Guest, TrackRecorder
 from cmdtrack_ros.ros.transport import free_domain, use_profile
 from cmdtrack_ros.streams.pairing import PairCounters
 from cmdtrack_ros.track import TargetState, Track
@@ -41,6 +43,7 @@ class Playback:
         tracks: the node's answers; stamps and gaps as recorded, whatever the rate of playing.
         diagnostics: the last values that the node reported.
         rate: of playing; 1 = as recorded.
+        start_ns: stamp of the recording's first message.
         startup_seconds: from the start of the node's process until another process saw it active.
         cpu_seconds: of all cores, that the node's process used while the bag was played.
         peak_memory_mb: the most that it had in memory (resident, 2**20 bytes) until the end of the playing.
@@ -50,6 +53,7 @@ class Playback:
     diagnostics: dict[str, str]
     report: PlayReport
     rate: float
+    start_ns: int = 0
     startup_seconds: float = math.nan
     cpu_seconds: float = math.nan
     peak_memory_mb: float = math.nan
@@ -58,6 +62,10 @@ class Playback:
     def seconds(self) -> float:
         """That the playing took."""
         return self.report.seconds
+
+    def recorded_ns(self, stamp_ns: int) -> int:
+        """The stamp in the recording that was played with this one."""
+        return _recorded_ns(stamp_ns, self.start_ns, self.report, self.rate)
 
 
 def isolate() -> None:
@@ -68,7 +76,12 @@ def isolate() -> None:
 
 
 def play_into_node(
-    bag: Path, parameters: Mapping[str, Any], topics: list[str], log: Path, rate: float = 1.0
+    bag: Path,
+    parameters: Mapping[str, Any],
+    topics: list[str],
+    log: Path,
+    rate: float = 1.0,
+    invite: Callable[[Node], Guest] | None = None,
 ) -> Playback:
     """Play ``topics`` of a bag to a node of its own process and collect its answers.
 
@@ -77,6 +90,7 @@ def play_into_node(
     Args:
         parameters: of the node.
         log: file for what the node says.
+        invite: makes, of the node that collects the answers, a guest for whom the playing waits.
 
     Raises:
         CmdtrackError: the node does not become active; its last words are quoted.
@@ -88,7 +102,7 @@ def play_into_node(
     # A fresh interpreter each: rclpy does not survive a fork.
     with (
         _node({"data_timeout": data_timeout, **parameters}, log) as node,
-        TrackRecorder() as recorder,
+        TrackRecorder(invite=invite) as recorder,
         ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
     ):
         if not recorder.wait_active(topics, _NODE_START_TIMEOUT, lambda: node.poll() is None):
@@ -107,12 +121,15 @@ def play_into_node(
         tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
     with Bag(bag) as opened:
         start = opened.start_ns
-    moved = start + report.stamp_offset_ns
     recorded = [
-        replace(track, stamp_ns=start + round((track.stamp_ns - moved) * rate), gap=track.gap * rate)
+        replace(track, stamp_ns=_recorded_ns(track.stamp_ns, start, report, rate), gap=track.gap * rate)
         for track in tracks
     ]
-    return Playback(recorded, diagnostics, report, rate, startup, cpu, memory)
+    return Playback(recorded, diagnostics, report, rate, start, startup, cpu, memory)
+
+
+def _recorded_ns(stamp_ns: int, start_ns: int, report: PlayReport, rate: float) -> int:
+    return start_ns + round((stamp_ns - start_ns - report.stamp_offset_ns) * rate)
 
 
 def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: float = 1.0) -> Replay:
