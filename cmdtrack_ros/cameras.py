@@ -28,6 +28,8 @@ _LENGTHS = (4, 5, 8, 12, 14)  # of OpenCV's coefficients
 _MOST_PIXELS = 100_000  # of a side
 _MOST = 1e6  # of any other number
 _UNDONE = 0.5  # px; where undoing the distortion misses by more, it has no answer
+TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
+"""What image_transport adds to the topic of the images."""
 _RECTIFIED = re.compile(r"(^|_)rect(ified)?(_|$)")
 
 
@@ -130,6 +132,13 @@ class Camera:
             seen = np.tan(angles) * over / under
         folds = np.flatnonzero(~(np.diff(seen) > 0))
         return math.tan(angles[folds[0]]) if folds.size else math.inf
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Beside the images, as image_transport looks for it: /camera/image_raw/compressed -> /camera/camera_info."""
+    for suffix in TRANSPORT_SUFFIXES:
+        image_topic = image_topic.removesuffix(suffix)
+    return f"{image_topic.rpartition('/')[0]}/camera_info"
 
 
 def is_rectified(image_topic: str) -> bool:

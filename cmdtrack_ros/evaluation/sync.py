@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from cmdtrack_ros.data.bags import Arrival, Bag, BagOptions, choose_topics, image_arrivals
 from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.streams.events import EVENT_PACKET
 from cmdtrack_ros.streams.pairing import RANGES, NearestPairer, Pair, PairOptions
 from cmdtrack_ros.streams.sync import StreamReport, SyncDoctor, SyncReport, clock_differences
 
@@ -58,6 +59,11 @@ def examine_bag(path: Path, options: BagOptions) -> BagSync:
             missing = "RGB" if topics.rgb is None else "auxiliary"
             has = ", ".join(sorted(bag.types)) or "none"
             raise DataError(f"{path}: found no {missing} topic, expected two of images; name them, the bag has: {has}")
+        if bag.types[topics.aux] == EVENT_PACKET:
+            raise DataError(
+                f"{path}: {topics.aux} holds event packets, of which a frame is cut at the moment of each RGB image: "
+                "expected two topics of images"
+            )
         arrivals = list(image_arrivals(bag, topics))
     return _examine(arrivals, (topics.rgb, topics.aux), options.pairing)
 

@@ -34,7 +34,7 @@ from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher
 from cmdtrack_ros.ros.health import RECORDING, Health
 from cmdtrack_ros.ros.inputs import ImageInput
-from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket, from_track_state
+from cmdtrack_ros.ros.messages import from_track_state
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.transport import use_profile
 from cmdtrack_ros.streams.registration import Registration
@@ -225,10 +225,7 @@ class LossRecorder:
         try:
             size = sum(len(message.data) for message in messages)
             make_room(self._folder, self._prefix, self._options.bags - 1, self._options.disk_mb * 2**20 - size)
-            definitions = {_TRACK_TYPE: definition(TrackState)}
-            if EventPacket is not None:
-                definitions[EVENT_PACKET] = definition(EventPacket)
-            write_messages(path, messages, notes, definitions)
+            write_messages(path, messages, notes, {_TRACK_TYPE: definition(TrackState)})
             (path / _REGISTRATION_FILE).write_text(registration_file(parameters))
         except (CmdtrackError, OSError) as error:
             self._failure = str(error)

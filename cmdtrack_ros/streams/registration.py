@@ -8,6 +8,7 @@ the image's mean, as around the image's edge (`boxes.Crop`): no step in brightne
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from cmdtrack_ros.cameras import Camera
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.frames import Pose, rotation_from
 
 METHODS = ("none", "resize", "homography", "camera_info")
 RANGES = {
@@ -29,10 +31,6 @@ RANGES = {
 }
 """Low and high end of each number of the parameters of these names."""
 
-_OFFLINE = (
-    "only the running node reads CameraInfo and tf: offline, register by `none`, `resize` or the file that `cmdtrack "
-    "register` writes from the recording"
-)
 _LEAST_SCALE, _MOST_SCALE = 0.02, 50.0  # px of RGB per auxiliary px; beyond it nothing could be seen
 _LEAST_SHOWN = 0.02  # of the RGB image
 _SMOOTH = {np.dtype(kind): cv2.INTER_LINEAR for kind in (np.uint8, np.uint16, np.float32)}
@@ -120,10 +118,26 @@ class Rig:
     translation: np.ndarray
 
 
-def rotation_from(roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """(3, 3), of turns about the fixed axes x, y, z (rad), as tf's static_transform_publisher takes them."""
-    x, y, z = (cv2.Rodrigues(np.array(axis, np.float64))[0] for axis in ((roll, 0, 0), (0, pitch, 0), (0, 0, yaw)))
-    return z @ y @ x
+def mounted(wanted: Registration, rgb: Camera, aux: Camera, lookup: Callable[[str, str], Pose | None]) -> Rig:
+    """The cameras as the parameters, else tf say that they are mounted.
+
+    Args:
+        lookup: tf's: the second frame in the first one; None where it knows no way.
+
+    Raises:
+        ConfigError: neither says it.
+    """
+    if wanted.aux_translation:
+        turns = wanted.aux_rotation or (0.0, 0.0, 0.0)
+        return Rig(rgb, aux, rotation_from(*turns), np.array(wanted.aux_translation))
+    if rgb.frame_id == aux.frame_id:
+        return Rig(rgb, aux, np.eye(3), np.zeros(3))
+    if pose := lookup(rgb.frame_id, aux.frame_id):
+        return Rig(rgb, aux, *pose)
+    raise ConfigError(
+        f"tf knows no way from {aux.frame_id!r} to {rgb.frame_id!r}: publish it, or set aux_translation and "
+        "aux_rotation"
+    )
 
 
 class Registrar:
@@ -134,7 +148,10 @@ class Registrar:
     """
 
     def __init__(
-        self, registration: Registration = Registration(), rig: Rig | None = None, missing: str = _OFFLINE
+        self,
+        registration: Registration = Registration(),
+        rig: Rig | None = None,
+        missing: str = "nothing is known of the cameras",
     ) -> None:
         self.registration, self.rig = registration, rig
         self._missing = missing

@@ -26,16 +26,9 @@ from cmdtrack_ros.boxes import iou  # noqa: E402
 from cmdtrack_ros.data.bags import Bag, RawMessage, load_bag, write_messages  # noqa: E402
 from cmdtrack_ros.evaluation.replay import replay_offline  # noqa: E402
 from cmdtrack_ros.msg import TrackState  # noqa: E402
-from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket  # noqa: E402
-from cmdtrack_ros.ros.record import (  # noqa: E402
-    LossRecorder,
-    RecordOptions,
-    definition,
-    hindrance,
-    make_room,
-    registration_file,
-    replay_command,
-)
+from cmdtrack_ros.ros.messages import EventPacket  # noqa: E402
+from cmdtrack_ros.ros.record import LossRecorder, RecordOptions, hindrance, make_room, registration_file, replay_command  # noqa: E402
+from cmdtrack_ros.streams.events import EVENT_PACKET  # noqa: E402
 from cmdtrack_ros.streams.pairing import stamp_ns  # noqa: E402
 from cmdtrack_ros.streams.registration import read_registration  # noqa: E402
 from cmdtrack_ros.track import TargetState  # noqa: E402
@@ -279,7 +272,7 @@ def test_event_packets_are_written_as_they_came(tmp_path: Path) -> None:
     packet = EventPacket(header=good_rgb(0, 7).header, width=640, height=480, encoding="evt3", time_base=9)
     packet.events.extend(range(200))
     message = RawMessage("/events", EVENT_PACKET, 5, serialize_message(packet))
-    write_messages(tmp_path / "bag", [message], {}, {EVENT_PACKET: definition(EventPacket)})
+    write_messages(tmp_path / "bag", [message], {}, {})
     with Bag(tmp_path / "bag") as opened:
         read = opened.decode(next(opened.messages(["/events"])))
     assert (read.width, read.encoding, read.time_base) == (640, "evt3", 9) and list(read.events) == list(range(200))

@@ -17,7 +17,8 @@ from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation.registration import as_registration, register_recording, spread_pairs
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.alignment import NoAgreementError, ResidualWatch, align, corner_error
-from cmdtrack_ros.streams.registration import Registrar, Registration, Rig, read_registration, rotation_from
+from cmdtrack_ros.streams.frames import rotation_from
+from cmdtrack_ros.streams.registration import Registrar, Registration, Rig, read_registration
 
 SIZE = (240, 320)
 
