@@ -107,6 +107,11 @@ class ImageInput(SimpleFilter):
         return f"{self._plan.type_name}, {reliability_name(self._profile.reliability)}"
 
     @property
+    def subscribed_topic(self) -> str:
+        """Where the images come from: `topic`, or that of the transport that was taken."""
+        return self._plan.topic
+
+    @property
     def message_type(self) -> str:
         """Of the subscription, such as sensor_msgs/msg/Image."""
         return self._plan.type_name

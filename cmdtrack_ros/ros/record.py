@@ -46,9 +46,9 @@ _QUEUE_DEPTH = 30  # about a second, while the machine is busy
 _SETTLE_PERIOD = 0.2  # s; how finely the end of a recording is kept
 _PATIENCE = 5.0  # s without a tracker until it is said
 _AUX_LEAD_NS = 1_000_000_000  # aux images from before the first RGB image: its partner may have come earlier
-_PAIRING = ("pairing", "slop", "latest_gap", "aux_offset")  # parameters that are options of `cmdtrack evaluate-bag`
+_OPTIONS = ("pairing", "slop", "latest_gap", "aux_offset", "event_window")  # of `cmdtrack evaluate-bag`, too
 _REGISTRATION = tuple(field.name for field in fields(Registration))
-_PARAMETERS = ("modality", *_PAIRING, *_REGISTRATION)  # what a replay has to be told
+_PARAMETERS = ("modality", *_OPTIONS, *_REGISTRATION)  # what a replay has to be told
 _REGISTRATION_FILE = "registration.yaml"  # in the bag's folder, where the method needs numbers
 _PRIMITIVES = {"double": "float64", "float": "float32", "boolean": "bool"}  # IDL's names, and .msg's
 _NAMES_KEPT = 64  # of targets
@@ -159,7 +159,7 @@ class LossRecorder:
         self.node.get_logger().info(f"keeping the last {self._options.seconds:g} s of {', '.join(topics.values())}")
 
     def _on_image(self, stream: ImageInput, data: bytes) -> None:
-        self._keep(stream.topic, stream.message_type, data)
+        self._keep(stream.subscribed_topic, stream.message_type, data)
 
     def _on_track(self, data: bytes) -> None:
         self._heard = time.monotonic()
@@ -202,7 +202,7 @@ class LossRecorder:
     def _write(self) -> None:
         """Start a thread that writes what is kept now."""
         (_, target), self._loss = self._loss, None
-        topics = {name: stream.topic for name, stream in self._inputs.items()}
+        topics = {name: stream.subscribed_topic for name, stream in self._inputs.items()}
         what = (self._ring.messages(), topics, target, dict(self._parameters))
         self._writer = threading.Thread(target=self._write_bag, args=what, name="bag_writer")
         self._writer.start()
@@ -312,7 +312,7 @@ def replay_command(path: Path, start: Start | None, parameters: dict[str, Any]) 
     words = ["cmdtrack evaluate-bag", str(path), "--output out/lost"]
     if start is None:  # nobody knows where the target was
         words.append("--init-box x,y,w,h")
-    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in _PAIRING if name in parameters]
+    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in _OPTIONS if name in parameters]
     method = parameters.get("registration", "none")
     words.append(f"--registration {method if method in ('none', 'resize') else path / _REGISTRATION_FILE}")
     return " ".join(words)
