@@ -264,7 +264,8 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
-            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, self._topics)
+            rgb_info = next(iter(self._camera_infos), None)
+            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, self._topics, rgb_info)
             opened.callback(self._registration.close)
             self._targets.open(settings, self._requests, self._pipeline, opened)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)

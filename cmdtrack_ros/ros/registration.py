@@ -36,12 +36,20 @@ class RegistrationDesk:
 
     Args:
         topics: resolved names of the RGB and the auxiliary images.
+        rgb_info: of the RGB images, where the node has it already; else it is opened when it is needed.
     """
 
     def __init__(
-        self, node: Node, settings: Settings, pipeline: Pipeline, health: Health, topics: tuple[str, str]
+        self,
+        node: Node,
+        settings: Settings,
+        pipeline: Pipeline,
+        health: Health,
+        topics: tuple[str, str],
+        rgb_info: CameraInfoInput | None = None,
     ) -> None:
         self._node, self._pipeline, self._health, self._topics = node, pipeline, health, topics
+        self._rgb_info = rgb_info
         self._watch = ResidualWatch()
         self._residual = math.nan
         self._off = 0  # looks in a row
@@ -59,9 +67,11 @@ class RegistrationDesk:
         self._rig = ()
         wanted = self._wanted.registration == "camera_info" and self._modality is not Modality.RGB
         if wanted and not self._infos:
-            names = (("rgb_camera_info", settings.rgb_camera_info), ("aux_camera_info", settings.aux_camera_info))
-            for (parameter, topic), images in zip(names, self._topics):
-                self._infos.append(CameraInfoInput(self._node, parameter, images, topic))
+            rgb, aux = self._topics
+            self._infos = [
+                self._rgb_info or CameraInfoInput(self._node, "rgb_camera_info", rgb, settings.rgb_camera_info),
+                CameraInfoInput(self._node, "aux_camera_info", aux, settings.aux_camera_info),
+            ]
             if Buffer is not None:
                 buffer = Buffer()
                 self._tf = buffer, TransformListener(buffer, self._node)
@@ -73,7 +83,8 @@ class RegistrationDesk:
 
     def close(self) -> None:
         for info in self._infos:
-            info.close()
+            if info is not self._rgb_info:
+                info.close()
         if self._tf:
             self._tf[1].unregister()
         self._infos, self._tf = [], None

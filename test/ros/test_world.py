@@ -114,6 +114,12 @@ def test_a_target_before_a_wall(tmp_path: Path, repository: Path) -> None:
         ears.see()
         assert robot.tracks[-1].state == TrackState.STATE_IDLE and len(ears.poses) == before
 
+        # Registration takes the same calibration: of a second subscription this node would hear before that of aux.
+        listeners = robot.node.get_subscriptions_info_by_topic
+        assert robot.set("registration", "camera_info").successful
+        robot.wait("its subscription", lambda: listeners("/world_pose/aux/camera_info"))
+        assert len(listeners("/world_pose/rgb/camera_info")) == 1
+
 
 ROTATIONS = [np.eye(3)] + [
     np.array(rows, float)
