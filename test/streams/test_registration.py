@@ -112,6 +112,21 @@ def test_depth_is_reprojected_and_the_nearest_wins() -> None:
     assert 0 in moved[110:130, 140:175], "what the depth camera could not see behind the square is a hole"
 
 
+def test_distortion_is_worked_out_once_for_all_depth_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each point of each image by itself took 190 ms."""
+    matrix = np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]])
+    lens = Camera(320, 240, matrix, "plumb_bob", np.array([0.2, -0.4, 0.001, -0.002, 0.3]))
+    registration = Registration("camera_info", aux_translation=(0.1, 0.0, 0.0))
+    registrar = Registrar(registration, Rig(lens, Camera(320, 240, matrix), np.eye(3), np.array([0.1, 0.0, 0.0])))
+    depth = np.full(SIZE, 3000, np.uint16)
+    depth[118:123, 40:45] = 1500
+    first = registrar(depth, SIZE, "depth")
+    (u, v), near = lens.project([[(42 - 160) / 300 * 1.5 + 0.1, 0.5 / 300 * 1.5, 1.5]])[0], np.nonzero(first == 1500)
+    assert near[0].mean() == pytest.approx(v, abs=0.6) and near[1].mean() == pytest.approx(u, abs=0.6)
+    monkeypatch.setattr(Camera, "project", None)
+    assert np.array_equal(registrar(depth, SIZE, "depth"), first)
+
+
 def test_plane_at_the_distance_lies_where_geometry_says() -> None:
     rgb = Camera(320, 240, np.array([[300.0, 0, 160], [0, 300, 120], [0, 0, 1]]))
     aux = Camera(160, 120, np.array([[200.0, 0, 80], [0, 200, 60], [0, 0, 1]]))
