@@ -30,16 +30,17 @@ def turns_of(rotation: np.ndarray) -> tuple[float, float, float]:
     return roll, pitch, math.atan2(rotation[1, 0], rotation[0, 0])
 
 
-def pose_of(transform: Any) -> Pose:
-    """Of a geometry_msgs/Transform, whose quaternion is of unit length."""
-    q, t = transform.rotation, transform.translation
+def rotation_of(q: Any) -> np.ndarray:
+    """(3, 3) of a unit quaternion; https://en.wikipedia.org/wiki/Quaternions_and_spatial_rotation."""
     x, y, z, w = q.x, q.y, q.z, q.w
-    rotation = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return Pose(np.array(rotation), np.array([t.x, t.y, t.z]))
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + 2 * w * skew + 2 * skew @ skew
+
+
+def pose_of(transform: Any) -> Pose:
+    """Of a geometry_msgs/Transform."""
+    at = transform.translation
+    return Pose(rotation_of(transform.rotation), np.array([at.x, at.y, at.z]))
 
 
 class FixedFrames:
