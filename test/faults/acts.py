@@ -440,27 +440,17 @@ def background(stage: Stage) -> None:
 
 
 def one_object(stage: Stage) -> float:
-    """A likeness of the target, followed by a name of its own, comes from the side and stays over it."""
-    start, aside, seconds = time.monotonic(), -110, 6.0
-
-    def inject(shot: Shot) -> list[Out]:
-        x, y, width, height = shot.scene.boxes[shot.index].astype(int)
-        way = min(max((time.monotonic() - start - 1.0) / seconds, 0.0), 1.0)
-        left = x + round(aside * (1 - way))
-        both = [pictures[shot.index].copy() for pictures in (shot.scene.rgb, shot.scene.aux)]
-        for pixels in both:
-            pixels[y : y + height, left : left + width] = pixels[y : y + height, x : x + width].copy()
-        return [shot.rgb(both[0]), shot.aux(both[1])]
-
-    stage.cameras.inject = inject
+    """The target is named anew, by another name, in an image of a second ago; given up once the node has said so."""
+    old = stage.between(0.0, time.monotonic() - 1.0)[-1]
+    stage.send_target(stage.cameras.truth(old.at, old.track.stamp_ns)[1], old.track.stamp_ns, "double")
     try:
-        stage.send_target(true_box(stage) + [aside, 0, 0, 0], name="likeness")
-        stage.wait("what it says", lambda: stage.ears.shown(("targets on one object",)), 20.0)
+        stage.wait("two targets", lambda: stage.ears.results[-1].track.target_id == "double")
+        began = time.monotonic()
+        stage.wait("what it says", lambda: stage.ears.shown(("targets on one object",)), 15.0)
     finally:
-        stage.send_target(np.zeros(4), name="likeness")
-        stage.cameras.inject = None
+        stage.send_target(np.zeros(4), name="double")
         stage.name_target()
-    return start
+    return began
 
 
 def paused(stage: Stage) -> None:

@@ -196,9 +196,8 @@ _FAULTS = (
         "two targets on one object",
         acts.one_object,
         ("targets on one object",),
-        said_within=14.0,  # of which the likeness is on its way for 7
+        said_within=6.0,  # after 15 images that both were on it
         stage="two",
-        scenes=("depth",),
     ),
     Fault("no detector publishes", acts.without_detections, ("no detections",), said_within=4.0),
     Fault("recorder's folder cannot be written", acts.unwritable, ("cannot record",), quick=True),
