@@ -38,6 +38,11 @@ class CameraInfoInput:
         self.follow_publishers()
 
     @property
+    def message(self) -> CameraInfo | None:
+        """The newest that came."""
+        return self._message
+
+    @property
     def waiting(self) -> bool:
         """Nothing has come, and it is too early to complain."""
         return self._message is None and time.monotonic() - self._opened < _WAIT_SECONDS

@@ -19,8 +19,22 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
-from robot import PATIENCE, SCENE, Robot, Tracker, assert_tracks_again, good_aux, good_rgb, image, jpeg, running, scene  # noqa: E402
-from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from robot import (  # noqa: E402
+    HEIGHT,
+    PATIENCE,
+    SCENE,
+    WIDTH,
+    Robot,
+    Tracker,
+    assert_tracks_again,
+    good_aux,
+    good_rgb,
+    image,
+    jpeg,
+    running,
+    scene,
+)
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
 from cmdtrack_ros.boxes import iou  # noqa: E402
 from cmdtrack_ros.data.bags import Bag, BagOptions, RawMessage, load_bag, write_messages  # noqa: E402
@@ -235,6 +249,35 @@ def test_compressed_images_are_recorded_under_their_own_topic(desk_with: Callabl
     assert sequence.topics.rgb == "/robot/rgb/image/compressed" and sequence.rgb(0).shape == scene(0)[0].shape
     replayed = replay_offline(path, ReplayOptions(BagOptions(modality="thermal")))
     assert [track.has_rgb for track in replayed.tracks] == [True] * 5
+
+
+def test_calibrations_are_in_the_bag_that_is_registered_by_them(desk_with: Callable[..., Desk], tmp_path: Path) -> None:
+    """They came once, long before the images that are kept."""
+    desk = desk_with()
+    told = {"registration": "camera_info", "aux_translation": array("d", [0.05, 0.0, 0.0]), "modality": "thermal"}
+    desk.recorder._ask.service_is_ready = lambda: False  # the tracker that is made up has no parameters
+    desk.recorder._parameters = told
+    desk.connect()
+    k = [300.0, 0.0, WIDTH / 2, 0.0, 300.0, HEIGHT / 2, 0.0, 0.0, 1.0]
+    info = CameraInfo(width=WIDTH, height=HEIGHT, k=k, distortion_model="plumb_bob")
+    publishers = [desk.node.create_publisher(CameraInfo, f"{name}/camera_info", 1) for name in ("rgb", "aux")]
+
+    def heard() -> bool:
+        for publisher in publishers:
+            publisher.publish(info)
+        return len(desk.recorder._infos) == 2 and all(one.message for one in desk.recorder._infos)
+
+    desk.wait("the calibrations", heard)
+    desk.play(TargetState.TRACKING, 2)
+    desk.play(TargetState.LOST)
+    desk.wait("the bag", lambda: bags_in(tmp_path / "lost"))
+    (path,) = bags_in(tmp_path / "lost")
+    wanted = read_registration(str(path / "registration.yaml"))
+    sequence = load_bag(path, BagOptions(registration=wanted))
+    moved = np.array(sequence.aux(0))
+    shift = round(0.05 * 300 / wanted.registration_distance)
+    raw = load_bag(path).aux(0)
+    assert shift == 3 and np.array_equal(moved[20:60, 50:90], raw[20:60, 50 - shift : 90 - shift])
 
 
 def test_losses_close_together_make_one_bag_and_old_bags_go(desk_with: Callable[..., Desk], tmp_path: Path) -> None:
