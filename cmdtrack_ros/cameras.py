@@ -28,6 +28,9 @@ _LENGTHS = (4, 5, 8, 12, 14)  # of OpenCV's coefficients
 _MOST_PIXELS = 100_000  # of a side
 _MOST = 1e6  # of any other number
 _UNDONE = 0.5  # px; where undoing the distortion misses by more, it has no answer
+_TABLE_STEP = 8  # px between those that the bounds of the table come from
+TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
+"""What image_transport adds to the topic of the images."""
 _RECTIFIED = re.compile(r"(^|_)rect(ified)?(_|$)")
 
 
@@ -75,6 +78,46 @@ class Camera:
         if seen.any():
             pixels[seen] = self._distort(sides[seen])
         return pixels
+
+    def project_image(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`project` for as many points as an image has pixels, at a tenth of its time where there is distortion.
+
+        Args:
+            x, y, z: (h, w) float32 in the camera's frame, m.
+
+        Returns:
+            Columns and rows (h, w) float32 px; NaN or far outside where no image shows a point. Looked up between rays
+            about two pixels apart, hence off by less than 0.1 px.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            if not self.distortion.size and np.array_equal(self.rotation, np.eye(3)):
+                (fx, fy), (cx, cy), inverse = self.focal, self.matrix[:2, 2], 1 / z
+                return (x * inverse * np.float32(fx) + np.float32(cx), y * inverse * np.float32(fy) + np.float32(cy))
+            table, low, scale = self._table
+            u, v = _half_tangents(x, y, z)
+            u, v = (u - low[0]) * scale[0], (v - low[1]) * scale[1]
+        outside = (math.nan, math.nan)
+        found = cv2.remap(table, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=outside)
+        return found[..., 0], found[..., 1]
+
+    @cached_property
+    def _table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where rays are seen: (rows, columns, 2) float32 px, over an even grid of their `_half_tangents`, from `low`
+        on with `scale` nodes a unit; both (2,) float32.
+        """
+        size = np.array([self.width, self.height])
+        columns, rows = np.meshgrid(*(np.linspace(0, side, side // _TABLE_STEP + 2) for side in size))
+        seen = np.stack(_half_tangents(*self.rays(np.stack([columns.ravel(), rows.ravel()], 1)).T), 1)
+        seen = seen[np.isfinite(seen).all(1)]
+        if not len(seen):
+            raise ConfigError(f"camera {self.frame_id!r}: its distortion has no ray for any pixel of its images")
+        low, high = seen.min(0), seen.max(0)
+        beyond = _TABLE_STEP / size * (high - low)  # where the image ends between the pixels that were looked at
+        low, high, count = low - beyond, high + beyond, size // 2 + _TABLE_STEP
+        u, v = np.meshgrid(*(np.linspace(low[i], high[i], count[i]) for i in range(2)))
+        pixels = self.project(np.stack([2 * u, 2 * v, 1 - u * u - v * v], -1).reshape(-1, 3))
+        table = pixels.reshape(*u.shape, 2).astype(np.float32)
+        return table, low.astype(np.float32), ((count - 1) / (high - low)).astype(np.float32)
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """What a pixel sees, at a depth of 1: times an image's depth it is the point.
@@ -130,6 +173,19 @@ class Camera:
             seen = np.tan(angles) * over / under
         folds = np.flatnonzero(~(np.diff(seen) > 0))
         return math.tan(angles[folds[0]]) if folds.size else math.inf
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Beside the images, as image_transport looks for it: /camera/image_raw/compressed -> /camera/camera_info."""
+    for suffix in TRANSPORT_SUFFIXES:
+        image_topic = image_topic.removesuffix(suffix)
+    return f"{image_topic.rpartition('/')[0]}/camera_info"
+
+
+def _half_tangents(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stereographic coordinates of directions: finite and smooth over all that is in front, unlike x / z and y / z."""
+    inverse = 1 / (np.sqrt(x * x + y * y + z * z) + z)
+    return x * inverse, y * inverse
 
 
 def is_rectified(image_topic: str) -> bool:

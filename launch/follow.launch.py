@@ -18,7 +18,7 @@ from launch_ros.substitutions import FindPackageShare
 SHARE = FindPackageShare("cmdtrack_ros")
 
 # tracker.launch.py declares the rest (namespace, use_sim_time, autostart, use_respawn, log_level, rgb_topic, aux_topic,
-# initial_box, rviz, rviz_config); what is given on the command line reaches it.
+# initial_box, detections_class, detections_score, rviz, rviz_config); what is given on the command line reaches it.
 ARGUMENTS = (
     DeclareLaunchArgument(
         "detections_topic",
@@ -28,7 +28,7 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         "params_file",
         default_value=[SHARE, "/config/follow.yaml"],
-        description="A file of yours in place of config/follow.yaml: copy it, and set your detector's class and score",
+        description="A file of yours in place of config/follow.yaml, with what else differs: copy it",
     ),
 )
 

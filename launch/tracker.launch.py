@@ -76,6 +76,16 @@ ARGUMENTS = (
         "empty: as params_file says",
     ),
     DeclareLaunchArgument(
+        "detections_class",
+        default_value="",
+        description="Class ids that are taken from the detector, with commas between; empty: as params_file says",
+    ),
+    DeclareLaunchArgument(
+        "detections_score",
+        default_value="",
+        description="Score of a detection that is taken, at least; empty: as params_file says",
+    ),
+    DeclareLaunchArgument(
         "record",
         default_value="",
         description="Folder where the 20 s before a loss of the target go as a bag (`cmdtrack record`); empty: none do",
@@ -106,6 +116,9 @@ def start_tracker(context: LaunchContext) -> list[Node]:
     )
     if box := initial_box_in(context):
         parameters.append({"initial_box": box})
+    for name, kind in (("detections_class", str), ("detections_score", float)):
+        if LaunchConfiguration(name).perform(context):
+            parameters.append({name: ParameterValue(LaunchConfiguration(name), value_type=kind)})
     return [
         Node(
             package="cmdtrack_ros",

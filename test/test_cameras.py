@@ -49,6 +49,33 @@ def test_a_point_is_seen_where_the_formula_says(model: str) -> None:
     np.testing.assert_allclose(camera.project([[0.3, -0.2, 2.0]]), [[FX * x + CX, FY * y + CY]], atol=1e-6)
 
 
+WIDE = camera_from(info(distortion_model="equidistant", d=[0.01, 0, 0, 0], k=[200, 0, 321, 0, 200, 239, 0, 0, 1]), "")
+TURNED = {"r": cv2.Rodrigues(np.array([0.02, -0.03, 0.01]))[0].ravel()}
+
+
+@pytest.mark.parametrize("lens", [*LENSES, "wide", "turned", "none"])
+def test_a_whole_image_is_projected_as_its_points_are(lens: str) -> None:
+    """To a tenth of a pixel, and nothing is shown that the lens does not show; 88 degrees from the axis, too."""
+    fields = {"distortion_model": lens, "d": LENSES[lens]} if lens in LENSES else {}
+    camera = WIDE if lens == "wide" else camera_from(info(**fields, **(TURNED if lens == "turned" else {})), "topic")
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(0, np.radians(88 if lens == "wide" else 60), (200, 300))
+    turns, metres = rng.uniform(0, 2 * np.pi, angles.shape), rng.uniform(0.3, 9, angles.shape)
+    metres[::20] *= -1  # behind the camera
+    points = np.stack([np.sin(angles) * np.cos(turns), np.sin(angles) * np.sin(turns), np.cos(angles)]) * metres
+    points = points.astype(np.float32)
+    exact = camera.project(points.reshape(3, -1).T).T.reshape(2, *angles.shape)
+    found = np.stack(camera.project_image(*points))
+
+    def inside(pixels: np.ndarray, margin: float) -> np.ndarray:
+        x, y = pixels
+        return (x > -margin) & (y > -margin) & (x < WIDTH - 1 + margin) & (y < HEIGHT - 1 + margin) & (points[2] > 0)
+
+    shown = inside(exact, 0)
+    assert shown.mean() > 0.1 and np.abs(found - exact)[:, shown].max() < 0.1
+    assert not (inside(found, 0) & ~inside(exact, 0.5)).any()
+
+
 @pytest.mark.parametrize("rectified", [False, True])
 @pytest.mark.parametrize("model", LENSES)
 def test_every_pixel_leads_to_a_ray_and_back(model: str, rectified: bool) -> None:

@@ -107,9 +107,14 @@ def evaluate_bag(
     rgb_topic: o.RgbTopicOption = None,
     aux_topic: o.AuxTopicOption = None,
     truth_topic: o.TruthTopicOption = None,
-    truth_file: Annotated[Path | None, typer.Option(help="One box a line for each RGB image.")] = None,
+    truth_file: Annotated[
+        Path | None, typer.Option(help="One box a line for each RGB image; default: boxes.txt in the bag's folder.")
+    ] = None,
     init_box: o.InitBoxOption = None,
     registration: o.RegistrationOption = "none",
+    rgb_camera_info: o.RgbCameraInfoOption = None,
+    aux_camera_info: o.AuxCameraInfoOption = None,
+    event_window: o.EventWindowOption = 0.0,
     pairing: o.PairingOption = o.PAIRING.pairing,
     slop: o.SlopOption = o.PAIRING.slop,
     latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
@@ -124,8 +129,19 @@ def evaluate_bag(
 
     rule = PairOptions(slop=slop, aux_offset=aux_offset, pairing=pairing, latest_gap=latest_gap)
     box = None if init_box is None else parse_box(init_box)
-    topics = BagOptions(rgb_topic, aux_topic, truth_topic, truth_file, modality, rule, read_registration(registration))
-    options = ReplayOptions(topics, box, topics.registration, weights, device)
+    topics = BagOptions(
+        rgb_topic,
+        aux_topic,
+        truth_topic,
+        truth_file,
+        modality,
+        rule,
+        read_registration(registration),
+        rgb_camera_info,
+        aux_camera_info,
+        event_window,
+    )
+    options = ReplayOptions(topics, box, weights, device)
     output.mkdir(parents=True, exist_ok=True)
 
     def replay(path: Path) -> Replay:

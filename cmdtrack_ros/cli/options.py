@@ -46,9 +46,18 @@ LatestGapOption = Annotated[float, typer.Option(help="Largest stamp gap of a pai
 RegistrationOption = Annotated[
     str,
     typer.Option(
-        help="How a bag's aux images come onto the RGB image: none, resize, or a file of parameters such as `cmdtrack "
-        "register` writes."
+        help="How a bag's aux images come onto the RGB image: none, resize, camera_info, or a file of parameters such "
+        "as `cmdtrack register` writes."
     ),
+]
+RgbCameraInfoOption = Annotated[
+    str | None, typer.Option(help="CameraInfo of the RGB images, for camera_info; default: camera_info beside them.")
+]
+AuxCameraInfoOption = Annotated[
+    str | None, typer.Option(help="CameraInfo of the aux images, for camera_info; default: camera_info beside them.")
+]
+EventWindowOption = Annotated[
+    float, typer.Option(help="Seconds of event packets that a frame shows; 0: the interval of the RGB images.")
 ]
 AuxOffsetOption = Annotated[float, typer.Option(help="Seconds added to every aux stamp.")]
 

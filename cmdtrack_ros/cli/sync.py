@@ -19,7 +19,9 @@ def sync(
     ),
     rgb_topic: o.RgbTopicOption = None,
     aux_topic: o.AuxTopicOption = None,
+    pairing: o.PairingOption = o.PAIRING.pairing,
     slop: o.SlopOption = o.PAIRING.slop,
+    latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
     aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
 ) -> None:
     """Rates, jitter and clock offset of a bag's two image streams, and the slop and aux_offset that pair them."""
@@ -27,8 +29,8 @@ def sync(
     from cmdtrack_ros.evaluation import sync as evaluation
 
     o.check_plot(plot)
-    pairing = PairOptions(slop=slop, aux_offset=aux_offset)
-    found = evaluation.examine_bag(bag, BagOptions(rgb_topic, aux_topic, pairing=pairing))
+    rule = PairOptions(slop=slop, aux_offset=aux_offset, pairing=pairing, latest_gap=latest_gap)
+    found = evaluation.examine_bag(bag, BagOptions(rgb_topic, aux_topic, pairing=rule))
     for line in evaluation.text_lines(found):
         typer.echo(line)
     with writing(plot):

@@ -25,6 +25,9 @@ def track(
     latest_gap: o.LatestGapOption = o.PAIRING.latest_gap,
     aux_offset: o.AuxOffsetOption = o.PAIRING.aux_offset,
     registration: o.RegistrationOption = "none",
+    rgb_camera_info: o.RgbCameraInfoOption = None,
+    aux_camera_info: o.AuxCameraInfoOption = None,
+    event_window: o.EventWindowOption = 0.0,
     layout: o.LayoutOption = "auto",
     weights: o.WeightsOption = None,
     device: o.DeviceOption = "auto",
@@ -42,6 +45,9 @@ def track(
         modality=modality,
         pairing=rule,
         registration=read_registration(registration),
+        rgb_camera_info=rgb_camera_info,
+        aux_camera_info=aux_camera_info,
+        event_window=event_window,
     )
     sequence = open_recording(recording, layout, options=bag, aux_video=None if aux is None else Path(aux))
     box = None if init_box is None else parse_box(init_box)

@@ -11,7 +11,9 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,10 @@ from cmdtrack_ros.evaluation.protocols import Protocol, Run
 from cmdtrack_ros.evaluation.results import write_run
 from cmdtrack_ros.evaluation.runner import RESULTS
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
+from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.events import EventFrame, EventFrames
+from cmdtrack_ros.streams.filters import SimpleFilter
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair
-from cmdtrack_ros.streams.registration import Registration
 from cmdtrack_ros.track import TargetState, Track, per_frame, percentiles_ms
 
 logger = logging.getLogger(__name__)
@@ -37,7 +41,7 @@ class ReplayOptions:
     """How a bag is replayed; as the node's parameters of the same names.
 
     Attributes:
-        bag: topics and pairing.
+        bag: topics, pairing and registration.
         initial_box: (4,) xywh px in the first RGB image; None = the truth of that image, else what the bag notes.
         weights: None = the shipped ones.
         device: auto, cpu or cuda.
@@ -45,7 +49,6 @@ class ReplayOptions:
 
     bag: BagOptions = BagOptions()
     initial_box: np.ndarray | None = None
-    registration: Registration = Registration()
     weights: Path | None = None
     device: str = "cpu"
 
@@ -132,7 +135,9 @@ def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Repl
     sequence, box = open_for_replay(path, options)
     tracker = load_tracker(options.weights, modality=sequence.modality, device=options.device, threads=1)
     rgb, aux = (*sequence.topics.images, "none")[:2]
-    pipeline = Pipeline(tracker, registration=options.registration, topics=(rgb, aux), report=_first_only(path))
+    report = _first_only(path)
+    pipeline = Pipeline(tracker, topics=(rgb, aux), report=report)
+    pipeline.register(sequence.registrar)
     waiting = [Target(box, "initial")]
     tracks: list[Track] = []
 
@@ -142,10 +147,8 @@ def replay_offline(path: Path, options: ReplayOptions = ReplayOptions()) -> Repl
             waiting.clear()
         tracks.extend(found)
 
-    pairing = NearestPairFilter(options=options.bag.pairing.for_streams(len(sequence.topics.images)), clock=None)
-    pairing.registerCallback(answer)
     began = time.perf_counter()
-    _feed(path, sequence.topics.images, pairing)
+    pairing = _pair_messages(path, sequence, options.bag, answer, partial(report, "bad auxiliary image"))
     counters = pairing.counters.as_dict()
     return Replay(sequence, tracks, counters, time.perf_counter() - began, dict(pipeline.faults))
 
@@ -161,12 +164,35 @@ def _first_only(path: Path) -> Callable[[str, str], None]:
     return report
 
 
-def _feed(path: Path, topics: list[str], pairing: NearestPairFilter) -> None:
-    add: dict[str, Callable[[Any], None]] = dict(zip(topics, (pairing.add_rgb, pairing.add_aux)))
+def _pair_messages(
+    path: Path,
+    sequence: BagSequence,
+    options: BagOptions,
+    answer: Callable[[Pair], None],
+    report: Callable[[str], None],
+) -> NearestPairFilter:
+    """Send the messages of a bag through the node's filters; returns the last of them."""
+    sources = {topic: SimpleFilter() for topic in sequence.topics.images}
+    filters = list(sources.values())
+    if sequence.modality is Modality.EVENT:
+        rgb, aux = filters
+        filters[1] = EventFrames(rgb, aux, options.event_window, options.pairing, _event_image, report)
+    pairing = NearestPairFilter(filters, options.pairing.for_streams(len(filters)), clock=None)
+    pairing.registerCallback(answer)
     with Bag(path) as bag:
-        for message in bag.messages(topics):
-            add[message.topic](bag.decode(message))
+        for message in bag.messages(sources):
+            sources[message.topic].signalMessage(bag.decode(message))
     pairing.flush(everything=True)
+    return pairing
+
+
+def _event_image(frame: EventFrame, frame_id: str) -> Any:
+    """With the fields of a sensor_msgs/Image."""
+    seconds, nanoseconds = divmod(frame.stamp, 10**9)
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=nanoseconds), frame_id=frame_id)
+    height, width = frame.pixels.shape
+    pixels = {"encoding": "mono8", "is_bigendian": 0, "step": width, "data": frame.pixels.reshape(-1)}
+    return SimpleNamespace(header=header, height=height, width=width, **pixels)
 
 
 def evaluate_bags(

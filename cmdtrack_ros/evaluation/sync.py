@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from cmdtrack_ros.data.bags import Arrival, Bag, BagOptions, choose_topics, image_arrivals
 from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.streams.events import EVENT_PACKET
 from cmdtrack_ros.streams.pairing import RANGES, NearestPairer, Pair, PairOptions
 from cmdtrack_ros.streams.sync import StreamReport, SyncDoctor, SyncReport, clock_differences
 
@@ -58,6 +59,11 @@ def examine_bag(path: Path, options: BagOptions) -> BagSync:
             missing = "RGB" if topics.rgb is None else "auxiliary"
             has = ", ".join(sorted(bag.types)) or "none"
             raise DataError(f"{path}: found no {missing} topic, expected two of images; name them, the bag has: {has}")
+        if bag.types[topics.aux] == EVENT_PACKET:
+            raise DataError(
+                f"{path}: {topics.aux} holds event packets, of which a frame is cut at the moment of each RGB image: "
+                "expected two topics of images"
+            )
         arrivals = list(image_arrivals(bag, topics))
     return _examine(arrivals, (topics.rgb, topics.aux), options.pairing)
 
@@ -68,12 +74,19 @@ def _examine(arrivals: list[Arrival], topics: tuple[str, str], options: PairOpti
     for image in arrivals:
         (doctor.add_rgb if image.topic == topics[0] else doctor.add_aux)(image.stamp, image.recorded, image.recorded)
     report = doctor.report(arrivals[-1].recorded, pairer.counters)
-    low, high = RANGES["aux_offset"]
-    offset = min(max(report.aux_offset, low), high)
-    proposed, _ = _pair(arrivals, topics[0], replace(options, slop=report.slop, aux_offset=offset))
+    proposed, _ = _pair(arrivals, topics[0], _proposal(options, report))
     rgb, aux = (_columns([image for image in arrivals if image.topic == topic]) for topic in topics)
     times = (aux[1] - arrivals[0].recorded) * 1e-9
     return BagSync(topics, report, present, proposed, times, clock_differences(*rgb, *aux))
+
+
+def _proposal(options: PairOptions, report: SyncReport) -> PairOptions:
+    """What the report proposes: another offset, and a slop where pairs are made by the gap and theirs is larger."""
+    low, high = RANGES["aux_offset"]
+    moved = replace(options, aux_offset=min(max(report.aux_offset, low), high))
+    if options.pairing == "latest" or report.slop <= options.largest_gap:
+        return moved
+    return replace(moved, pairing="nearest", slop=report.slop)
 
 
 def _columns(images: list[Arrival]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +124,12 @@ def text_lines(found: BagSync) -> Iterator[str]:
         yield "no others are proposed"
         return
     yield f"{found.proposed.share:.1%} would with"
-    yield f"    slop: {found.proposed.options.slop!r}"
-    yield f"    aux_offset: {found.proposed.options.aux_offset!r}"
+    proposed = found.proposed.options
+    if proposed.pairing != found.present.options.pairing:
+        yield f"    pairing: {proposed.pairing}"
+    if proposed.pairing == "nearest":
+        yield f"    slop: {proposed.slop!r}"
+    yield f"    aux_offset: {proposed.aux_offset!r}"
 
 
 def _describe(stream: StreamReport) -> str:
@@ -123,7 +140,12 @@ def _describe(stream: StreamReport) -> str:
 
 
 def _parameters(options: PairOptions) -> str:
-    return f"slop: {options.slop:g}, aux_offset: {options.aux_offset:g}"
+    kind = {
+        "nearest": f"slop: {options.slop:g}",
+        "exact": "pairing: exact",
+        "latest": f"pairing: latest, latest_gap: {options.latest_gap:g}",
+    }[options.pairing]
+    return f"{kind}, aux_offset: {options.aux_offset:g}"
 
 
 def plot(found: BagSync) -> Figure:
@@ -156,7 +178,7 @@ def _plot_gaps(axes: Axes, found: BagSync) -> None:
 
 
 def _plot_histogram(axes: Axes, found: BagSync) -> None:
-    reach = max(found.present.options.slop, found.proposed.options.slop, 1e-3) * 1e3
+    reach = max(found.present.options.largest_gap, found.proposed.options.largest_gap, 1e-3) * 1e3
     for paired, colour in zip((found.present, found.proposed), _COLOURS):
         gaps = paired.gaps[np.isfinite(paired.gaps)] * 1e3
         axes.hist(gaps, bins=_BINS, range=(-reach, reach), orientation="horizontal", color=colour, alpha=0.6)

@@ -9,18 +9,10 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo
 
-from cmdtrack_ros.cameras import Camera, camera_from, is_rectified
+from cmdtrack_ros.cameras import Camera, camera_from, camera_info_topic, is_rectified
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.ros.qos import TRANSPORT_SUFFIXES
 
 _WAIT_SECONDS = 1.0  # drivers send one with each image
-
-
-def camera_info_topic(image_topic: str) -> str:
-    """Beside the images, as image_transport looks for it: /camera/image_raw/compressed -> /camera/camera_info."""
-    for suffix in TRANSPORT_SUFFIXES:
-        image_topic = image_topic.removesuffix(suffix)
-    return f"{image_topic.rpartition('/')[0]}/camera_info"
 
 
 class CameraInfoInput:
@@ -44,6 +36,11 @@ class CameraInfoInput:
         self._subscription: Any = None
         self.topic = node.resolve_topic_name(topic or camera_info_topic(image_topic))
         self.follow_publishers()
+
+    @property
+    def message(self) -> CameraInfo | None:
+        """The newest that came."""
+        return self._message
 
     @property
     def waiting(self) -> bool:

@@ -51,7 +51,6 @@ CAUSES = {
     "registration": Cause("inputs", _WARN),
     "registration off": Cause("inputs", _WARN),
     "RGB camera info": Cause("inputs", _WARN),
-    "auxiliary camera info": Cause("inputs", _WARN),
     "auxiliary stream useless": Cause("inputs", _WARN),
     "RGB stream useless": Cause("inputs", _WARN),
     "aux range outlier": Cause("inputs", _WARN),

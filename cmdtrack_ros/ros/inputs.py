@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,11 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from cmdtrack_ros.ros.filters import Subscriber
-from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket
+from cmdtrack_ros.ros.messages import EventPacket
 from cmdtrack_ros.ros.qos import Plan, plan_subscription, qos_overrides, reliability_name
 from cmdtrack_ros.ros.transport import profile_file
+from cmdtrack_ros.streams.events import EVENT_PACKET
+from cmdtrack_ros.streams.filters import SimpleFilter
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -26,7 +27,7 @@ _SILENT_SECONDS = 1.0
 _SILENT_INTERVALS = 3  # of a stream that comes more slowly
 
 
-class ImageInput:
+class ImageInput(SimpleFilter):
     """The upstream filter of one image topic (message_filters' protocol).
 
     The subscription is made anew, with the type and QoS that fit, when publishers of another kind appear.
@@ -53,6 +54,7 @@ class ImageInput:
         *,
         raw: bool = False,
     ) -> None:
+        super().__init__()
         self._node = node
         self._name = name
         self._parameter = parameter
@@ -61,7 +63,6 @@ class ImageInput:
         self._depth = depth
         self._raw = raw
         self.topic = node.resolve_topic_name(topic)
-        self._callbacks: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._arrivals: deque[float] = deque(maxlen=100)
         self._heard = time.monotonic()
         self.received = 0
@@ -72,10 +73,6 @@ class ImageInput:
         self._plan: Plan | None = None
         self._profile: QoSProfile | None = None  # of the subscription, overrides included
         self.follow_publishers()
-
-    def registerCallback(self, cb: Callable[..., None], *args: Any) -> int:  # noqa: N802 - message_filters' name
-        self._callbacks.append((cb, args))
-        return len(self._callbacks) - 1
 
     def follow_publishers(self) -> None:
         """Subscribe anew if the publishers now call for another topic, type or reliability."""
@@ -108,6 +105,11 @@ class ImageInput:
 
     def _subscription(self) -> str:
         return f"{self._plan.type_name}, {reliability_name(self._profile.reliability)}"
+
+    @property
+    def subscribed_topic(self) -> str:
+        """Where the images come from: `topic`, or that of the transport that was taken."""
+        return self._plan.topic
 
     @property
     def message_type(self) -> str:
@@ -185,5 +187,4 @@ class ImageInput:
         self._heard = time.monotonic()
         self._arrivals.append(self._heard)
         self.received += 1
-        for callback, args in self._callbacks:
-            callback(message, *args)
+        self.signalMessage(message)

@@ -19,7 +19,6 @@ except ImportError:
 UNKNOWN_CLASS = "target"
 """The class_id of a detection of which nobody said what it is."""
 
-EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
 try:
     from event_camera_msgs.msg import EventPacket
 except ImportError:

@@ -55,7 +55,7 @@ from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.msg import TrackState
 from cmdtrack_ros.ros.camera_info import CameraInfoInput
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher, gpu_memory, steps_ms
-from cmdtrack_ros.ros.events import EventFrames
+from cmdtrack_ros.ros.events import to_image
 from cmdtrack_ros.ros.filters import MESSAGE_FILTERS
 from cmdtrack_ros.ros.health import STATUSES, Health
 from cmdtrack_ros.ros.inputs import ImageInput
@@ -70,6 +70,7 @@ from cmdtrack_ros.ros.supervision import Supervisor
 from cmdtrack_ros.ros.targets import TargetDoors, initial_target
 from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.ros.world import WorldPublisher
+from cmdtrack_ros.streams.events import EventFrames
 from cmdtrack_ros.streams.images import fill_image
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions
@@ -263,7 +264,8 @@ class TrackerNode(LifecycleNode):
                 lambda: self.get_clock().now().nanoseconds,
             )
             opened.callback(self._end_supervision)
-            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, self._topics)
+            rgb_info = next(iter(self._camera_infos), None)
+            self._registration = RegistrationDesk(self, settings, self._pipeline, self._health, self._topics, rgb_info)
             opened.callback(self._registration.close)
             self._targets.open(settings, self._requests, self._pipeline, opened)
             self._flush_timer = self.create_timer(_FLUSH_PERIOD, self._pairing_filter.flush, clock=self._steady_clock)
@@ -292,7 +294,7 @@ class TrackerNode(LifecycleNode):
         if settings.modality == "event":
             report = partial(self._health.event, "bad auxiliary image")
             self._event_frames = EventFrames(
-                *filters, settings.event_window, settings.max_pixels, _pairing(settings), report
+                *filters, settings.event_window, _pairing(settings), to_image, report, settings.max_pixels
             )
             filters[1] = self._event_frames
         self._pairing_filter = NearestPairFilter(

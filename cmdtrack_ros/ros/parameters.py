@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import THERMAL_UNITS, AuxEncoding
 from cmdtrack_ros.ros.qos import TRANSPORTS
+from cmdtrack_ros.streams.events import EVENT_WINDOW_RANGE
 from cmdtrack_ros.streams.images import MAX_PIXELS
 from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
 from cmdtrack_ros.streams.registration import METHODS, Registration, is_homography
@@ -333,8 +334,7 @@ SPECS = (
         0.0,
         "Seconds before an RGB image whose events its event frame shows, where the auxiliary topic has event packets; "
         "0 takes the interval of the RGB images. More shows slow edges better, and smears fast ones.",
-        0.0,
-        0.5,
+        *EVENT_WINDOW_RANGE,
         live=True,
     ),
     Spec(

@@ -11,14 +11,14 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CompressedImage, Image
 
+from cmdtrack_ros.cameras import TRANSPORT_SUFFIXES
 from cmdtrack_ros.errors import ConfigError
-from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket
+from cmdtrack_ros.ros.messages import EventPacket
+from cmdtrack_ros.streams.events import EVENT_PACKET
 
 TRANSPORTS = ("auto", "raw", "compressed", "compressedDepth")
 """image_transport's names, which are the ends of its topics; auto goes by the publishers."""
 _COMPRESSED = "sensor_msgs/msg/CompressedImage"
-TRANSPORT_SUFFIXES = ("/compressed", "/compressedDepth")
-"""What image_transport adds to the topic of the images."""
 _MOST_QUEUED = 1000
 _OVERRIDES = {
     QoSPolicyKind.HISTORY: ("keep_last", "keep_all"),

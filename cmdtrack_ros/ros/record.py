@@ -24,34 +24,44 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message, serialize_message
 
 from cmdtrack_ros.boxes import visible
+from cmdtrack_ros.cameras import camera_info_topic
 from cmdtrack_ros.data.bags import AUX_NOTE, BOX_NOTE, RGB_NOTE, RawMessage, Ring, header_stamp, write_messages
+from cmdtrack_ros.data.bags.messages import CAMERA_INFO, TF_STATIC
 from cmdtrack_ros.errors import CmdtrackError, ConfigError
 from cmdtrack_ros.msg import TrackState
+from cmdtrack_ros.ros.camera_info import CameraInfoInput
 from cmdtrack_ros.ros.diagnostics import DiagnosticsPublisher
 from cmdtrack_ros.ros.health import RECORDING, Health
 from cmdtrack_ros.ros.inputs import ImageInput
-from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket, from_track_state
+from cmdtrack_ros.ros.messages import from_track_state
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.transport import use_profile
 from cmdtrack_ros.streams.registration import Registration
 from cmdtrack_ros.streams.stamps import RESTART_NS
 from cmdtrack_ros.track import TargetState, Track
 
+try:
+    from tf2_msgs.msg import TFMessage
+except ImportError:
+    TFMessage = None
+
 _TRACK_TYPE = "cmdtrack_ros/msg/TrackState"
 _QUEUE_DEPTH = 30  # about a second, while the machine is busy
 _SETTLE_PERIOD = 0.2  # s; how finely the end of a recording is kept
 _PATIENCE = 5.0  # s without a tracker until it is said
 _AUX_LEAD_NS = 1_000_000_000  # aux images from before the first RGB image: its partner may have come earlier
-_PAIRING = ("pairing", "slop", "latest_gap", "aux_offset")  # parameters that are options of `cmdtrack evaluate-bag`
+_OPTIONS = ("pairing", "slop", "latest_gap", "aux_offset", "event_window")  # of `cmdtrack evaluate-bag`, too
 _REGISTRATION = tuple(field.name for field in fields(Registration))
-_PARAMETERS = ("modality", *_PAIRING, *_REGISTRATION)  # what a replay has to be told
+_INFOS = ("rgb_camera_info", "aux_camera_info")
+_PARAMETERS = ("modality", *_OPTIONS, *_INFOS, *_REGISTRATION)  # what a replay has to be told
 _REGISTRATION_FILE = "registration.yaml"  # in the bag's folder, where the method needs numbers
 _PRIMITIVES = {"double": "float64", "float": "float32", "boolean": "bool"}  # IDL's names, and .msg's
 _NAMES_KEPT = 64  # of targets
+_MOUNTS_KEPT = 64  # messages of /tf_static
 _STREAMS = {"RGB": (RGB_NOTE, "rgb_topic"), "auxiliary": (AUX_NOTE, "aux_topic")}
 _BEFORE_LOSS = (TargetState.TRACKING, TargetState.UNCERTAIN)
 
@@ -107,6 +117,8 @@ class LossRecorder:
         self._ring = Ring(options.seconds + options.after, options.memory_mb * 2**20)
         self._newest_ns = 0
         self._inputs: dict[str, ImageInput] = {}
+        self._infos: list[CameraInfoInput] = []  # while the images are registered by them
+        self._mounts: dict[bytes, None] = {}  # messages of /tf_static
         self._parameters: dict[str, Any] = {}
         self._states: dict[str, TargetState] = {}
         self._heard = time.monotonic()  # of the tracker
@@ -119,6 +131,9 @@ class LossRecorder:
         self._track_topic = f"{self._tracker}/track"
         self.node.create_subscription(TrackState, self._track_topic, self._on_track, qos, raw=True)
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, _QUEUE_DEPTH)
+        if TFMessage is not None:
+            kept = QoSProfile(depth=_QUEUE_DEPTH, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self.node.create_subscription(TFMessage, TF_STATIC, self._on_mounts, kept, raw=True)
         self._ask = self.node.create_client(GetParameters, f"{self._tracker}/get_parameters")
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.node.create_timer(_SETTLE_PERIOD, self._settle, clock=steady)
@@ -130,7 +145,7 @@ class LossRecorder:
         if self._loss:
             self._write()
             self._finish_writing()
-        for stream in self._inputs.values():
+        for stream in (*self._inputs.values(), *self._infos):
             stream.close()
         self.node.destroy_node()
 
@@ -158,8 +173,35 @@ class LossRecorder:
             self._inputs[name] = stream
         self.node.get_logger().info(f"keeping the last {self._options.seconds:g} s of {', '.join(topics.values())}")
 
+    def _follow_calibrations(self) -> None:
+        """Hear the CameraInfo of the images where these are registered by it; to be called about once a second."""
+        wanted = self._parameters.get("registration") == "camera_info" and len(self._inputs) == len(_INFOS)
+        topics = [
+            self.node.resolve_topic_name(self._parameters.get(name) or camera_info_topic(stream.topic))
+            for name, stream in zip(_INFOS, self._inputs.values() if wanted else ())
+        ]
+        if topics != [info.topic for info in self._infos]:
+            for info in self._infos:
+                info.close()
+            streams = self._inputs.values()
+            self._infos = [CameraInfoInput(self.node, n, s.topic, t) for n, s, t in zip(_INFOS, streams, topics)]
+        for info in self._infos:
+            info.follow_publishers()
+
+    def _on_mounts(self, data: bytes) -> None:
+        if len(self._mounts) < _MOUNTS_KEPT:
+            self._mounts[bytes(data)] = None
+
+    def _calibrations(self, time_ns: int) -> list[RawMessage]:
+        """What the images are registered by, as recorded at this time."""
+        if not self._infos:
+            return []
+        found = [(info.topic, CAMERA_INFO, serialize_message(info.message)) for info in self._infos if info.message]
+        found += [(TF_STATIC, "tf2_msgs/msg/TFMessage", data) for data in self._mounts]
+        return [RawMessage(topic, kind, time_ns, data) for topic, kind, data in found]
+
     def _on_image(self, stream: ImageInput, data: bytes) -> None:
-        self._keep(stream.topic, stream.message_type, data)
+        self._keep(stream.subscribed_topic, stream.message_type, data)
 
     def _on_track(self, data: bytes) -> None:
         self._heard = time.monotonic()
@@ -202,19 +244,27 @@ class LossRecorder:
     def _write(self) -> None:
         """Start a thread that writes what is kept now."""
         (_, target), self._loss = self._loss, None
-        topics = {name: stream.topic for name, stream in self._inputs.items()}
-        what = (self._ring.messages(), topics, target, dict(self._parameters))
+        topics = {name: stream.subscribed_topic for name, stream in self._inputs.items()}
+        messages = self._ring.messages()
+        calibrations = self._calibrations(messages[0].time_ns) if messages else []
+        what = (messages, calibrations, topics, target, dict(self._parameters))
         self._writer = threading.Thread(target=self._write_bag, args=what, name="bag_writer")
         self._writer.start()
 
     def _write_bag(
-        self, messages: list[RawMessage], topics: dict[str, str], target: str, parameters: dict[str, Any]
+        self,
+        messages: list[RawMessage],
+        calibrations: list[RawMessage],
+        topics: dict[str, str],
+        target: str,
+        parameters: dict[str, Any],
     ) -> None:
         path = self._folder / f"{self._prefix}{time.strftime('%Y%m%d_%H%M%S')}"
         rgb = topics.get("RGB", "")
         start = find_start(messages, rgb, self._track_topic, target)
         if start is not None:
             messages = cut(messages, start, rgb)
+        messages = calibrations + messages
         command = replay_command(path, start, parameters)
         notes = {_STREAMS[name][0]: topic for name, topic in topics.items()}
         notes |= {"target_id": target, "replay": command}
@@ -225,10 +275,7 @@ class LossRecorder:
         try:
             size = sum(len(message.data) for message in messages)
             make_room(self._folder, self._prefix, self._options.bags - 1, self._options.disk_mb * 2**20 - size)
-            definitions = {_TRACK_TYPE: definition(TrackState)}
-            if EventPacket is not None:
-                definitions[EVENT_PACKET] = definition(EventPacket)
-            write_messages(path, messages, notes, definitions)
+            write_messages(path, messages, notes, {_TRACK_TYPE: definition(TrackState)})
             (path / _REGISTRATION_FILE).write_text(registration_file(parameters))
         except (CmdtrackError, OSError) as error:
             self._failure = str(error)
@@ -249,6 +296,7 @@ class LossRecorder:
     def _look_after(self) -> None:
         for stream in self._inputs.values():
             stream.follow_publishers()
+        self._follow_calibrations()
         if self._ask.service_is_ready():
             request = GetParameters.Request(names=list(_PARAMETERS))
             self._ask.call_async(request).add_done_callback(self._on_parameters)
@@ -315,7 +363,8 @@ def replay_command(path: Path, start: Start | None, parameters: dict[str, Any]) 
     words = ["cmdtrack evaluate-bag", str(path), "--output out/lost"]
     if start is None:  # nobody knows where the target was
         words.append("--init-box x,y,w,h")
-    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in _PAIRING if name in parameters]
+    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in _OPTIONS if name in parameters]
+    words += [f"--{name.replace('_', '-')} {parameters[name]}" for name in _INFOS if parameters.get(name)]
     method = parameters.get("registration", "none")
     words.append(f"--registration {method if method in ('none', 'resize') else path / _REGISTRATION_FILE}")
     return " ".join(words)

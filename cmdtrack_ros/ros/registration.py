@@ -7,18 +7,17 @@ import math
 from contextlib import suppress
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 from rclpy.time import Time
 
-from cmdtrack_ros.cameras import Camera
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.ros.camera_info import CameraInfoInput
 from cmdtrack_ros.ros.health import Health
 from cmdtrack_ros.ros.parameters import Settings
 from cmdtrack_ros.streams.alignment import ResidualWatch
-from cmdtrack_ros.streams.registration import Registrar, Registration, Rig, rotation_from
+from cmdtrack_ros.streams.frames import Pose, pose_of
+from cmdtrack_ros.streams.registration import Registrar, mounted
 from cmdtrack_ros.tracking.pipeline import Pipeline
 
 try:
@@ -37,12 +36,20 @@ class RegistrationDesk:
 
     Args:
         topics: resolved names of the RGB and the auxiliary images.
+        rgb_info: of the RGB images, where the node has it already; else it is opened when it is needed.
     """
 
     def __init__(
-        self, node: Node, settings: Settings, pipeline: Pipeline, health: Health, topics: tuple[str, str]
+        self,
+        node: Node,
+        settings: Settings,
+        pipeline: Pipeline,
+        health: Health,
+        topics: tuple[str, str],
+        rgb_info: CameraInfoInput | None = None,
     ) -> None:
         self._node, self._pipeline, self._health, self._topics = node, pipeline, health, topics
+        self._rgb_info = rgb_info
         self._watch = ResidualWatch()
         self._residual = math.nan
         self._off = 0  # looks in a row
@@ -60,9 +67,11 @@ class RegistrationDesk:
         self._rig = ()
         wanted = self._wanted.registration == "camera_info" and self._modality is not Modality.RGB
         if wanted and not self._infos:
-            names = (("rgb_camera_info", settings.rgb_camera_info), ("aux_camera_info", settings.aux_camera_info))
-            for (parameter, topic), images in zip(names, self._topics):
-                self._infos.append(CameraInfoInput(self._node, parameter, images, topic))
+            rgb, aux = self._topics
+            self._infos = [
+                self._rgb_info or CameraInfoInput(self._node, "rgb_camera_info", rgb, settings.rgb_camera_info),
+                CameraInfoInput(self._node, "aux_camera_info", aux, settings.aux_camera_info),
+            ]
             if Buffer is not None:
                 buffer = Buffer()
                 self._tf = buffer, TransformListener(buffer, self._node)
@@ -74,7 +83,8 @@ class RegistrationDesk:
 
     def close(self) -> None:
         for info in self._infos:
-            info.close()
+            if info is not self._rgb_info:
+                info.close()
         if self._tf:
             self._tf[1].unregister()
         self._infos, self._tf = [], None
@@ -129,43 +139,24 @@ class RegistrationDesk:
             info.follow_publishers()
         try:
             rgb, aux = (info.camera(size) for info, size in zip(self._infos, sizes))
-            rotation, translation = self._mounting(rgb, aux)
+            rig = mounted(self._wanted, rgb, aux, self._lookup)
         except ConfigError as error:
             self._pipeline.register(Registrar(self._wanted, missing=str(error)))
             self._rig = ()
             return
-        made_of = (rgb, aux, rotation.tolist(), translation.tolist())
+        made_of = (rgb, aux, rig.rotation.tolist(), rig.translation.tolist())
         if made_of != self._rig:
             self._rig = made_of
             self._forget()
-            self._pipeline.register(Registrar(self._wanted, Rig(rgb, aux, rotation, translation)))
+            self._pipeline.register(Registrar(self._wanted, rig))
 
-    def _mounting(self, rgb: Camera, aux: Camera) -> tuple[np.ndarray, np.ndarray]:
-        """Rotation (3, 3) and translation (3,) from the auxiliary camera's frame to the RGB camera's."""
-        wanted: Registration = self._wanted
-        if wanted.aux_translation:
-            turns = wanted.aux_rotation or (0.0, 0.0, 0.0)
-            return rotation_from(*turns), np.array(wanted.aux_translation)
-        remedy = "or set aux_translation and aux_rotation"
+    def _lookup(self, target: str, source: str) -> Pose | None:
+        """A frame in another one, by tf."""
         if self._tf is None:
             raise ConfigError(
-                f"tf2_ros is not installed, so how the cameras are mounted is not known: install it, {remedy}"
+                "tf2_ros is not installed, so how the cameras are mounted is not known: install it, or set "
+                "aux_translation and aux_rotation"
             )
-        if rgb.frame_id == aux.frame_id:
-            return np.eye(3), np.zeros(3)
         with suppress(TransformException):
-            found = self._tf[0].lookup_transform(rgb.frame_id, aux.frame_id, Time()).transform
-            q, t = found.rotation, found.translation
-            return _matrix_of(q.x, q.y, q.z, q.w), np.array([t.x, t.y, t.z])
-        raise ConfigError(f"tf knows no way from {aux.frame_id!r} to {rgb.frame_id!r}: publish it, {remedy}")
-
-
-def _matrix_of(x: float, y: float, z: float, w: float) -> np.ndarray:
-    """Rotation (3, 3) of a unit quaternion."""
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+            return pose_of(self._tf[0].lookup_transform(target, source, Time()).transform)
+        return None

@@ -126,6 +126,7 @@ class TargetDoors:
         self._let_detector_start(True)
         outcome = await self._ask(lambda answer: self._requests.request(target, stamp, answer))
         response.accepted, response.reason = outcome.box is not None, outcome.refused
+        response.target_id = outcome.name
         if outcome.box is not None:
             response.x, response.y, response.width, response.height = (float(v) for v in outcome.box)
         return response

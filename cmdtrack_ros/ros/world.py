@@ -25,6 +25,7 @@ from cmdtrack_ros.modalities import AuxEncoding
 from cmdtrack_ros.ros.camera_info import CameraInfoInput
 from cmdtrack_ros.ros.health import Health
 from cmdtrack_ros.ros.qos import qos_overrides
+from cmdtrack_ros.streams.frames import pose_of
 from cmdtrack_ros.streams.pairing import Pair
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.world import Place, TargetDepth, inside, locate
@@ -169,8 +170,7 @@ class WorldPublisher:
             ).transform
         except tf2_ros.TransformException as error:
             raise NoPoseError(f"parameter 'target_frame': no transform from {name!r}: {error}") from error
-        origin = np.array([moved.translation.x, moved.translation.y, moved.translation.z])
-        return _Frame(self._target_frame, rotation_of(moved.rotation), origin)
+        return _Frame(self._target_frame, *pose_of(moved))
 
     def _place(self, camera: Camera, track: Track, depth: np.ndarray) -> Place:
         target = self._targets.get(track.target_id)
@@ -215,13 +215,6 @@ class WorldPublisher:
                 self._health.condition(cause, str(why))
             elif not isinstance(why, kind):
                 self._health.condition(cause, None)
-
-
-def rotation_of(q: Quaternion) -> np.ndarray:
-    """(3, 3) of a unit quaternion; https://en.wikipedia.org/wiki/Quaternions_and_spatial_rotation."""
-    x, y, z, w = q.x, q.y, q.z, q.w
-    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + 2 * w * skew + 2 * skew @ skew
 
 
 def _quaternion(rotation: np.ndarray) -> Quaternion:

@@ -17,8 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cmdtrack_ros.errors import ImageError
+from cmdtrack_ros.streams.filters import SimpleFilter
 from cmdtrack_ros.streams.images import MAX_PIXELS
+from cmdtrack_ros.streams.pairing import PairOptions, stamp_ns
 from cmdtrack_ros.streams.stamps import RESTART_NS, StampGuard
+
+EVENT_PACKET = "event_camera_msgs/msg/EventPacket"
+EVENT_WINDOW_RANGE = (0.0, 0.5)
+"""Lowest and highest seconds of the parameter event_window."""
 
 _LARGEST_SIDE = 2048  # that 11 bits can name
 _MAX_PACKET_BYTES = 4 << 20
@@ -195,15 +201,15 @@ class EventSlicer:
         arrays = [array for events in self._events for array in (events.time, events.pixel, events.on)]
         return self._pending_bytes + sum(array.nbytes for array in arrays)
 
-    def configure(self, window: float = 0.0, offset: float = 0.0, waits: bool = True) -> None:
+    def configure(self, window: float = 0.0, options: PairOptions = PairOptions()) -> None:
         """Other values from now on.
 
         Args:
             window: seconds before that moment whose events a frame shows; 0 = the interval of the RGB images.
-            offset: seconds added to the packets' stamps to compare them with those of RGB images.
-            waits: for the packet that completes a frame; else a frame is of what has come.
+            options: of the pairing. By `latest` a frame is of what has come, else it waits for what completes it.
         """
-        self._window, self._offset, self._waits = round(window * 1e9), round(offset * 1e9), waits
+        self._window, self._offset = round(window * 1e9), round(options.aux_offset * 1e9)
+        self._waits = options.pairing != "latest"
 
     def add_rgb(self, stamp: int) -> list[EventFrame]:
         """An RGB image of that stamp (ns) has come: a frame is wanted. Returns those that are complete."""
@@ -348,3 +354,57 @@ class EventSlicer:
             or sum(len(events.time) for events in self._events) > _MAX_EVENTS
         ):
             self._events.popleft()
+
+
+class EventFrames(SimpleFilter):
+    """A filter (message_filters' protocol) between the two inputs and the pairing.
+
+    Packets come out as images, stamped so that each pairs with its RGB image; images that a camera rendered itself
+    pass. To be made before the pairing listens to RGB: a frame of what has come must be there first.
+
+    Args:
+        rgb, aux: filters of the two inputs.
+        window: of a frame, seconds; 0 = the interval of the RGB images.
+        make: an image message of a frame and the frame_id of its camera.
+        report: told what is wrong with a packet.
+    """
+
+    def __init__(
+        self,
+        rgb: Any,
+        aux: Any,
+        window: float,
+        options: PairOptions,
+        make: Callable[[EventFrame, str], Any],
+        report: Callable[[str], None],
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        super().__init__()
+        self._slicer = EventSlicer(max_pixels, report)
+        self._make, self._report = make, report
+        self._frame_id = ""
+        self.configure(window, options)
+        rgb.registerCallback(self._add_rgb)
+        aux.registerCallback(self._add_aux)
+
+    def configure(self, window: float, options: PairOptions) -> None:
+        """Other values from now on."""
+        self._slicer.configure(window, options)
+
+    def _add_rgb(self, message: Any) -> None:
+        self._signal(self._slicer.add_rgb(stamp_ns(message)))
+
+    def _add_aux(self, message: Any) -> None:
+        if not hasattr(message, "events"):
+            self.signalMessage(message)
+            return
+        self._frame_id = message.header.frame_id
+        try:
+            self._signal(self._slicer.add_packet(message))
+        except ImageError as error:
+            self._report(str(error))
+
+    def _signal(self, frames: list[EventFrame]) -> None:
+        for frame in frames:
+            if 0 <= frame.stamp < 2**31 * 10**9:  # else a stamp that no message can have
+                self.signalMessage(self._make(frame, self._frame_id))

@@ -8,6 +8,7 @@ the image's mean, as around the image's edge (`boxes.Crop`): no step in brightne
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from cmdtrack_ros.cameras import Camera
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.modalities import Modality
+from cmdtrack_ros.streams.frames import Pose, rotation_from
 
 METHODS = ("none", "resize", "homography", "camera_info")
 RANGES = {
@@ -29,10 +31,6 @@ RANGES = {
 }
 """Low and high end of each number of the parameters of these names."""
 
-_OFFLINE = (
-    "only the running node reads CameraInfo and tf: offline, register by `none`, `resize` or the file that `cmdtrack "
-    "register` writes from the recording"
-)
 _LEAST_SCALE, _MOST_SCALE = 0.02, 50.0  # px of RGB per auxiliary px; beyond it nothing could be seen
 _LEAST_SHOWN = 0.02  # of the RGB image
 _SMOOTH = {np.dtype(kind): cv2.INTER_LINEAR for kind in (np.uint8, np.uint16, np.float32)}
@@ -120,10 +118,26 @@ class Rig:
     translation: np.ndarray
 
 
-def rotation_from(roll: float, pitch: float, yaw: float) -> np.ndarray:
-    """(3, 3), of turns about the fixed axes x, y, z (rad), as tf's static_transform_publisher takes them."""
-    x, y, z = (cv2.Rodrigues(np.array(axis, np.float64))[0] for axis in ((roll, 0, 0), (0, pitch, 0), (0, 0, yaw)))
-    return z @ y @ x
+def mounted(wanted: Registration, rgb: Camera, aux: Camera, lookup: Callable[[str, str], Pose | None]) -> Rig:
+    """The cameras as the parameters, else tf say that they are mounted.
+
+    Args:
+        lookup: tf's: the second frame in the first one; None where it knows no way.
+
+    Raises:
+        ConfigError: neither says it.
+    """
+    if wanted.aux_translation:
+        turns = wanted.aux_rotation or (0.0, 0.0, 0.0)
+        return Rig(rgb, aux, rotation_from(*turns), np.array(wanted.aux_translation))
+    if rgb.frame_id == aux.frame_id:
+        return Rig(rgb, aux, np.eye(3), np.zeros(3))
+    if pose := lookup(rgb.frame_id, aux.frame_id):
+        return Rig(rgb, aux, *pose)
+    raise ConfigError(
+        f"tf knows no way from {aux.frame_id!r} to {rgb.frame_id!r}: publish it, or set aux_translation and "
+        "aux_rotation"
+    )
 
 
 class Registrar:
@@ -134,14 +148,17 @@ class Registrar:
     """
 
     def __init__(
-        self, registration: Registration = Registration(), rig: Rig | None = None, missing: str = _OFFLINE
+        self,
+        registration: Registration = Registration(),
+        rig: Rig | None = None,
+        missing: str = "nothing is known of the cameras",
     ) -> None:
         self.registration, self.rig = registration, rig
         self._missing = missing
         self._sizes: tuple[tuple[int, int], tuple[int, int]] | None = None
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self._unseen: np.ndarray | None = None  # uint8, 1 where the auxiliary camera sees nothing
-        self._rays: np.ndarray | None = None  # (3, n) float32, of auxiliary pixels, turned as the RGB camera is
+        self._rays: np.ndarray | None = None  # (3, h, w) float32, of auxiliary pixels, turned as the RGB camera is
 
     def __call__(
         self, aux: np.ndarray, size: tuple[int, int], modality: Modality | str, depth_unit: float = 0.001
@@ -233,18 +250,20 @@ class Registrar:
             self._check_sizes(own, size)
             rows, columns = np.mgrid[: own[0], : own[1]].reshape(2, -1)
             rays = self.rig.rotation @ self.rig.aux.rays(np.stack([columns, rows], 1)).T
-            self._rays, self._sizes = rays.astype(np.float32), (own, size)
-        metres = depth.reshape(-1).astype(np.float32) * np.float32(unit)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            x, y, z = self._project(metres)
+            self._rays, self._sizes = rays.astype(np.float32).reshape(3, *own), (own, size)
+        assert self._rays is not None
+        metres = depth.astype(np.float32) * np.float32(unit)
+        with np.errstate(invalid="ignore", over="ignore"):
+            x, y, z = (ray * metres + np.float32(offset) for ray, offset in zip(self._rays, self.rig.translation))
+            x, y = self.rig.rgb.project_image(x, y, z)
             side = max(math.ceil(max(self.rig.rgb.focal) / min(self.rig.aux.focal) - 0.05), 1)
             margin = side - 1  # above and left of the image, for what is drawn only in part
             x, y = (np.floor(pixels + np.float32(0.5 + margin / 2)) for pixels in (x, y))
             height, width = size[0] + margin, size[1] + margin
             inside = np.flatnonzero((metres > 0) & (z > 0) & (x >= 0) & (y >= 0) & (x < width) & (y < height))
-        places = y[inside].astype(np.int32) * width + x[inside].astype(np.int32)
+        places = y.ravel()[inside].astype(np.int32) * width + x.ravel()[inside].astype(np.int32)
         nearest = np.full(height * width, np.inf, np.float32)
-        _keep_nearest(nearest, places, z[inside])
+        _keep_nearest(nearest, places, z.ravel()[inside])
         image: np.ndarray = nearest.reshape(height, width)
         if margin:  # a pixel reaches to the right and down
             image = cv2.erode(image, np.ones((side, side), np.uint8), anchor=(margin, margin))[margin:, margin:]
@@ -252,23 +271,6 @@ class Registrar:
         if depth.dtype != np.uint16:
             return image.astype(depth.dtype, copy=False)
         return np.minimum(np.rint(image * np.float32(1 / unit)), 65535).astype(np.uint16)
-
-    def _project(self, metres: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Column and row (px) in the RGB image and distance (m) of each auxiliary pixel; NaN where it is not seen."""
-        assert self.rig is not None and self._rays is not None
-        rgb = self.rig.rgb
-        x, y, z = (
-            ray * metres + np.float32(offset) for ray, offset in zip(self._rays, self.rig.translation, strict=True)
-        )
-        if rgb.distortion.size or not np.array_equal(rgb.rotation, np.eye(3)):
-            columns, rows = rgb.project(np.stack([x, y, z], 1)).T
-            return columns, rows, z
-        inverse = 1 / z
-        columns, rows = (
-            side * inverse * np.float32(focal) + np.float32(centre)
-            for side, focal, centre in zip((x, y), rgb.focal, rgb.matrix[:2, 2], strict=True)
-        )
-        return columns, rows, z
 
 
 def _keep_nearest(nearest: np.ndarray, places: np.ndarray, metres: np.ndarray) -> None:

@@ -33,10 +33,11 @@ _LIVE = 60_000_000_000  # ns between the stamps of a live stream and the system'
 
 class Outcome(NamedTuple):
     """What became of a request: the box (4,) xywh in RGB pixels where the target is now, or None and why it was
-    refused. A release or a reset has neither."""
+    refused; a release or a reset has neither. name: that the target has, asked for or given."""
 
     box: np.ndarray | None = None
     refused: str = ""
+    name: str = ""
 
 
 class Due(NamedTuple):
@@ -275,7 +276,7 @@ class TargetRequests:
             if request.name in boxes:
                 if request.steps and len(tracks) == 1:
                     self._reached, self._steps = request.given, request.steps
-                self._ended(request, Outcome(boxes[request.name]))
+                self._ended(request, Outcome(boxes[request.name], name=request.name))
             elif request.name in refused:
                 self._refuse(request, refused[request.name])
             else:

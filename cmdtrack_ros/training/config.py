@@ -23,6 +23,7 @@ from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.cmae import CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.teacher import TeacherConfig
+from cmdtrack_ros.streams.events import EVENT_WINDOW_RANGE
 from cmdtrack_ros.streams.pairing import PAIRINGS, RANGES, PairOptions
 
 
@@ -61,9 +62,9 @@ def _pairing(name: str) -> Any:
 class Source(Strict):
     """One source of training pairs.
 
-    ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them,
-    with boxes on a topic), ``stills``, ``boxed_stills`` (pictures in ``img/`` and their targets in
-    ``boxes.json``, ``{file: [[x, y, w, h], ...]}``, px) or ``labelled`` (a file by ``cmdtrack train label``).
+    ``kind``: ``sequences`` (any layout of ``cmdtrack_ros.data``), ``bags`` (a rosbag2 or a folder of them, with boxes
+    on a topic or in ``boxes.txt`` in the bag's folder), ``stills``, ``boxed_stills`` (pictures in ``img/`` and their
+    targets in ``boxes.json``, ``{file: [[x, y, w, h], ...]}``, px) or ``labelled`` (by ``cmdtrack train label``).
     ``path``: of the folder or file, below the data folder when relative. ``share``: relative frequency.
     ``max_gap``: largest distance of a pair, frames. ``layout``: of the folders, ``auto`` tells by their
     content. ``names``: a text file (below the data folder when relative) with the name of one sequence to use
@@ -74,8 +75,9 @@ class Source(Strict):
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
     ``pairing``, ``slop``, ``latest_gap``, ``aux_offset``: how the images of bags are paired, s; as the node's
-    parameters. ``registration``: how their aux images come onto RGB: none, resize, or a file of the node's parameters,
-    as `cmdtrack register` writes. ``terms``: under which the data may be used, for the weights' metadata.
+    parameters, as are ``event_window``, ``rgb_camera_info`` and ``aux_camera_info``. ``registration``: how their aux
+    images come onto RGB: none, resize, camera_info, or a file of the node's parameters, as `cmdtrack register` writes.
+    ``terms``: under which the data may be used, for the weights' metadata.
     """
 
     kind: str = Field(pattern="^(sequences|bags|stills|boxed_stills|labelled)$")
@@ -98,6 +100,9 @@ class Source(Strict):
     latest_gap: float = _pairing("latest_gap")
     aux_offset: float = _pairing("aux_offset")
     registration: str = "none"
+    rgb_camera_info: str | None = None
+    aux_camera_info: str | None = None
+    event_window: float = Field(default=0.0, ge=EVENT_WINDOW_RANGE[0], le=EVENT_WINDOW_RANGE[1])
     terms: str = ""
 
 

@@ -85,8 +85,9 @@ def open_sources(
         if source.kind in ("stills", "boxed_stills"):
             opened.append((_open_stills(source, path, parts), source.share))
             continue
-        found = _named(load_sequences(source, path, data), source, data)
-        found = _only(((_path(sequence), sequence) for sequence in found), source, path)
+        named = _named(load_sequences(source, path, data), source, data)
+        # A bag is called by its name.
+        found = _only(((getattr(sequence, "path", path / sequence.name), sequence) for sequence in named), source, path)
         training, kept = _split([sequence for _, sequence in found], source, parts)
         held_out += [sequence for sequence in kept if _can_be_scored(sequence)]
         true = source.kind != "labelled"
@@ -134,18 +135,26 @@ def load_sequences(source: Source, path: Path, data: Path) -> list[ImageSequence
 
 
 def _load_bag(path: Path, source: Source) -> ImageSequence:
-    from cmdtrack_ros.data.bags import TRUTH_TOPIC, BagOptions, load_bag
+    from cmdtrack_ros.data.bags import TRUTH_FILE, TRUTH_TOPIC, BagOptions, load_bag
 
     topics = source.rgb_topic, source.aux_topic, source.truth_topic
     pairing = PairOptions(
         slop=source.slop, aux_offset=source.aux_offset, pairing=source.pairing, latest_gap=source.latest_gap
     )
-    registration = read_registration(source.registration)
-    sequence = load_bag(path, BagOptions(*topics, modality=source.modality, pairing=pairing, registration=registration))
+    options = BagOptions(
+        *topics,
+        modality=source.modality,
+        pairing=pairing,
+        registration=read_registration(source.registration),
+        rgb_camera_info=source.rgb_camera_info,
+        aux_camera_info=source.aux_camera_info,
+        event_window=source.event_window,
+    )
+    sequence = load_bag(path, options)
     if not visible(sequence.boxes).any():
         raise DataError(
-            f"{path}: no box for any image; expected TargetBox or Detection2DArray messages on "
-            f"{source.truth_topic or TRUTH_TOPIC}, with the stamps of the images"
+            f"{path}: no box for any image; expected {TRUTH_FILE} in its folder, or TargetBox or Detection2DArray "
+            f"messages on {source.truth_topic or TRUTH_TOPIC}, with the stamps of the images"
         )
     return sequence
 

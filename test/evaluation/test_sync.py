@@ -91,6 +91,33 @@ def test_options_in_force_count(tmp_path: Path) -> None:
     assert found.proposed.options == PairOptions(slop=0.01, aux_offset=-0.5)
 
 
+def test_exact_pairs_that_never_meet_become_nearest_ones(tmp_path: Path) -> None:
+    path = write_bag(RandomSequence(count=40), tmp_path / "bag", WriterOptions(aux_offset=0.01))
+    found = examine_bag(path, BagOptions(pairing=PairOptions(pairing="exact", slop=0.001)))
+    assert found.present.share == 0.0 and found.proposed.share == 1.0
+    lines = list(text_lines(found))
+    assert "0.0% of the RGB images get an aux image with pairing: exact, aux_offset: 0" in lines
+    assert "    pairing: nearest" in lines and f"    slop: {found.report.slop!r}" in lines
+    assert 0.01 < found.report.slop < 0.02
+
+
+def test_exact_pairs_that_meet_stay_so(tmp_path: Path) -> None:
+    path = write_bag(RandomSequence(count=40), tmp_path / "bag")
+    found = examine_bag(path, BagOptions(pairing=PairOptions(pairing="exact")))
+    assert found.present.share == 1.0 and "no others are proposed" in list(text_lines(found))
+
+
+def test_latest_pairs_go_by_what_was_recorded_before(tmp_path: Path) -> None:
+    path = write_bag(RandomSequence(count=40), tmp_path / "bag", WriterOptions(aux_offset=0.01))  # at 25 Hz
+    near, far = (
+        examine_bag(path, BagOptions(pairing=PairOptions(pairing="latest", latest_gap=gap))) for gap in (0.035, 0.005)
+    )
+    assert near.present.share == pytest.approx(39 / 40) and far.present.share == 0.0, "the one before is 30 ms older"
+    lines = list(text_lines(near))
+    assert "97.5% of the RGB images get an aux image with pairing: latest, latest_gap: 0.035, aux_offset: 0" in lines
+    assert not any("slop" in line for line in lines) and far.proposed.options.pairing == "latest"
+
+
 def test_a_bag_with_one_stream_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found no auxiliary topic.*/rgb/image"):
         examine(RandomSequence(Modality.RGB), tmp_path, WriterOptions())

@@ -10,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
+from geometry_msgs.msg import PoseStamped
 from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import CameraInfo
 
 from cmdtrack_ros.track import TargetState
 from faults.judge import is_said
@@ -121,6 +123,12 @@ def covered(shot: Shot) -> list[Out]:
     return [shot.rgb(np.full_like(shot.scene.rgb[0], 60)), shot.aux(aux_like(shot, np.median(shot.scene.aux[0])))]
 
 
+def knocked(shot: Shot) -> list[Out]:
+    """The auxiliary camera looks an eighth of its image aside."""
+    pixels = shot.scene.aux[shot.index]
+    return [shot.rgb(), shot.aux(np.roll(pixels, pixels.shape[1] // 8, 1))]
+
+
 def lens_caps(stage: Stage) -> float:
     """On until the target is lost, and for 3 s more; begins with the loss."""
     put_on = time.monotonic()
@@ -212,6 +220,71 @@ def loop(stage: Stage) -> None:
 
     lasting(inject, 2 * length / stage.cameras.rate)(stage)
     stage.cameras.number = 0  # the live camera goes on where a loop begins
+
+
+@contextmanager
+def calibrated(stage: Stage, *streams: str) -> Iterator[None]:
+    """These cameras publish their CameraInfo."""
+    height, width = stage.scene.rgb[0].shape[:2]
+    k = [float(width), 0.0, width / 2, 0.0, float(width), height / 2, 0.0, 0.0, 1.0]
+    info = CameraInfo(width=width, height=height, k=k, distortion_model="plumb_bob")
+    publishers = [stage.node.create_publisher(CameraInfo, f"{stream}/camera_info", 10) for stream in streams]
+    timer = stage.node.create_timer(0.1, lambda: [publisher.publish(info) for publisher in publishers])
+    try:
+        yield
+    finally:
+        stage.node.destroy_timer(timer)
+        for publisher in publishers:
+            stage.node.destroy_publisher(publisher)
+
+
+@contextmanager
+def heard_poses(stage: Stage) -> Iterator[list[PoseStamped]]:
+    """Somebody listens to the target's poses, without whom none are made."""
+    poses: list[PoseStamped] = []
+    subscription = stage.node.create_subscription(PoseStamped, "tracker/target_pose", poses.append, 10)
+    try:
+        yield poses
+    finally:
+        stage.node.destroy_subscription(subscription)
+
+
+def without_rgb_info(stage: Stage) -> None:
+    with heard_poses(stage) as poses:
+        time.sleep(4.0)
+        assert not poses, "a pose without a calibration"
+        with calibrated(stage, "rgb"):
+            stage.wait("a pose", lambda: poses)
+
+
+def without_aux_info(stage: Stage) -> None:
+    """The node is to register by both calibrations, and the auxiliary camera's does not come."""
+
+    def texts() -> str:
+        return " ".join(value for status in stage.ears.newest() for value in status.values.values())
+
+    with calibrated(stage, "rgb"):
+        assert stage.set("aux_translation", [0.0, 0.0, 0.0]) and stage.set("registration", "camera_info")
+        stage.wait("the missing topic's name", lambda: "nothing came on /faults/aux/camera_info" in texts(), 10.0)
+        assert stage.set("registration", "none"), "could not be set back"
+
+
+def without_depth(stage: Stage) -> float:
+    """The depth camera does not see the target: too near, or of glass."""
+
+    def blind(shot: Shot) -> list[Out]:
+        x, y, width, height = shot.scene.boxes[shot.index].astype(int)
+        pixels = shot.scene.aux[shot.index].copy()
+        pixels[max(y - height, 0) : y + 2 * height, max(x - width, 0) : x + 2 * width] = 0
+        return [shot.rgb(), shot.aux(pixels)]
+
+    with calibrated(stage, "rgb"), heard_poses(stage) as poses:
+        stage.wait("a pose", lambda: poses)
+        began = time.monotonic()
+        lasting(blind, 4.0)(stage)
+        poses.clear()
+        stage.wait("poses again", lambda: poses)
+    return began
 
 
 def rescaled(rgb: float, aux: float, seconds: float = 0.0) -> Act:
@@ -364,6 +437,20 @@ def background(stage: Stage) -> None:
     sure = sum(result.track.state is TargetState.TRACKING for result in recent)
     stage.name_target()
     assert sure <= len(recent) / 2, f"{sure} of {len(recent)} results TRACKING after 5 s"
+
+
+def one_object(stage: Stage) -> float:
+    """The target is named anew, by another name, in an image of a second ago; given up once the node has said so."""
+    old = stage.between(0.0, time.monotonic() - 1.0)[-1]
+    stage.send_target(stage.cameras.truth(old.at, old.track.stamp_ns)[1], old.track.stamp_ns, "double")
+    try:
+        stage.wait("two targets", lambda: stage.ears.results[-1].track.target_id == "double")
+        began = time.monotonic()
+        stage.wait("what it says", lambda: stage.ears.shown(("targets on one object",)), 15.0)
+    finally:
+        stage.send_target(np.zeros(4), name="double")
+        stage.name_target()
+    return began
 
 
 def paused(stage: Stage) -> None:
@@ -525,6 +612,41 @@ def without_clock(stage: Stage) -> float:
     follow(stage)
     time.sleep(LASTS)
     restarted(stage)
+    return began
+
+
+def without_detections(stage: Stage) -> float:
+    """A detector is expected, and none publishes."""
+    began = started_anew(stage, "no detections:", detections_topic="detections")
+    follow(stage)
+    time.sleep(LASTS)
+    restarted(stage)
+    return began
+
+
+def unwritable(stage: Stage) -> float:
+    """`cmdtrack record` runs beside the node, and its folder becomes a file; mended 3 s later."""
+    folder = stage.folder / "lost"
+    command = [sys.executable, "-m", "cmdtrack_ros.cli", "record", str(folder), "--tracker", "/faults/tracker"]
+
+    def heard(text: str) -> bool:
+        ours = [status for status in stage.ears.newest() if status.name.endswith("tracker_recorder: recording")]
+        return bool(ours) and text in ours[-1].message
+
+    with (stage.folder / "record.log").open("a") as log:
+        recorder = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        stage.wait("the recorder", lambda: heard("waiting for a loss"))
+        folder.rename(stage.folder / "before")
+        folder.touch()
+        began = time.monotonic()
+        time.sleep(LASTS)
+        folder.unlink()
+        stage.wait("the end of it", lambda: not heard("cannot record"))
+        assert recorder.poll() is None, "the recorder ended"
+    finally:
+        recorder.terminate()
+        recorder.wait()
     return began
 
 

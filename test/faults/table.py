@@ -20,6 +20,7 @@ SETTINGS: dict[str, dict[str, object]] = {
     "robot": {},
     "initial": {"initial": True},
     "compressed": {"compressed": True},
+    "two": {"parameters": {"max_targets": 2}},
     "memory": {"parameters": {"process_every_pair": "true", "weights": "nano"}},
 }
 """Options of the stages that the faults share."""
@@ -180,6 +181,26 @@ _FAULTS = (
     Fault("each state to its shutdown", acts.shutdowns),
     # Counted from the node's activation: it has to find its cameras first, whose stamps are what is wrong.
     Fault("use_sim_time without /clock", acts.without_clock, ("stamps ahead",), said_within=4.0),
+    Fault(
+        "auxiliary camera knocked",
+        acts.lasting(acts.knocked, 8.0),
+        ("registration off",),
+        said_within=8.0,
+        answers=ANSWERS,
+        quick=True,
+    ),
+    Fault("RGB CameraInfo missing", acts.without_rgb_info, ("RGB camera info",), said_within=4.0, scenes=("depth",)),
+    Fault("auxiliary CameraInfo missing", acts.without_aux_info, ("registration",), said_within=4.0, scenes=EVERY),
+    Fault("no depth where the target is", acts.without_depth, ("no target pose",), said_within=4.0, scenes=("depth",)),
+    Fault(
+        "two targets on one object",
+        acts.one_object,
+        ("targets on one object",),
+        said_within=6.0,  # after 15 images that both were on it
+        stage="two",
+    ),
+    Fault("no detector publishes", acts.without_detections, ("no detections",), said_within=4.0),
+    Fault("recorder's folder cannot be written", acts.unwritable, ("cannot record",), quick=True),
     Fault("weights file missing", acts.unconfigurable, ("configure failed",)),
     Fault("RGB stamp of 0", acts.rgb_stamp(lambda shot: 0), GARBAGE, stage="initial", scenes=RANGED),
     Fault("aux stamp of 0", acts.aux_stamp(lambda shot: 0), GARBAGE, stage="initial"),

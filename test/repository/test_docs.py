@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = {".venv", "build", "install", "log", "out", "runs"}
@@ -58,6 +59,18 @@ def test_verbs_and_options_that_are_named_exist(page: Path) -> None:
             command, words = command.commands[words[0]], words[1:]
         options = {name for parameter in command.params for name in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= options, call
+
+
+@pages
+def test_training_sources_that_are_shown_are_read(page: Path) -> None:
+    pytest.importorskip("pydantic", reason="the training tools are not installed")
+    from cmdtrack_ros.training.config import Source
+
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL):
+        if "kind:" in block:
+            held = yaml.safe_load(block)
+            for row in held["sources"] if isinstance(held, dict) else held:
+                Source(**row)
 
 
 def test_readme_shows_the_command_line() -> None:

@@ -224,6 +224,40 @@ def test_following_takes_depth_and_the_arguments_of_the_tracker(tmp_path: Path) 
 
 @needs_launch
 @pytest.mark.ros
+@pytest.mark.parametrize("given", [{}, {"detections_class": "0", "detections_score": 0.4}], ids=["file", "arguments"])
+def test_following_takes_the_detectors_class_and_score(tmp_path: Path, given: dict[str, object]) -> None:
+    arguments = [f"{name}:={value}" for name, value in given.items()]
+    with Launched("follow.launch.py", ["namespace:=robot", "autostart:=false", *arguments], tmp_path):
+        values = _ask("/robot/tracker", ["detections_topic", "detections_class", "detections_score"])
+    follow = parameters_of("follow")
+    assert values == follow | given
+    assert [type(value) for value in values.values()] == [str, str, float]
+
+
+@needs_launch
+@pytest.mark.ros
+def test_following_hears_the_detector_and_publishes_the_pose_that_nav2_is_told(tmp_path: Path) -> None:
+    """`pose_topic` of docs/follow_person.md, in the robot's namespace."""
+    page = (ROOT / "docs" / "follow_person.md").read_text()
+    pose = "/robot" + re.search(r"pose_topic: (/[\w/]+)", page)[1]
+    wanted = {(pose, "geometry_msgs/msg/PoseStamped")}
+    if find_spec("vision_msgs"):
+        wanted.add(("/detector/found", "vision_msgs/msg/Detection2DArray"))
+    found: set[tuple[str, str]] = set()
+    arguments = ["namespace:=robot", "detections_topic:=/detector/found"]
+    with Launched("follow.launch.py", arguments, tmp_path) as process, _ros_node() as node:
+        deadline = time.monotonic() + 90
+        while not wanted <= found and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+            if ("tracker", "/robot") in node.get_node_names_and_namespaces():
+                topics = node.get_publisher_names_and_types_by_node("tracker", "/robot")
+                topics += node.get_subscriber_names_and_types_by_node("tracker", "/robot")
+                found = {(name, kind) for name, kinds in topics for kind in kinds}
+    assert wanted <= found
+
+
+@needs_launch
+@pytest.mark.ros
 def test_autostarted_node_listens_to_the_topics_it_was_given(tmp_path: Path) -> None:
     arguments = ["namespace:=robot", "rgb_topic:=/camera/color", "aux_topic:=thermal/image"]
     wanted = {"/camera/color", "/robot/thermal/image", "/robot/tracker/target"}

@@ -14,8 +14,9 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from sensor_msgs.msg import CameraInfo  # noqa: E402
 
+from cmdtrack_ros.cameras import camera_info_topic  # noqa: E402
 from cmdtrack_ros.errors import ConfigError  # noqa: E402
-from cmdtrack_ros.ros.camera_info import CameraInfoInput, camera_info_topic  # noqa: E402
+from cmdtrack_ros.ros.camera_info import CameraInfoInput  # noqa: E402
 
 pytestmark = pytest.mark.ros
 PATIENCE = 60.0  # s, however busy the machine

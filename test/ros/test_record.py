@@ -19,23 +19,30 @@ rclpy = pytest.importorskip("rclpy", reason="rclpy is not importable: run `make 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
-from robot import PATIENCE, SCENE, Robot, Tracker, assert_tracks_again, good_aux, good_rgb, image, running, scene  # noqa: E402
-from sensor_msgs.msg import Image  # noqa: E402
+from robot import (  # noqa: E402
+    HEIGHT,
+    PATIENCE,
+    SCENE,
+    WIDTH,
+    Robot,
+    Tracker,
+    assert_tracks_again,
+    good_aux,
+    good_rgb,
+    image,
+    jpeg,
+    running,
+    scene,
+)
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image  # noqa: E402
 
 from cmdtrack_ros.boxes import iou  # noqa: E402
-from cmdtrack_ros.data.bags import Bag, RawMessage, load_bag, write_messages  # noqa: E402
-from cmdtrack_ros.evaluation.replay import replay_offline  # noqa: E402
+from cmdtrack_ros.data.bags import Bag, BagOptions, RawMessage, load_bag, write_messages  # noqa: E402
+from cmdtrack_ros.evaluation.replay import ReplayOptions, replay_offline  # noqa: E402
 from cmdtrack_ros.msg import TrackState  # noqa: E402
-from cmdtrack_ros.ros.messages import EVENT_PACKET, EventPacket  # noqa: E402
-from cmdtrack_ros.ros.record import (  # noqa: E402
-    LossRecorder,
-    RecordOptions,
-    definition,
-    hindrance,
-    make_room,
-    registration_file,
-    replay_command,
-)
+from cmdtrack_ros.ros.messages import EventPacket  # noqa: E402
+from cmdtrack_ros.ros.record import LossRecorder, RecordOptions, hindrance, make_room, registration_file, replay_command  # noqa: E402
+from cmdtrack_ros.streams.events import EVENT_PACKET  # noqa: E402
 from cmdtrack_ros.streams.pairing import stamp_ns  # noqa: E402
 from cmdtrack_ros.streams.registration import read_registration  # noqa: E402
 from cmdtrack_ros.track import TargetState  # noqa: E402
@@ -138,11 +145,13 @@ def test_watch_without_trackers_says_what_to_check() -> None:
 class Desk:
     """A recorder of this process, and the cameras and the tracker that it hears, all made up."""
 
-    def __init__(self, folder: Path, **options: object) -> None:
+    def __init__(self, folder: Path, compressed: bool = False, **options: object) -> None:
         rclpy.init()
+        self.make_rgb = jpeg if compressed else good_rgb
         self.recorder = LossRecorder(folder, RecordOptions("/robot/tracker", **{"after": 0.0, **options}))
         self.node = rclpy.create_node("tracker", namespace="robot")
-        self.rgb = self.node.create_publisher(Image, "rgb/image", 10)
+        kind, topic = (CompressedImage, "rgb/image/compressed") if compressed else (Image, "rgb/image")
+        self.rgb = self.node.create_publisher(kind, topic, 10)
         self.aux = self.node.create_publisher(Image, "aux/image", 10)
         self.track = self.node.create_publisher(TrackState, "tracker/track", 10)
         self.diagnostics = self.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -177,7 +186,7 @@ class Desk:
             stamp = (1000 + self.frame) * 10**9
             kept = len(self.recorder._ring.messages())
             self.aux.publish(good_aux(0, stamp - 1000))
-            self.rgb.publish(rgb := good_rgb(0, stamp))
+            self.rgb.publish(rgb := self.make_rgb(0, stamp))
             box = {"x": 100.0 + self.frame, "y": 90.0, "width": 48.0, "height": 48.0}
             self.track.publish(TrackState(header=rgb.header, state=int(state), target_id="p", has_rgb=True, **box))
             self.wait("the images", lambda kept=kept: len(self.recorder._ring.messages()) >= kept + 3)
@@ -223,6 +232,52 @@ def test_bag_starts_at_the_oldest_image_that_was_followed(desk_with: Callable[..
         assert opened.custom["initial_box"] == "103.00,90.00,48.00,48.00"
         assert bytes(first.data) == bytes(good_rgb(0, 0).data)
     assert stamps == [1003, 1004, 1005, 1006]
+
+
+def test_compressed_images_are_recorded_under_their_own_topic(desk_with: Callable[..., Desk], tmp_path: Path) -> None:
+    """The tracker's diagnostics may still name the topic of raw images, which nobody publishes."""
+    desk = desk_with(compressed=True)
+    desk.connect()
+    desk.play(TargetState.TRACKING, 4)
+    desk.play(TargetState.LOST)
+    desk.wait("the bag", lambda: bags_in(tmp_path / "lost"))
+    (path,) = bags_in(tmp_path / "lost")
+    with Bag(path) as bag:
+        assert bag.types["/robot/rgb/image/compressed"] == "sensor_msgs/msg/CompressedImage"
+        assert "/robot/rgb/image" not in bag.types
+    sequence = load_bag(path, BagOptions(modality="thermal"))
+    assert sequence.topics.rgb == "/robot/rgb/image/compressed" and sequence.rgb(0).shape == scene(0)[0].shape
+    replayed = replay_offline(path, ReplayOptions(BagOptions(modality="thermal")))
+    assert [track.has_rgb for track in replayed.tracks] == [True] * 5
+
+
+def test_calibrations_are_in_the_bag_that_is_registered_by_them(desk_with: Callable[..., Desk], tmp_path: Path) -> None:
+    """They came once, long before the images that are kept."""
+    desk = desk_with()
+    told = {"registration": "camera_info", "aux_translation": array("d", [0.05, 0.0, 0.0]), "modality": "thermal"}
+    desk.recorder._ask.service_is_ready = lambda: False  # the tracker that is made up has no parameters
+    desk.recorder._parameters = told
+    desk.connect()
+    k = [300.0, 0.0, WIDTH / 2, 0.0, 300.0, HEIGHT / 2, 0.0, 0.0, 1.0]
+    info = CameraInfo(width=WIDTH, height=HEIGHT, k=k, distortion_model="plumb_bob")
+    publishers = [desk.node.create_publisher(CameraInfo, f"{name}/camera_info", 1) for name in ("rgb", "aux")]
+
+    def heard() -> bool:
+        for publisher in publishers:
+            publisher.publish(info)
+        return len(desk.recorder._infos) == 2 and all(one.message for one in desk.recorder._infos)
+
+    desk.wait("the calibrations", heard)
+    desk.play(TargetState.TRACKING, 2)
+    desk.play(TargetState.LOST)
+    desk.wait("the bag", lambda: bags_in(tmp_path / "lost"))
+    (path,) = bags_in(tmp_path / "lost")
+    wanted = read_registration(str(path / "registration.yaml"))
+    sequence = load_bag(path, BagOptions(registration=wanted))
+    moved = np.array(sequence.aux(0))
+    shift = round(0.05 * 300 / wanted.registration_distance)
+    raw = load_bag(path).aux(0)
+    assert shift == 3 and np.array_equal(moved[20:60, 50:90], raw[20:60, 50 - shift : 90 - shift])
 
 
 def test_losses_close_together_make_one_bag_and_old_bags_go(desk_with: Callable[..., Desk], tmp_path: Path) -> None:
@@ -279,7 +334,7 @@ def test_event_packets_are_written_as_they_came(tmp_path: Path) -> None:
     packet = EventPacket(header=good_rgb(0, 7).header, width=640, height=480, encoding="evt3", time_base=9)
     packet.events.extend(range(200))
     message = RawMessage("/events", EVENT_PACKET, 5, serialize_message(packet))
-    write_messages(tmp_path / "bag", [message], {}, {EVENT_PACKET: definition(EventPacket)})
+    write_messages(tmp_path / "bag", [message], {}, {})
     with Bag(tmp_path / "bag") as opened:
         read = opened.decode(next(opened.messages(["/events"])))
     assert (read.width, read.encoding, read.time_base) == (640, "evt3", 9) and list(read.events) == list(range(200))

@@ -68,6 +68,7 @@ def test_set_target_answers_with_the_box_or_with_what_is_wrong(tracking: tuple[T
     first = robot.frame
     answer = set_target(robot, scene(first)[1], target_id="by service")
     assert answer.accepted and answer.reason == "" and overlap(answer, first, robot.frame) > 0.5
+    assert answer.target_id == "by service"
     assert_tracks_again(robot)
     for box, stamp, reason in (
         ((0, 0, 0, 0), None, "width and height above 0"),
@@ -75,7 +76,7 @@ def test_set_target_answers_with_the_box_or_with_what_is_wrong(tracking: tuple[T
         ((100, 90, 48, 48), to_time(stamp_ns(robot.tracks[-1]) - 3600 * 10**9), "s behind the newest image"),
     ):
         answer = set_target(robot, box, stamp, target_id="refused")
-        assert not answer.accepted and reason in answer.reason and answer.width == 0
+        assert not answer.accepted and reason in answer.reason and answer.width == 0 and answer.target_id == ""
     assert [r.target_id for r in robot.play(2)] == ["by service"] * 2
 
 

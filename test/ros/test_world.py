@@ -114,6 +114,12 @@ def test_a_target_before_a_wall(tmp_path: Path, repository: Path) -> None:
         ears.see()
         assert robot.tracks[-1].state == TrackState.STATE_IDLE and len(ears.poses) == before
 
+        # Registration takes the same calibration: of a second subscription this node would hear before that of aux.
+        listeners = robot.node.get_subscriptions_info_by_topic
+        assert robot.set("registration", "camera_info").successful
+        robot.wait("its subscription", lambda: listeners("/world_pose/aux/camera_info"))
+        assert len(listeners("/world_pose/rgb/camera_info")) == 1
+
 
 ROTATIONS = [np.eye(3)] + [
     np.array(rows, float)
@@ -128,7 +134,8 @@ ROTATIONS = [np.eye(3)] + [
 
 @pytest.mark.parametrize("rotation", ROTATIONS)
 def test_rotation_and_quaternion_are_each_others_inverse(rotation: np.ndarray) -> None:
-    from cmdtrack_ros.ros.world import _quaternion, rotation_of
+    from cmdtrack_ros.ros.world import _quaternion
+    from cmdtrack_ros.streams.frames import rotation_of
 
     np.testing.assert_allclose(rotation_of(_quaternion(rotation)), rotation, atol=1e-9)
 
@@ -136,7 +143,7 @@ def test_rotation_and_quaternion_are_each_others_inverse(rotation: np.ndarray) -
 def test_a_quarter_turn_about_z_turns_x_to_y() -> None:
     from geometry_msgs.msg import Quaternion
 
-    from cmdtrack_ros.ros.world import rotation_of
+    from cmdtrack_ros.streams.frames import rotation_of
 
     half = 0.5**0.5
     np.testing.assert_allclose(rotation_of(Quaternion(z=half, w=half)) @ [1, 0, 0], [0, 1, 0], atol=1e-9)

@@ -142,7 +142,7 @@ def test_registration_is_the_same_offline_and_in_the_node(tmp_path: Path) -> Non
     make_block(tmp_path / "block")
     bag = tmp_path / "bag"
     write_bag(load_sequence(tmp_path / "block"), bag)
-    options = ReplayOptions(BagOptions(pairing=OPTIONS), registration=HALVED)
+    options = ReplayOptions(BagOptions(pairing=OPTIONS, registration=HALVED))
     offline, node = replay_offline(bag, options), replay_through_node(bag, options, tmp_path / "node.log")
     plain = replay_offline(bag, ReplayOptions(BagOptions(pairing=OPTIONS)))
     boxes, through, unmoved = (np.array([t.box for t in replay.tracks]) for replay in (offline, node, plain))

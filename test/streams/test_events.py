@@ -13,6 +13,7 @@ from cmdtrack_ros.data.events import simulate_events
 from cmdtrack_ros.errors import ImageError
 from cmdtrack_ros.modalities import event_picture
 from cmdtrack_ros.streams.events import DECODERS, EventFrame, EventSlicer, Evt3Decoder
+from cmdtrack_ros.streams.pairing import PairOptions
 
 MS = 1_000_000
 START = 1_700_000_000 * 10**9
@@ -131,14 +132,14 @@ def test_frames_hold_the_events_before_their_rgb_image() -> None:
         [24, 25],
     ]
     slicer = EventSlicer()
-    slicer.configure(window=0.004, offset=0.01)
+    slicer.configure(window=0.004, options=PairOptions(aux_offset=0.01))
     frames = [frame for frame in play(slicer, moving(40), rgb) if frame.stamp + 10 * MS in rgb]
     assert [columns(frame) for frame in frames] == [[4, 5], [9, 10], [14, 15], [19, 20]]
 
 
 def test_latest_frames_are_there_before_the_packet_after() -> None:
     slicer = EventSlicer()
-    slicer.configure(window=0.004, waits=False)
+    slicer.configure(window=0.004, options=PairOptions(pairing="latest"))
     for one in moving(10):
         slicer.add_packet(one)
     (frame,) = slicer.add_rgb(START + 20 * MS)

@@ -277,10 +277,12 @@ def test_several_targets_are_known_by_their_names() -> None:
     for report in desk.reports:
         assert "3 targets are followed already ('dog', '2', 'cat')" in report and "'max_targets'" in report
     desk.requests.settle(started("cat") + started("dog"))
-    assert sum(outcome.box is not None for outcome in desk.outcomes) == 2
+    assert {outcome.name for outcome in desk.outcomes if outcome.box is not None} == {"cat", "dog"}
     desk.ask("")
     desk.offer(1)
     assert desk.begins(1).name == "1", "the next free one"
+    desk.requests.settle(started("1"))
+    assert desk.outcomes[-1].name == "1", "which the answer tells"
 
 
 def test_one_of_several_is_released() -> None:

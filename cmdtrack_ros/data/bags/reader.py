@@ -10,21 +10,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
 from cmdtrack_ros.boxes import parse_box
+from cmdtrack_ros.cameras import Camera, camera_from, camera_info_topic, is_rectified
 from cmdtrack_ros.data.bags.messages import (
     AUX_NOTE,
     AUX_TOPIC,
     BOX_NOTE,
+    CAMERA_INFO,
     COMPRESSED_IMAGE,
     DETECTIONS,
     IMAGE,
     RGB_NOTE,
     RGB_TOPIC,
     TARGET_BOX,
+    TF_STATIC,
+    TRUTH_FILE,
     TRUTH_TOPIC,
     header_stamp,
     message_types,
@@ -32,9 +37,11 @@ from cmdtrack_ros.data.bags.messages import (
 from cmdtrack_ros.data.sequences import ImageSequence, read_boxes
 from cmdtrack_ros.errors import ConfigError, DataError, ImageError
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.streams.images import to_rgb, to_sensor
+from cmdtrack_ros.streams.events import EVENT_PACKET, EVENT_WINDOW_RANGE, EventFrame, EventSlicer
+from cmdtrack_ros.streams.frames import FixedFrames
+from cmdtrack_ros.streams.images import decode, to_rgb, to_sensor
 from cmdtrack_ros.streams.pairing import NearestPairer, Pair, PairOptions
-from cmdtrack_ros.streams.registration import Registrar, Registration
+from cmdtrack_ros.streams.registration import Registrar, Registration, mounted
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +54,12 @@ class BagOptions:
         rgb_topic, aux_topic, truth_topic: None = what the bag notes of itself, else this package's usual names,
             where the bag has them.
             Truth is cmdtrack_ros/TargetBox or vision_msgs/Detection2DArray, matched to images by stamp.
-        truth_file: one box a line for each RGB image, instead of a topic.
+        truth_file: one box a line for each RGB image, instead of a topic; None = `TRUTH_FILE` in the bag's folder,
+            where there is one and no truth_topic is named.
         modality: of the aux topic; None = what our writer noted in the bag.
-        pairing: as the node's parameters of the same names.
+        pairing, event_window: as the node's parameters of the same names.
         registration: of the sequence's aux images, likewise.
+        rgb_camera_info, aux_camera_info: CameraInfo for `camera_info`; None = beside the images.
     """
 
     rgb_topic: str | None = None
@@ -60,6 +69,14 @@ class BagOptions:
     modality: Modality | str | None = None
     pairing: PairOptions = PairOptions()
     registration: Registration = Registration()
+    rgb_camera_info: str | None = None
+    aux_camera_info: str | None = None
+    event_window: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = EVENT_WINDOW_RANGE
+        if not low <= self.event_window <= high:
+            raise ConfigError(f"event_window: expected {low} to {high}, got {self.event_window}")
 
 
 class RawMessage(NamedTuple):
@@ -177,8 +194,9 @@ def choose_topics(bag: Bag, options: BagOptions) -> BagTopics:
     aux = options.aux_topic or bag.custom.get(AUX_NOTE) or usual(AUX_TOPIC)
     topics = BagTopics(rgb, aux, options.truth_topic or usual(TRUTH_TOPIC))
     for topic in topics.images or [RGB_TOPIC]:
-        if (kind := bag.require(topic)) not in (IMAGE, COMPRESSED_IMAGE):
-            raise DataError(f"{bag.path}: {topic} is {kind}; expected {IMAGE} or {COMPRESSED_IMAGE}")
+        expected = (IMAGE, COMPRESSED_IMAGE, *([EVENT_PACKET] if topic == aux else []))
+        if (kind := bag.require(topic)) not in expected:
+            raise DataError(f"{bag.path}: {topic} is {kind}; expected {' or '.join(expected)}")
     return topics
 
 
@@ -212,12 +230,44 @@ def image_arrivals(bag: Bag, topics: BagTopics) -> Iterator[Arrival]:
             raise DataError(f"{bag.path}: {topic} holds no message")
 
 
-def _index_and_pair(bag: Bag, topics: BagTopics, options: PairOptions) -> tuple[dict[str, _TopicIndex], list[Pair]]:
+def _event_arrivals(bag: Bag, topics: BagTopics, options: BagOptions, frames: list[np.ndarray]) -> Iterator[Arrival]:
+    """As `image_arrivals`, with the frames that the node would cut from the packets in place of these.
+
+    frames: gets them, as PNG.
+    """
+    assert topics.aux is not None
+    told: list[str] = []
+    slicer = EventSlicer(report=told.append)
+    slicer.configure(options.event_window, options.pairing)
+    numbers = dict.fromkeys(topics.images, 0)
+    for message in bag.messages(topics.images):
+        number = numbers[message.topic]
+        numbers[message.topic] += 1
+        stamp = _stamp(bag, message, number)
+        cut: list[EventFrame] = []
+        try:
+            cut = slicer.add_rgb(stamp) if message.topic == topics.rgb else slicer.add_packet(bag.decode(message))
+        except ImageError as error:
+            told.append(str(error))
+        for frame in cut:
+            frames.append(cv2.imencode(".png", frame.pixels)[1])
+            yield Arrival(topics.aux, len(frames) - 1, frame.stamp, message.time_ns)
+        if message.topic == topics.rgb:
+            yield Arrival(message.topic, number, stamp, message.time_ns)
+    if told:
+        logger.warning("%s, %s: %s (the first of %d)", bag.path, topics.aux, told[0], len(told))
+    if not frames:
+        raise DataError(f"{bag.path}: {topics.aux}: no event frame could be cut from its {numbers[topics.aux]} packets")
+
+
+def _index_and_pair(
+    topics: BagTopics, options: PairOptions, arrivals: Iterator[Arrival], path: Path
+) -> tuple[dict[str, _TopicIndex], list[Pair]]:
     """Indices of the image topics, and pairs of message numbers by the stamps alone."""
     index = {topic: _TopicIndex(topic) for topic in topics.images}
     pairer = NearestPairer(options.for_streams(len(index)))
     pairs: list[Pair] = []
-    for topic, number, stamp, recorded in image_arrivals(bag, topics):
+    for topic, number, stamp, recorded in arrivals:
         index[topic].stamps.append(stamp)
         index[topic].recorded.append(recorded)
         if topics.rgb is None:
@@ -227,7 +277,7 @@ def _index_and_pair(bag: Bag, topics: BagTopics, options: PairOptions) -> tuple[
             pairs += add(stamp, number)
     pairs += pairer.flush()
     if lost := pairer.counters.late + pairer.counters.outliers:
-        text = f"{bag.path}: {lost} images are left out, whose stamps repeat, come after a later one, or leap"
+        text = f"{path}: {lost} images are left out, whose stamps repeat, come after a later one, or leap"
         logger.warning("%s%s", text, _first_left_out(topics, index, pairs))
     return index, pairs
 
@@ -291,11 +341,23 @@ class _ImageTopic:
             raise DataError(f"{self.path}, {self.topic}, message {index}: {error}") from error
 
 
+class _EventFrames:
+    """Event frames by number, from PNG."""
+
+    def __init__(self, frames: list[np.ndarray]) -> None:
+        self._frames = frames
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return decode(self._frames[index], cv2.IMREAD_GRAYSCALE, "event frame")
+
+
 class BagSequence(ImageSequence):
     """The pairs of two image topics, as the node makes them: one frame for each RGB image, with the aux image
     nearest in time or none; one for each aux image while RGB is silent.
 
-    topics: in use. pairs: of message numbers.
+    topics: in use. pairs: of message numbers; of event packets the frames that they were cut into count.
+    registrar: lays the aux images on RGB; of frames of the same camera alone, for its maps are kept.
+    camera_infos: topics that it was made of, RGB first.
     """
 
     def __init__(
@@ -306,12 +368,13 @@ class BagSequence(ImageSequence):
         topics: BagTopics,
         pairs: list[Pair],
         rgb: _ImageTopic | None,
-        aux: _ImageTopic | None,
-        registration: Registration = Registration(),
+        aux: _ImageTopic | _EventFrames | None,
+        registrar: Registrar,
+        camera_infos: list[str],
     ) -> None:
         super().__init__(name, modality, boxes, np.array([pair.stamp for pair in pairs], np.int64) / 1e9)
         self.topics, self.pairs, self._rgb, self._aux = topics, pairs, rgb, aux
-        self._registrar = None if registration == Registration() else Registrar(registration)
+        self.registrar, self.camera_infos = registrar, camera_infos
         self._size: tuple[int, int] | None = None  # of the RGB images
 
     def rgb(self, index: int) -> np.ndarray | None:
@@ -319,18 +382,18 @@ class BagSequence(ImageSequence):
 
     def aux(self, index: int) -> np.ndarray | None:
         image = _image(self._aux, self.pairs[index].aux)
-        if image is None or self._registrar is None or self._rgb is None:
+        if image is None or self.registrar.registration.registration == "none" or self._rgb is None:
             return image
         if self._size is None:
             height, width = self._rgb[0].shape[:2]
             self._size = height, width
         try:
-            return self._registrar(image, self._size, self.modality)
+            return self.registrar(image, self._size, self.modality)
         except ConfigError as error:
             raise DataError(f"{self._rgb.path}: {error}") from error
 
 
-def _image(images: _ImageTopic | None, number: int | None) -> np.ndarray | None:
+def _image(images: _ImageTopic | _EventFrames | None, number: int | None) -> np.ndarray | None:
     return None if images is None or number is None else images[number]
 
 
@@ -339,21 +402,65 @@ def load_bag(path: str | Path, options: BagOptions = BagOptions()) -> BagSequenc
 
     Raises:
         DataError: no bag, no such topic, a topic that holds no image, stamps that jump back, a truth that
-            does not fit, or nothing that says what the aux topic is.
+            does not fit, nothing that says what the aux topic is, or a calibration that is asked for and missing.
     """
+    frames: list[np.ndarray] = []
     with Bag(path) as bag:
         topics = choose_topics(bag, options)
-        index, pairs = _index_and_pair(bag, topics, options.pairing)
+        events = topics.aux is not None and bag.types[topics.aux] == EVENT_PACKET
+        arrivals = _event_arrivals(bag, topics, options, frames) if events else image_arrivals(bag, topics)
+        index, pairs = _index_and_pair(topics, options.pairing, arrivals, bag.path)
         _check_order(path, topics, pairs)
-        modality = _aux_modality(bag, topics.aux, options.modality)
-        boxes = _truth(bag, topics, index, pairs, options.truth_file)
+        modality = Modality.EVENT if events else _aux_modality(bag, topics.aux, options.modality)
+        boxes = _truth(bag, topics, index, pairs, _truth_file(Path(path), options))
         name = bag.custom.get("name") or Path(path).stem
         box = bag.custom.get(BOX_NOTE)
+        registrar, infos = find_registrar(bag, topics, options)
     rgb = None if topics.rgb is None else _ImageTopic(Path(path), index[topics.rgb], to_rgb)
-    aux = None if topics.aux is None else _ImageTopic(Path(path), index[topics.aux], to_sensor)
-    sequence = BagSequence(name, modality, boxes, topics, pairs, rgb, aux, options.registration)
+    aux: _ImageTopic | _EventFrames | None = None
+    if topics.aux is not None:
+        aux = _EventFrames(frames) if events else _ImageTopic(Path(path), index[topics.aux], to_sensor)
+    sequence = BagSequence(name, modality, boxes, topics, pairs, rgb, aux, registrar, infos)
     sequence.noted_box = None if box is None else parse_box(box)
     return sequence
+
+
+def find_registrar(bag: Bag, topics: BagTopics, options: BagOptions) -> tuple[Registrar, list[str]]:
+    """What lays the aux images of a bag on RGB, and the CameraInfo topics that it was made of, RGB first.
+
+    The cameras are as their first CameraInfo says, and mounted as the parameters or the bag's /tf_static say.
+
+    Raises:
+        DataError: `camera_info` is asked for, and the bag does not say enough.
+    """
+    wanted = options.registration
+    if wanted.registration != "camera_info" or topics.rgb is None or topics.aux is None:
+        return Registrar(wanted), []
+    infos = [
+        options.rgb_camera_info or camera_info_topic(topics.rgb),
+        options.aux_camera_info or camera_info_topic(topics.aux),
+    ]
+    try:
+        rgb, aux = (_camera(bag, info, images) for info, images in zip(infos, topics.images, strict=True))
+        return Registrar(wanted, mounted(wanted, rgb, aux, _fixed_frames(bag).between)), infos
+    except ConfigError as error:
+        raise DataError(f"{bag.path}: registration is camera_info: {error}") from error
+
+
+def _camera(bag: Bag, info: str, images: str) -> Camera:
+    """By the first message of a topic of CameraInfo."""
+    found = next(bag.messages([info]), None) if bag.types.get(info) == CAMERA_INFO else None
+    if found is None:
+        has = ", ".join(sorted(topic for topic, kind in bag.types.items() if kind == CAMERA_INFO)) or "none"
+        raise ConfigError(f"no CameraInfo of {images} on {info}; name its topic, the bag has: {has}")
+    return camera_from(bag.decode(found), info, is_rectified(images))
+
+
+def _fixed_frames(bag: Bag) -> FixedFrames:
+    frames = FixedFrames()
+    for message in bag.messages([TF_STATIC]) if TF_STATIC in bag.types else ():
+        frames.add(bag.decode(message))
+    return frames
 
 
 def _aux_modality(bag: Bag, aux_topic: str | None, modality: Modality | str | None) -> Modality:
@@ -363,6 +470,11 @@ def _aux_modality(bag: Bag, aux_topic: str | None, modality: Modality | str | No
     if word not in {m.value for m in Modality}:
         raise DataError(f"{bag.path}: say what {aux_topic} is: modality thermal, depth or event")
     return Modality(word)
+
+
+def _truth_file(path: Path, options: BagOptions) -> Path | None:
+    beside = path / TRUTH_FILE
+    return beside if not (options.truth_file or options.truth_topic) and beside.is_file() else options.truth_file
 
 
 def _truth(

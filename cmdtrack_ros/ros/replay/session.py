@@ -18,13 +18,14 @@ from typing import Any
 
 from rclpy.node import Node
 
-from cmdtrack_ros.data.bags import Bag
+from cmdtrack_ros.data.bags import Bag, BagSequence
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
 from cmdtrack_ros.ros.health import COUNT_SUFFIX
 from cmdtrack_ros.ros.replay.player import PlayReport, play
 from cmdtrack_ros.ros.replay.recorder import Guest, TrackRecorder
 from cmdtrack_ros.ros.transport import free_domain, use_profile
+from cmdtrack_ros.streams.frames import turns_of
 from cmdtrack_ros.streams.pairing import PairCounters
 from cmdtrack_ros.track import TargetState, Track
 
@@ -154,16 +155,18 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
         "aux_timeout": pairing.aux_timeout / rate,
         "aux_offset": pairing.aux_offset / rate,
         "queue_size": pairing.queue_size,
+        "event_window": options.bag.event_window / rate,
         "device": options.device,
         "threads": 1,
         "process_every_pair": "true",
     }
-    parameters |= options.registration.as_parameters()
+    parameters |= _registration(sequence)
     parameters |= dict(zip(("rgb_topic", "aux_topic"), sequence.topics.images))
+    parameters |= dict(zip(("rgb_camera_info", "aux_camera_info"), sequence.camera_infos))
     if options.weights is not None:
         parameters["weights"] = str(options.weights.resolve())
     began = time.perf_counter()
-    run = play_into_node(path, parameters, sequence.topics.images, log, rate)
+    run = play_into_node(path, parameters, [*sequence.camera_infos, *sequence.topics.images], log, rate)
     counts = {key: int(run.diagnostics.get(key, 0)) for key in (*PairCounters().as_dict(), "dropped")}
     faults = {
         key.removesuffix(COUNT_SUFFIX): int(value)
@@ -172,6 +175,15 @@ def replay_through_node(path: Path, options: ReplayOptions, log: Path, rate: flo
     }
     tracks = [with_pair_stamp(track, pairing.aux_offset) for track in run.tracks if track.state is not TargetState.IDLE]
     return Replay(sequence, tracks, counts, time.perf_counter() - began, faults)
+
+
+def _registration(sequence: BagSequence) -> dict[str, Any]:
+    """The parameters by which the node registers as the recording is; how the cameras are mounted is among them."""
+    registration, rig = sequence.registrar.registration, sequence.registrar.rig
+    if rig is not None:
+        turns = turns_of(rig.rotation)
+        registration = replace(registration, aux_translation=tuple(rig.translation.tolist()), aux_rotation=turns)
+    return registration.as_parameters()
 
 
 def with_pair_stamp(track: Track, aux_offset: float) -> Track:
