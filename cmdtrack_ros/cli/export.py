@@ -22,7 +22,7 @@ class Precision(str, Enum):
 
 def export(
     weights: Annotated[
-        Path, typer.Argument(parser=weights_file, metavar="PATH|nano", help="Weights of a student.")
+        Path, typer.Argument(parser=weights_file, metavar="PATH|nano|permissive", help="Weights of a student.")
     ] = SHIPPED,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the graphs; default: beside the weights, where the tracker looks.")

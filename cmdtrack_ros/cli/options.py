@@ -19,8 +19,9 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option(
         parser=weights_file,
-        metavar="PATH|nano",
-        help="Weights of this package's tracker: a file, or nano (half the cost); default: the shipped ones.",
+        metavar="PATH|nano|permissive",
+        help="Weights of this package's tracker: a file, nano (half the cost) or permissive (for products); "
+        "default: the shipped ones.",
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="Where this package's tracker runs: auto, cpu or cuda.")]

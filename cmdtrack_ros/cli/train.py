@@ -132,7 +132,7 @@ def measure(
     networks: Annotated[
         list[str],
         typer.Argument(
-            metavar="PATH|shipped|nano...",
+            metavar="PATH|shipped|nano|permissive...",
             help="Weights of students or teachers, and folders of others' ONNX files (NanoTrack v3, FEAR-XS); all are "
             "compared with the first.",
         ),

@@ -20,9 +20,11 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "student.safetens
 """The weights that come with the package: what a robot runs."""
 NANO = SHIPPED.with_name("nano.safetensors")
 """A student at less than half the cost that comes with the package, too."""
+PERMISSIVE = SHIPPED.with_name("permissive.safetensors")
+"""A student that comes with the package, trained only on data whose terms allow products."""
 SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
 """The teacher that comes with the package: for training alone."""
-_NAMED = {"shipped": SHIPPED, "nano": NANO}
+_NAMED = {"shipped": SHIPPED, "nano": NANO, "permissive": PERMISSIVE}
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Header:
 
 
 def weights_file(weights: str | Path | None) -> Path:
-    """The file of a student that a user names: by its path, or ``shipped`` (also None) or ``nano`` of this package."""
+    """The file of a student that a user names: by its path, or ``shipped`` (also None), ``nano`` or ``permissive``."""
     return _NAMED.get(str(weights or "shipped")) or Path(weights or "").expanduser()
 
 

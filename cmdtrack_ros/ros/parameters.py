@@ -172,7 +172,11 @@ SPECS = (
         "What the auxiliary stream carries; rgb tracks in RGB alone.",
         choices=("thermal", "depth", "event", "rgb"),
     ),
-    Spec("weights", "", "Path of a weights file (safetensors), or nano: half the cost; empty for the shipped weights."),
+    Spec(
+        "weights",
+        "",
+        "Path of a weights file (safetensors); nano: half the cost; permissive: for products; empty: the shipped ones.",
+    ),
     Spec("weights_sha256", "", "SHA-256 that the weights file must have (hexadecimal); empty checks nothing."),
     Spec(
         "engine", "auto", "What runs the network; auto takes torch on a GPU and ONNX Runtime on a CPU.", choices=ENGINES

@@ -53,7 +53,7 @@ class Measured:
 
 
 def open_network(name: str, device: torch.device) -> Measured:
-    """A weights file or its name (``shipped``, ``nano``), of a student or a teacher; or a folder of a foreign network.
+    """A weights file or its name (see ``weights_file``), of a student or a teacher; or a folder of a foreign network.
 
     What a foreign one was trained on, nobody here knows; it runs on the CPU, whatever the ``device``.
 

@@ -10,7 +10,7 @@ import pytest
 
 from cmdtrack_ros.errors import WeightsError
 from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, find_confidence, to_json
-from cmdtrack_ros.models.header import NANO, SHIPPED, read_header
+from cmdtrack_ros.models.header import NANO, PERMISSIVE, SHIPPED, read_header
 
 HEADER = read_header(SHIPPED)
 FIT = Confidence(-0.5, tuple(0.1 * i for i in range(len(EVIDENCE))), {"frames": 3})
@@ -55,6 +55,6 @@ def test_unusable_file_is_refused(tmp_path, change, says):
     assert str(file) in str(refused.value)
 
 
-@pytest.mark.parametrize("weights", [SHIPPED, NANO], ids=["student", "nano"])
+@pytest.mark.parametrize("weights", [SHIPPED, NANO, PERMISSIVE], ids=["student", "nano", "permissive"])
 def test_shipped_weights_are_calibrated(weights):
     assert find_confidence(weights, read_header(weights)) is not None
