@@ -128,6 +128,17 @@ def ablation(
 
 
 @train_app.command()
+def average(
+    weights: Annotated[list[Path], typer.Argument(help="Students that went on from the same one, two or more.")],
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+) -> None:
+    """Make one student of several that went on from the same one: the mean of their weights."""
+    from cmdtrack_ros.training.average import average as write_average
+
+    write_average(weights, output)
+
+
+@train_app.command()
 def measure(
     networks: Annotated[
         list[str],

@@ -1,0 +1,43 @@
+"""Several students that went on from the same one, made one: the mean of their weights.
+
+It costs a robot nothing, and is often better than each, above all on what none of them has seen (Wortsman et al.,
+"Model soups", ICML 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cmdtrack_ros.errors import ConfigError
+from cmdtrack_ros.models.header import Provenance, sha256_of
+from cmdtrack_ros.models.weights import load_student, save_weights
+from cmdtrack_ros.training.loop import blend
+
+
+def average(files: Sequence[Path], output: Path) -> None:
+    """Write the mean of the students in ``files``, all of one shape, to ``output``.
+
+    Its provenance names each file's hash and recipe.
+
+    Raises:
+        ConfigError: fewer than two files, or networks of different shapes.
+        WeightsError: a file is no student.
+    """
+    if len(files) < 2:
+        raise ConfigError(f"weights to average: expected two files or more, got {len(files)}")
+    students, histories = zip(*map(load_student, files), strict=True)
+    mean = students[0]
+    for file, student in zip(files[1:], students[1:], strict=True):
+        if student.config != mean.config:
+            raise ConfigError(
+                f"weights {file}: its network is {student.config}, expected {mean.config} as in {files[0]}"
+            )
+    for count, student in enumerate(students[1:], 2):
+        blend(mean, student, 1 / count)
+    parts = [{"sha256": sha256_of(file), **past.recipe} for file, past in zip(files, histories, strict=True)]
+    data = {name: about for past in histories for name, about in past.data.items()}
+    split = next((part["split"] for part in parts if part.get("split")), None)
+    recipe = {"name": "average", "of": parts, "split": split}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(mean, output, Provenance(recipe, data, {}))
