@@ -15,6 +15,7 @@ from cmdtrack_ros.models.cmae import Cmae, CmaeConfig
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.header import (
     NANO,
+    PERMISSIVE,
     SHIPPED,
     SHIPPED_TEACHER,
     Provenance,
@@ -52,7 +53,9 @@ def test_weights_round_trip(student, tmp_path):
         torch.testing.assert_close(again.state_dict()[name], value)
 
 
-@pytest.mark.parametrize("file, kind", [(SHIPPED, Student), (NANO, Student), (SHIPPED_TEACHER, Teacher)])
+@pytest.mark.parametrize(
+    "file, kind", [(SHIPPED, Student), (NANO, Student), (PERMISSIVE, Student), (SHIPPED_TEACHER, Teacher)]
+)
 def test_shipped_weights_say_where_they_come_from(file, kind):
     network, history = load_weights(file, kind)
     assert history.recipe["name"]
@@ -61,8 +64,18 @@ def test_shipped_weights_say_where_they_come_from(file, kind):
     assert sum(p.numel() for p in network.parameters()) < 6.5e6
 
 
+def test_permissive_weights_saw_nothing_that_is_not():
+    """Neither in their own data nor by the weights that they started from."""
+    history = read_header(PERMISSIVE).provenance
+    assert history.recipe["init"] is None and history.recipe["teacher"] is None
+    terms = {about["terms"] for about in history.data.values()}
+    assert terms == {"M3SVD, MIT", "HIT-UAV, CC BY 4.0", "SA-V, CC BY 4.0"}
+    assert history.data["more/rgb"]["only"] == ["sav_*"] and history.data["train/pairs_rgbt"]["only"] == ["m3svd_*"]
+
+
 @pytest.mark.parametrize(
-    "given, file", [(None, SHIPPED), ("shipped", SHIPPED), ("nano", NANO), ("nano/", Path("nano"))]
+    "given, file",
+    [(None, SHIPPED), ("shipped", SHIPPED), ("nano", NANO), ("permissive", PERMISSIVE), ("nano/", Path("nano"))],
 )
 def test_weights_that_come_with_the_package_have_names(given, file):
     assert weights_file(given) == file
