@@ -30,7 +30,7 @@ def test_shipped_graphs_are_of_the_shipped_weights(cache):
         about = {entry.key: entry.value for entry in onnx.load(str(file)).metadata_props}
         assert about["weights_sha256"] == HEADER.sha256
         assert (about["precision"], about["package_version"]) == (precision, __version__)
-    assert about["recipe"] == "gpu-distill" and int(about["samples"]) > 0 and about["seed"].isdigit()
+    assert about["recipe"] == "distill" and int(about["samples"]) > 0 and about["seed"].isdigit()
     assert not cache.exists()
 
 
