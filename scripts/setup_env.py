@@ -45,10 +45,13 @@ import os
 
 def _set(name, first, last):
     old = [p for p in os.environ.get(name, "").split(os.pathsep) if p and p not in (*first, last)]
-    os.environ[name] = os.pathsep.join([*first, *old, last])
+    # The stand-in for vision_msgs counts only where no real one is sourced; being the last is not enough, as the
+    # wheels' .pth puts the folders of libraries in any order.
+    os.environ[name] = os.pathsep.join([*first, *old] + [last] * (not _sourced))
 
 
-# The stand-in for vision_msgs comes last: where the real one is sourced, that one counts.
+_prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p != {vision_msgs!r}]
+_sourced = any(os.path.isdir(os.path.join(p, "share", "vision_msgs")) for p in _prefixes if p)
 _set("AMENT_PREFIX_PATH", [{install!r}, {venv!r}], {vision_msgs!r})
 _set("LD_LIBRARY_PATH", [{install!r} + "/lib"], {vision_msgs!r} + "/lib")
 """
