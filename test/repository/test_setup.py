@@ -93,7 +93,7 @@ def test_plain_python_needs_nothing_sourced(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="about .venv, which `make setup` makes")
 def test_a_sourced_vision_msgs_counts_and_not_the_one_that_set_up_built(tmp_path: Path) -> None:
-    """Whose Python module is found, its libraries must be found, too, in whatever order a loader is told the folders."""
+    """Whose Python module is found, its libraries must be found, too, in whatever order a loader looks."""
     (tmp_path / "share" / "vision_msgs").mkdir(parents=True)
     (tmp_path / "vision_msgs").mkdir()
     (tmp_path / "vision_msgs" / "__init__.py").touch()
