@@ -15,6 +15,9 @@ from cmdtrack_ros.models.header import weights_file
 from cmdtrack_ros.streams.pairing import PAIRINGS, PairOptions
 
 LayoutOption = Annotated[str, typer.Option(help="Layout of the folder; auto tells it from its content.")]
+PlayingRateOption = Annotated[
+    float | None, typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast.")
+]
 WeightsOption = Annotated[
     Path | None,
     typer.Option(

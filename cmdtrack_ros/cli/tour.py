@@ -24,10 +24,7 @@ def tour(
         ),
     ] = None,
     weights: o.WeightsOption = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast."),
-    ] = None,
+    rate: o.PlayingRateOption = None,
     frames: Annotated[int | None, typer.Option(min=2, help="Of each recording, at most; default: all.")] = None,
     only: Annotated[
         list[Modality] | None, typer.Option(help="Stops to make, by their modality; repeat for several; default: all.")

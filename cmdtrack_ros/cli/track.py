@@ -61,10 +61,7 @@ def demo(
         Path | None, typer.Option(help="Sequence folder with true boxes; default: a face video and simulated events.")
     ] = None,
     weights: o.WeightsOption = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0.01, help="Speed of playing; default: 1, and again slower where that is too fast."),
-    ] = None,
+    rate: o.PlayingRateOption = None,
 ) -> None:
     """Play a recording through DDS into the tracker node and show what it published (needs rclpy)."""
     o.need_rclpy("demo")

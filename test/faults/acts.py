@@ -606,22 +606,23 @@ def started_anew(stage: Stage, says: str, **parameters: object) -> float:
     return said()[0]
 
 
-def without_clock(stage: Stage) -> float:
-    """use_sim_time, and nobody publishes /clock."""
-    began = started_anew(stage, "active:", use_sim_time="true")
+def _lasting(stage: Stage, says: str, **parameters: str) -> float:
+    """A node with parameters under which it cannot work follows a target for a while; then a fresh one."""
+    began = started_anew(stage, says, **parameters)
     follow(stage)
     time.sleep(LASTS)
     restarted(stage)
     return began
+
+
+def without_clock(stage: Stage) -> float:
+    """use_sim_time, and nobody publishes /clock."""
+    return _lasting(stage, "active:", use_sim_time="true")
 
 
 def without_detections(stage: Stage) -> float:
     """A detector is expected, and none publishes."""
-    began = started_anew(stage, "no detections:", detections_topic="detections")
-    follow(stage)
-    time.sleep(LASTS)
-    restarted(stage)
-    return began
+    return _lasting(stage, "no detections:", detections_topic="detections")
 
 
 def unwritable(stage: Stage) -> float:
