@@ -94,7 +94,7 @@ def _plan(config: AblationTraining, output: Path) -> tuple[list[Run], dict[str, 
     """All runs, and the weights files of each row, one per seed; of one teacher for all seeds, one."""
     runs: list[Run] = []
     # Those without foreign trackers see the samples of those with them, and do not listen.
-    pools = PoolPlace(output / "samples", tuple(config.distill.foreign))
+    pools = PoolPlace(output / "samples", tuple(config.distill.foreign), config.distill.wants_foreign_features)
     same: list[dict] = [{}] * len(config.seeds)
 
     def train(name: str, settings: Training, per_seed: list[dict] = same, **changes: Any) -> list[Path]:

@@ -197,6 +197,11 @@ class Training(Strict):
     split: Split | None = None
     fixed_pairs: int = Field(default=0, ge=0, le=1000)
 
+    @property
+    def wants_foreign_features(self) -> bool:
+        """Whether foreign trackers shall show their features with each sample."""
+        return False
+
     @field_validator("split", mode="before")
     @classmethod
     def _read_split(cls, value: Any, info: ValidationInfo) -> Any:
@@ -280,7 +285,7 @@ class DistillTraining(StudentTraining):
     ``teacher``: weights of a teacher run with the same crops, ``shipped`` for those of this package; not needed without
     its losses. ``scfd_weight``, ``mpsd_weight``, ``response_weight``: of these three, 0 = without.
     ``foreign``: folders of foreign trackers (``foreign.py``), which teach every stream what they see in clean RGB;
-    ``foreign_weight``: of their loss.
+    ``foreign_weight``: of their answers' loss, ``foreign_features_weight``: of their features', 0 = without.
     ``feature_channels``: width of the teacher's specific and common part. ``selection_temperature``: of the
     softmax over paths, in units of the tracking loss. ``selection_floor``: share of the selection that is
     spread evenly over all valid paths. ``entropy_warning``: entropy of the selection, as a fraction of an
@@ -293,10 +298,15 @@ class DistillTraining(StudentTraining):
     response_weight: Weight = 0.5
     foreign: list[Path] = []
     foreign_weight: Weight = 1.0
+    foreign_features_weight: Weight = 0.0
     feature_channels: int = Field(default=96, gt=0, le=1024)
     selection_temperature: float = Field(default=1.0, gt=0, le=1000)
     selection_floor: Share = 0.1
     entropy_warning: Share = 0.3
+
+    @property
+    def wants_foreign_features(self) -> bool:
+        return bool(self.foreign and self.foreign_features_weight)
 
 
 RECIPES: dict[str, type[Training]] = {

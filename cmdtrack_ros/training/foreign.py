@@ -51,11 +51,22 @@ class Smoothing:
 
 
 class ForeignNetwork(ABC):
-    """A siamese network with box regression, through ONNX Runtime on one CPU thread."""
+    """A siamese network with box regression, through ONNX Runtime on one CPU thread.
+
+    Attributes:
+        cells: of its answer, along each side.
+        features_session: makes its features; their channels are those of its output.
+    """
 
     name: str
     smoothing: Smoothing
     cells: int
+    features_session: onnxruntime.InferenceSession
+
+    @property
+    def channels(self) -> int:
+        """Of its features."""
+        return int(self.features_session.get_outputs()[0].shape[1])
 
     @abstractmethod
     def encode(self, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -64,6 +75,12 @@ class ForeignNetwork(ABC):
     @abstractmethod
     def search(self, picture: np.ndarray, template: np.ndarray, near: np.ndarray) -> Candidates:
         """Candidates around ``near`` (4,) xywh px, where and how large the target last was."""
+
+    @abstractmethod
+    def features(self, picture: np.ndarray) -> np.ndarray:
+        """What it compares with a template, of a whole picture (S, S, 3) uint8 RGB: (C, S/16, S/16) float32, S a
+        multiple of 16.
+        """
 
 
 class NanoTrack(ForeignNetwork):
@@ -75,12 +92,7 @@ class NanoTrack(ForeignNetwork):
     _TEMPLATE, _SEARCH, _STRIDE = 127, 255, 16
 
     def __init__(self, backbone: Path, head: Path) -> None:
-        model = onnx.load(str(backbone))
-        # The file is fixed to search regions; fully convolutional, it takes templates as well.
-        for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-            for dimension in value.type.tensor_type.shape.dim[2:]:
-                dimension.Clear()
-        self._backbone = _session(model.SerializeToString())
+        self.features_session = _session(_of_any_size(backbone))  # the file is fixed to search regions
         self._head = _session(str(head))
         along = (np.arange(self.cells) - self.cells // 2) * self._STRIDE
         self._x, self._y = np.meshgrid(along, along)
@@ -103,9 +115,15 @@ class NanoTrack(ForeignNetwork):
         side = float(np.sqrt((w + 0.5 * (w + h)) * (h + 0.5 * (w + h)))) * size / self._TEMPLATE
         return Crop(x + w / 2, y + h / 2, max(side, 1.0), size)
 
+    def features(self, picture: np.ndarray) -> np.ndarray:
+        return self._encoded(picture)[0]
+
     def _features(self, picture: np.ndarray, crop: Crop) -> np.ndarray:
-        blue_first = crop.cut(picture)[..., ::-1].astype(np.float32)
-        return _run(self._backbone, blue_first.transpose(2, 0, 1)[None])[0]
+        return self._encoded(crop.cut(picture))
+
+    def _encoded(self, picture: np.ndarray) -> np.ndarray:
+        blue_first = picture[..., ::-1].astype(np.float32)
+        return _run(self.features_session, blue_first.transpose(2, 0, 1)[None])[0]
 
 
 class Fear(ForeignNetwork):
@@ -117,12 +135,13 @@ class Fear(ForeignNetwork):
     _TEMPLATE, _SEARCH, _STRIDE = 128, 256, 16
 
     def __init__(self, template: Path, track: Path) -> None:
-        self._encoder, self._tracker = _session(str(template)), _session(str(track))
+        # The file is fixed to templates.
+        self.features_session, self._tracker = _session(_of_any_size(template)), _session(str(track))
         along = np.arange(self.cells) * self._STRIDE
         self._x, self._y = np.meshgrid(along, along)
 
     def encode(self, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-        return _run(self._encoder, _stretched(picture, _widened(box, 0.2), self._TEMPLATE))[0]
+        return _run(self.features_session, _stretched(picture, _widened(box, 0.2), self._TEMPLATE))[0]
 
     def search(self, picture: np.ndarray, template: np.ndarray, near: np.ndarray) -> Candidates:
         window = _widened(near, 2.0)
@@ -133,6 +152,9 @@ class Fear(ForeignNetwork):
         scale = np.tile(window[2:] / self._SEARCH, 2)
         boxes = boxes * scale + np.concatenate([window[:2], [0, 0]])
         return Candidates(boxes, 1 / (1 + np.exp(-scores.ravel())))
+
+    def features(self, picture: np.ndarray) -> np.ndarray:
+        return _run(self.features_session, _normalised(picture))[0][0]
 
 
 class ForeignTracker:
@@ -210,6 +232,15 @@ def find_foreign(folder: Path) -> ForeignNetwork:
     )
 
 
+def _of_any_size(file: Path) -> bytes:
+    """A fully convolutional network that takes pictures of other sizes than its file says."""
+    model = onnx.load(str(file))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim[2:]:
+            dimension.Clear()
+    return model.SerializeToString()
+
+
 def _session(model: str | bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
@@ -234,7 +265,11 @@ def _stretched(picture: np.ndarray, window: np.ndarray, size: int) -> np.ndarray
     matrix = np.array([[scale[0], 0, offset[0]], [0, scale[1], offset[1]]])
     fill = mean_colour(picture[::8, ::8])
     part = cv2.warpAffine(picture, matrix, (size, size), borderMode=cv2.BORDER_CONSTANT, borderValue=fill)
-    return (part - FEAR_MEAN).astype(np.float32).transpose(2, 0, 1)[None]
+    return _normalised(part)
+
+
+def _normalised(picture: np.ndarray) -> np.ndarray:
+    return (picture - FEAR_MEAN).astype(np.float32).transpose(2, 0, 1)[None]
 
 
 def _change(boxes: np.ndarray, last: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ class Trainer:
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data, config.split)
         self.data, self.foreign = data, getattr(config, "foreign", [])
-        self.pools = pools or PoolPlace(output / "samples", tuple(self.foreign))
+        self.pools = pools or PoolPlace(output / "samples", tuple(self.foreign), config.wants_foreign_features)
         self.units = open_units(config.split, data) if config.split and config.fixed_pairs else []
         self.scores: dict[str, float] = {}
         self.start_scores: dict[str, float] = {}
@@ -203,10 +203,12 @@ class Trainer:
     def _samples(self) -> PairDataset | PooledPairs:
         config = self.config
         if not config.pool:
-            return PairDataset(self.sources, config.pairs, config.network, config.seed, _teachers(self.foreign))
+            teachers = _teachers(self.foreign, config.wants_foreign_features)
+            return PairDataset(self.sources, config.pairs, config.network, config.seed, teachers)
         # Nothing is taught while a backbone learns to restore pictures.
-        pools = replace(self.pools, foreign=()) if isinstance(self.task, CmaeTask) else self.pools
-        dataset = PairDataset(self.sources, config.pairs, config.network, pool.SEED, _teachers(pools.foreign))
+        pools = replace(self.pools, foreign=(), features=False) if isinstance(self.task, CmaeTask) else self.pools
+        teachers = _teachers(pools.foreign, pools.features)
+        dataset = PairDataset(self.sources, config.pairs, config.network, pool.SEED, teachers)
         return PooledPairs(pools.of(config), dataset, config.pool, config.seed)
 
     def _steps(self, progress: tqdm, stop: list[bool]) -> None:
@@ -349,8 +351,8 @@ class Trainer:
         return f"{name} {before}{self.scores[name]:.3f}"
 
 
-def _teachers(folders: Sequence[Path]) -> ForeignTeachers | None:
-    return ForeignTeachers(folders) if folders else None
+def _teachers(folders: Sequence[Path], show_features: bool) -> ForeignTeachers | None:
+    return ForeignTeachers(folders, show_features) if folders else None
 
 
 def set_up_cpu(threads: int) -> None:

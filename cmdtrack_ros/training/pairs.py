@@ -32,7 +32,8 @@ class PairDataset(Dataset):
 
     With foreign ``teachers`` also ``taught_box`` (4,) xywh in fractions of S, ``taught_score`` () in [0, 1],
     ``taught_weight`` () how right it is, 0 = nothing is taught, ``taught_true`` () 1 where the truth told
-    that. All else is as without teachers.
+    that; and where they show their features, ``taught_features`` (C, S/16, S/16) float16 of the clean RGB search
+    region, ``taught_features_weight`` () 0 where there is no RGB. All else is as without teachers.
     """
 
     def __init__(
@@ -139,7 +140,20 @@ def make_sample(
     }
     if teachers is not None:
         sample |= _taught(teachers, clean, pair.search.box, search.crop, crops.search_factor, mirrored, inside)
+        if teachers.show_features:
+            sample |= _shown_features(teachers, clean.search.rgb, search.crop, mirrored)
     return sample
+
+
+def _shown_features(
+    teachers: ForeignTeachers, rgb: np.ndarray | None, crop: Crop, mirrored: bool
+) -> dict[str, torch.Tensor]:
+    """What the teachers see in a clean search region."""
+    picture = np.zeros((crop.size, crop.size, 3), np.uint8) if rgb is None else crop.cut(rgb)
+    return {
+        "taught_features": torch.from_numpy(teachers.features(picture[:, ::-1] if mirrored else picture)),
+        "taught_features_weight": torch.tensor(float(rgb is not None)),
+    }
 
 
 def _taught(

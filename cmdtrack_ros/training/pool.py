@@ -32,21 +32,26 @@ _MARKS = "marks"
 _ABSENT, _BEGUN, _THERE = 0, 1, 2
 _PATIENCE = 60.0
 """Seconds after which a sample that another process began is made again: that process was killed."""
-_MIRRORED = {"template": "template_box", "search": "box"}
+_PICTURES = ("template", "search", "taught_features")
+_BOXES = ("template_box", "box", "taught_box")
 
 
 @dataclass(frozen=True)
 class PoolPlace:
-    """Where runs keep the samples that they share, and the foreign trackers that any of them asks of each sample."""
+    """Where runs keep the samples that they share, and the foreign trackers that any of them asks of each sample.
+
+    ``features``: any of them asks for their features, too.
+    """
 
     folder: Path
     foreign: tuple[Path, ...] = ()
+    features: bool = False
 
     def of(self, config: Training) -> Path:
         """The pool of these settings: runs that draw other samples have another one."""
         drawn = config.model_dump(mode="json", include={"sources", "pairs", "split", "pool"})
         crops = {field.name: getattr(config.network, field.name) for field in fields(CropConfig)}
-        key = json.dumps([drawn, crops, [str(path) for path in self.foreign]], sort_keys=True)
+        key = json.dumps([drawn, crops, [str(path) for path in self.foreign], self.features], sort_keys=True)
         return self.folder / hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
@@ -103,11 +108,10 @@ class PooledPairs:
         self._make(numbers)
         batch = {name: torch.from_numpy(array[numbers]) for name, array in self._arrays.items() if name != _MARKS}
         mirrored = torch.tensor([self._mirrored(index) for index in indices])
-        for pictures, box in _MIRRORED.items():
-            batch[pictures][mirrored] = batch[pictures][mirrored].flip(-1)
-            _mirror(batch[box], mirrored)
-        if "taught_box" in batch:
-            _mirror(batch["taught_box"], mirrored)
+        for name in batch.keys() & set(_PICTURES):
+            batch[name][mirrored] = batch[name][mirrored].flip(-1)
+        for name in batch.keys() & set(_BOXES):
+            _mirror(batch[name], mirrored)
         return batch | {"index": torch.tensor(list(indices))}
 
     @staticmethod

@@ -40,14 +40,16 @@ class Lesson:
 class ForeignTeachers:
     """Foreign networks, one from each folder; opened in the process that asks them, as they cannot move to another.
 
+    ``show_features``: they also show how they see a whole search region (:meth:`features`).
+
     Raises:
         WeightsError: a folder holds none, already when this is made.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], show_features: bool = False) -> None:
         for folder in folders:
             find_foreign(folder)
-        self._folders = folders
+        self._folders, self.show_features = folders, show_features
 
     @cached_property
     def _networks(self) -> list[ForeignPairs]:
@@ -64,6 +66,10 @@ class ForeignTeachers:
         answers = [network.best(shown, stream=0) for network in self._networks]
         boxes, scores = (np.array(part) for part in zip(*answers, strict=True))
         return choose(boxes, scores, pair.search.box if pair.true else None)
+
+    def features(self, picture: np.ndarray) -> np.ndarray:
+        """How all of them see a picture (S, S, 3) uint8 RGB: (C, S/16, S/16) float16, network after network."""
+        return np.concatenate([network.network.features(picture) for network in self._networks]).astype(np.float16)
 
 
 def choose(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray | None) -> Lesson:

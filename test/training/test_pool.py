@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,8 +112,9 @@ def test_runs_share_a_pool_where_they_draw_the_same(tmp_path):
         tiny(pool=COUNT, pairs={"negatives": 0.3}),
         tiny(pool=COUNT, network={"search_size": 96}),
     ]
-    folders = alike | {place.of(config) for config in others} | {PoolPlace(tmp_path / "samples").of(tiny(pool=COUNT))}
-    assert len(folders) == 5
+    places = [PoolPlace(tmp_path / "samples"), replace(place, features=True)]
+    folders = alike | {place.of(config) for config in others} | {other.of(tiny(pool=COUNT)) for other in places}
+    assert len(folders) == 6
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -79,6 +79,8 @@ def test_what_is_taught_lies_where_the_student_sees_the_target(standin, changes)
 class Echo:
     """Answers that the target is where it is believed to be."""
 
+    show_features = False
+
     def teach(self, pair, near):
         return Lesson(near, 1.0, 1.0)
 
@@ -107,6 +109,27 @@ def test_teachers_change_nothing_else(standin):
     for taught, alone in zip(samples(ForeignTeachers([standin]), edges=0.5), samples(None, edges=0.5), strict=True):
         assert set(taught) - set(alone) == {"taught_box", "taught_score", "taught_weight", "taught_true"}
         assert all(torch.equal(taught[name], value) for name, value in alone.items())
+
+
+def test_features_are_those_of_the_clean_region_as_the_student_sees_it(standin):
+    """The stand-in's are mean colours: where they are bright is the target, mirrored or not, spoilt or not."""
+    spoilt = {"occluded": 1.0, "edges": 1.0, "degraded": 1.0, "dropped": 0.5}
+    found = samples(ForeignTeachers([standin], show_features=True), **spoilt)
+    assert all(sample["taught_features"].shape == (3, 16, 16) for sample in found)
+    assert all(sample["taught_features_weight"] == 1 for sample in found)
+    for sample in found:
+        bright = sample["taught_features"].float().mean(0)
+        row, column = np.unravel_index(int(bright.argmax()), bright.shape)
+        x, y, w, h = sample["box"].tolist()
+        assert (column + 0.5) / 16 == pytest.approx(x + w / 2, abs=w / 2 + 0.05)
+        assert (row + 0.5) / 16 == pytest.approx(y + h / 2, abs=h / 2 + 0.05)
+    assert len({sample["box"][0].item() > 0.5 - sample["box"][2].item() / 2 for sample in found}) == 2
+
+
+def test_features_need_rgb(standin):
+    blind = replace(bright_pair().search, rgb=None)
+    for sample in samples(ForeignTeachers([standin], show_features=True), ViewPair(blind, blind), 3):
+        assert sample["taught_features_weight"] == 0
 
 
 def test_nothing_is_taught_of_another_target_or_without_rgb(standin):

@@ -16,6 +16,8 @@ from cmdtrack_ros.models.header import SHIPPED_TEACHER
 from cmdtrack_ros.models.teacher import PATHS, Teacher, TeacherPaths
 from cmdtrack_ros.models.weights import load_weights
 from cmdtrack_ros.training.config import DistillTraining
+from cmdtrack_ros.training.foreign import find_foreign
+from cmdtrack_ros.training.losses.foreign_features import ForeignFeatures
 from cmdtrack_ros.training.losses.mpsd import PathDistillation, entropy, select
 from cmdtrack_ros.training.losses.response import foreign_losses, response_loss
 from cmdtrack_ros.training.losses.scfd import STREAMS, FeatureDistillation
@@ -36,7 +38,8 @@ class _TeacherAnswer:
 
 class DistillTask(StudentTask):
     """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` +
-    response_weight * response + foreign_weight * (sum of the views of ``lesson_losses``).
+    response_weight * response + foreign_weight * (sum of the views of ``lesson_losses``) +
+    foreign_features_weight * ``foreign_features``.
     """
 
     config: DistillTraining
@@ -54,6 +57,10 @@ class DistillTask(StudentTask):
             widths = config.network.channels, self.teacher.config.channels
             self.scfd = FeatureDistillation(*widths, config.feature_channels) if config.scfd_weight else None
             self.mpsd = PathDistillation(*widths) if config.mpsd_weight else None
+        self.foreign_features = None
+        if config.wants_foreign_features:
+            channels = [find_foreign(folder).channels for folder in config.foreign]
+            self.foreign_features = ForeignFeatures(config.network.channels, channels)
 
     def train(self, mode: bool = True) -> DistillTask:
         super().train(mode)
@@ -68,6 +75,10 @@ class DistillTask(StudentTask):
             taught, parts = foreign_losses(student.output, batch, student.both)
             losses |= parts
             losses["loss"] = losses["loss"] + self.config.foreign_weight * taught
+        if self.foreign_features is not None:
+            shown = batch["present"] * batch["informative"] * batch["taught_features_weight"][:, None]
+            losses["foreign/features"] = self.foreign_features(student.features, batch["taught_features"], shown)
+            losses["loss"] = losses["loss"] + self.config.foreign_features_weight * losses["foreign/features"]
         return losses if self.teacher is None else self._under_own(self.teacher, student, losses, batch)
 
     def _under_own(

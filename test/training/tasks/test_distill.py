@@ -80,6 +80,23 @@ def test_foreign_trackers_teach_without_an_own_teacher(tmp_path, workers):
         assert max(curve(tmp_path / "100.0", f"train/foreign/{view}").values()) > 0
 
 
+def test_features_of_foreign_trackers_reach_the_student(tmp_path):
+    """Also through a pool, whose samples all runs share."""
+    folder = write_standin(tmp_path / "standin")
+    make_block(tmp_path / "walk", 6)
+    common = NO_OWN_TEACHER | {"foreign": [folder], "foreign_weight": 0.0, "pool": 4}
+    common |= {"sources": [{"kind": "sequences", "path": "walk"}], "steps": 2}
+    weights = {}
+    for weight in (0.0, 100.0):
+        config = stage(DistillTraining, **common, foreign_features_weight=weight)
+        trainer = Trainer(config, tmp_path, tmp_path / str(weight))
+        trainer.train()
+        weights[weight] = load_student(trainer.weights)[0].state_dict()
+        assert not any("foreign_features" in name for name in weights[weight])
+    assert any(not torch.equal(value, weights[0.0][name]) for name, value in weights[100.0].items())
+    assert min(curve(tmp_path / "100.0", "train/foreign/features").values()) > 0
+
+
 def test_run_says_whether_a_foreign_teacher_knows_enough_more(tmp_path, caplog):
     caplog.set_level("INFO")
     draw_stills(tmp_path / "free", 3)
