@@ -214,6 +214,9 @@ def evaluate_confidence(
     fit: Annotated[
         bool, typer.Option("--fit", help="Calibrate the score on these sequences, into a file beside the weights.")
     ] = False,
+    prior: Annotated[
+        Path | None, typer.Option(help="With --fit: weights whose calibration counts as if seen here, too.")
+    ] = None,
     weights: o.WeightsOption = None,
     device: o.DeviceOption = "cpu",
     layout: o.LayoutOption = "auto",
@@ -222,6 +225,8 @@ def evaluate_confidence(
     from cmdtrack_ros.evaluation import confidence
     from cmdtrack_ros.evaluation.baselines import TrackerSpec, make_tracker
 
+    if prior is not None and not fit:
+        raise typer.BadParameter("a prior is for a fit: give --fit, too", param_hint="--prior")
     sequences, broken = _opened(dataset, layout)
     spec = TrackerSpec("ours", weights=() if weights is None else (weights,), device=device)
     sequences = confidence.chosen(sequences, only)
@@ -229,7 +234,7 @@ def evaluate_confidence(
         sequences, lambda modality: make_tracker(spec, modality), output, typer.echo
     )
     if fit:
-        typer.echo(f"calibration: {confidence.write_fit(outcomes, weights)}")
+        typer.echo(f"calibration: {confidence.write_fit(outcomes, weights, prior)}")
     if broken:
         raise typer.Exit(1)
 

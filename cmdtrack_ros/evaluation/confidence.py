@@ -24,7 +24,7 @@ from cmdtrack_ros.data.derived import Bounced, Covered, DerivedSequence, Leaving
 from cmdtrack_ros.errors import ConfigError, DataError, writing
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, to_json
+from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, find_confidence, to_json
 from cmdtrack_ros.models.header import read_header, weights_file
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.drive import BoxTracker, drive, first_visible
@@ -317,19 +317,34 @@ def chosen(sequences: Sequence[ImageSequence], file: Path | None) -> list[ImageS
     return kept
 
 
-def write_fit(outcomes: Sequence[Outcome], weights: Path | None) -> Path:
-    """:func:`fit` in a file beside the weights, None = the shipped ones."""
+def write_fit(outcomes: Sequence[Outcome], weights: Path | None, prior: Path | None = None) -> Path:
+    """:func:`fit` in a file beside the weights, None = the shipped ones.
+
+    ``prior``: weights whose calibration it goes on from, None = none.
+    """
     path = weights_file(weights)
     header = read_header(path)
     file = confidence_file(path.parent, header)
-    write_text(file, to_json(fit(outcomes), header))
+    write_text(file, to_json(fit(outcomes, None if prior is None else _prior(weights_file(prior))), header))
     return file
 
 
-def fit(outcomes: Sequence[Outcome]) -> Confidence:
+def _prior(path: Path) -> Confidence:
+    """ConfigError where these weights have no calibration that another one can go on from."""
+    found = find_confidence(path, read_header(path))
+    if found is None or found.curvature is None:
+        raise ConfigError(
+            f"prior {path}: expected weights with a calibration that holds its curvature, got "
+            f"{'none' if found is None else 'one without'}; make it (anew) by `cmdtrack evaluate-confidence --fit`"
+        )
+    return found
+
+
+def fit(outcomes: Sequence[Outcome], prior: Confidence | None = None) -> Confidence:
     """The logistic regression of "IoU above 0.5" on the evidence, frames without a target with a quarter's weight.
 
-    Newton's method on standardised evidence, with a ridge of 3 frames.
+    Newton's method on standardised evidence, with a ridge of 3 frames; or, with a ``prior``, as if its frames were among
+    these: its loss counts as the parabola around its minimum (Laplace's approximation).
 
     Raises:
         DataError: no evidence, or nothing but right or wrong boxes.
@@ -343,19 +358,38 @@ def fit(outcomes: Sequence[Outcome]) -> Confidence:
         raise DataError("calibration: expected frames with right and with wrong boxes of this package's tracker")
     mean, deviation = evidence.mean(0), np.maximum(evidence.std(0), 1e-6)
     inputs = np.column_stack([(evidence - mean) / deviation, np.ones(len(evidence))])
-    ridge = np.diag([_RIDGE] * len(mean) + [1e-6])
-    factors = np.zeros(len(mean) + 1)
+    # From standardised factors to those of the evidence itself; the bias is the last one.
+    back = np.diag([*(1 / deviation), 1.0])
+    back[-1, :-1] = -mean / deviation
+    if prior is None:
+        start, pull = np.zeros(len(mean) + 1), np.diag([_RIDGE] * len(mean) + [1e-6])
+    else:
+        start, pull = np.linalg.solve(back, [*prior.factors, prior.bias]), back.T @ prior.curvature @ back
+    factors, curvature = _minimum(inputs, right, shares, start, pull)
+    raw = back @ factors
+    forth = np.linalg.inv(back)
+    about = {"sequences": sorted({o.sequence for o in outcomes}), "frames": len(right)}
+    if prior is not None:
+        about["prior"] = prior.about
+    return Confidence(float(raw[-1]), tuple(raw[:-1].tolist()), about, forth.T @ curvature @ forth)
+
+
+def _minimum(
+    inputs: np.ndarray, right: np.ndarray, shares: np.ndarray, start: np.ndarray, pull: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Factors (k,) of the weighted logistic loss of (n, k) inputs + (factors - start) pull (factors - start) / 2, and
+    its curvature (k, k) there.
+    """
+    factors = start.copy()
     for _ in range(50):
         chance = 1 / (1 + np.exp(-inputs @ factors))
-        slope = inputs.T @ (shares * (chance - right)) + ridge @ factors
-        curvature = (inputs.T * (shares * chance * (1 - chance))) @ inputs + ridge
+        slope = inputs.T @ (shares * (chance - right)) + pull @ (factors - start)
+        curvature = (inputs.T * (shares * chance * (1 - chance))) @ inputs + pull
         step = np.linalg.solve(curvature, slope)
         factors -= step
         if np.abs(step).max() < 1e-8:
             break
-    raw = factors[:-1] / deviation
-    about = {"sequences": sorted({o.sequence for o in outcomes}), "frames": len(right)}
-    return Confidence(float(factors[-1] - raw @ mean), tuple(raw.tolist()), about)
+    return factors, curvature
 
 
 def _groups(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,14 @@ class Confidence:
     """Logit of the probability = ``bias`` + ``factors`` * evidence, one factor for each of :data:`EVIDENCE`.
 
     about: what it was fitted on, for the file.
+    curvature: (n + 1, n + 1) second derivatives of the fit's loss by the n factors and the bias: how sure it is of each;
+        None of a fit that did not keep them.
     """
 
     bias: float
     factors: tuple[float, ...]
     about: dict[str, Any]
+    curvature: np.ndarray | None = field(default=None, compare=False)
 
     def probability(self, evidence: np.ndarray) -> float:
         """Of (len(EVIDENCE),) finite numbers."""
@@ -82,6 +85,7 @@ def _read(file: Path, header: Header) -> Confidence:
         content = json.loads(file.read_text())
         numbers = [float(content["bias"]), *(float(content["factors"][name]) for name in EVIDENCE)]
         about, made_for = dict(content["about"]), str(content[WEIGHTS_KEY])
+        curvature = np.array(content["curvature"], float) if "curvature" in content else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{file}: expected a bias and a factor for each of {', '.join(EVIDENCE)} "
@@ -89,11 +93,14 @@ def _read(file: Path, header: Header) -> Confidence:
         ) from error
     if not np.isfinite(numbers).all():
         raise WeightsError(f"{file}: expected finite numbers, got {numbers}")
+    side = len(numbers)
+    if curvature is not None and not (curvature.shape == (side, side) and np.isfinite(curvature).all()):
+        raise WeightsError(f"{file}: expected {side} x {side} finite numbers as curvature, got {curvature.tolist()}")
     if made_for != header.sha256:
         raise WeightsError(
             f"{file}: expected one of the weights {header.sha256[:12]}, it was fitted for {made_for[:12]}"
         )
-    return Confidence(numbers[0], tuple(numbers[1:]), about)
+    return Confidence(numbers[0], tuple(numbers[1:]), about, curvature)
 
 
 def to_json(confidence: Confidence, header: Header) -> str:
@@ -104,4 +111,6 @@ def to_json(confidence: Confidence, header: Header) -> str:
         "factors": {name: round(factor, 4) for name, factor in zip(EVIDENCE, confidence.factors)},
         "about": confidence.about,
     }
+    if confidence.curvature is not None:
+        content["curvature"] = [[float(f"{value:.5g}") for value in row] for row in confidence.curvature]
     return json.dumps(content, indent=1) + "\n"

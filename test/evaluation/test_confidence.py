@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation import confidence as c
 from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import TargetState
@@ -81,6 +81,31 @@ def test_fit_finds_what_the_frames_were_made_from():
         c.fit([outcome([T], [1.0], evidence=evidence[:1])])
 
 
+def test_a_prior_needs_a_fit(tmp_path):
+    done = run_cli("evaluate-confidence", tmp_path, "--output", tmp_path / "out", "--prior", "shipped")
+    assert done.returncode == 2 and "give --fit, too" in done.stderr
+
+
+def test_a_fit_goes_on_from_another_as_if_it_had_seen_its_frames():
+    """Few new frames, in which the last number never changes, leave its factor as it was and move the others."""
+    rng = np.random.default_rng(2)
+    evidence = rng.normal(2, 1, size=(6000, len(EVIDENCE)))
+    evidence[:2000, -1] = 0.8
+    truth = np.linspace(-1, 1, len(EVIDENCE))
+    right = (rng.random(6000) < 1 / (1 + np.exp(-((evidence - 2) @ truth - 0.7)))) * 1.0
+    new, old = (
+        outcome([T] * (part.stop - part.start), right[part], evidence=evidence[part])
+        for part in (slice(0, 2000), slice(2000, 6000))
+    )
+    before, both = c.fit([old]), c.fit([new, old])
+    found = c.fit([new], before)
+    np.testing.assert_allclose(found.factors, both.factors, atol=0.03)
+    assert found.bias == pytest.approx(both.bias, abs=0.1)
+    assert found.about["prior"] == before.about and found.about["frames"] == 2000
+    np.testing.assert_allclose(found.curvature, both.curvature, rtol=0.1, atol=30)
+    assert abs(c.fit([new]).factors[-1]) < 0.3 * found.factors[-1]
+
+
 def test_names_in_a_file_choose_the_sequences(tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("# remark\nb  # and another\n")
@@ -110,3 +135,11 @@ def test_the_command_measures_and_calibrates(dataset, tmp_path, untrained):
     (fitted,) = tmp_path.glob("*.confidence.v*.json")
     assert set(json.loads(fitted.read_text())["factors"]) == set(EVIDENCE)
     assert "not calibrated" in done.stderr
+    evidence = np.random.default_rng(3).normal(size=(9, len(EVIDENCE)))
+    c.write_fit([outcome([T] * 9, [0.0, 1, 1] * 3, evidence=evidence)], weights, weights)
+    assert json.loads(fitted.read_text())["about"]["prior"]["sequences"] == ["square1"]
+    content = json.loads(fitted.read_text())
+    del content["curvature"]
+    fitted.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="prior .*mine.safetensors: expected weights with a calibration that holds"):
+        c.write_fit([], weights, weights)

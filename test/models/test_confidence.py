@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,6 +29,10 @@ def test_what_is_written_is_read(tmp_path):
     found = find_confidence(weights, HEADER)
     assert found.bias == FIT.bias and found.about == FIT.about
     np.testing.assert_allclose(found.factors, FIT.factors)
+    assert found.curvature is None
+    curvature = np.diag(np.linspace(1.23456, 2e4, len(EVIDENCE) + 1))
+    confidence_file(tmp_path, HEADER).write_text(to_json(replace(FIT, curvature=curvature), HEADER))
+    np.testing.assert_allclose(find_confidence(weights, HEADER).curvature, curvature, rtol=1e-4)
 
 
 def test_weights_without_calibration_are_named(tmp_path, monkeypatch, caplog):
@@ -43,6 +48,8 @@ def test_weights_without_calibration_are_named(tmp_path, monkeypatch, caplog):
         ({"bias": None}, "expected a bias"),
         ({"factors": {}}, "expected a bias and a factor"),
         ({"bias": float("nan")}, "finite"),
+        ({"curvature": [[1.0]]}, "10 x 10 finite numbers as curvature"),
+        ({"curvature": "flat"}, "expected a bias"),
         ({"weights_sha256": "ab" * 32}, "it was fitted for abababababab"),
         (None, "expected a bias"),
     ],
