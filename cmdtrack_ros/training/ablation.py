@@ -254,7 +254,7 @@ def _score(networks: list[_Network], yardstick: _Yardstick) -> None:
             network.add("scores", _sequence_scores(engines[str(network.file)], yardstick))
     left = [unit for unit in yardstick.units if any(unit.name not in network.found["pairs"] for network in asked)]
     trackers = {name: EnginePairs(engine) for name, engine in engines.items()}
-    for overlaps in measure_each(trackers, left, yardstick.count):
+    for overlaps in measure_each(trackers, left, yardstick.count, bar=bool(left)):
         for network in asked:
             network.add("pairs", overlaps[str(network.file)])
     for network in asked:
