@@ -158,6 +158,25 @@ def test_only_what_the_rows_need_is_trained(repository, tmp_path):
         assert sorted(found) == sorted(f"seed_1/{name}" for name in ["student", *names]), row
 
 
+def test_rows_differ_in_what_they_learn_from_alone(tmp_path):
+    teacher, foreign = tmp_path / "teacher", [tmp_path / "foreign"]
+    stages = {name: stage(RECIPES[name]) for name in ("cmae", "student")}
+    distill = stage(DistillTraining, teacher=teacher, foreign=foreign)
+    runs, _ = _plan(AblationTraining(seeds=[1], **stages, distill=distill), tmp_path)
+    cmae = tmp_path / "seed_1" / "cmae" / "cmae.safetensors"
+    learnt = {
+        "scfd": {"scfd_weight": 1.0, "teacher": teacher},
+        "mpsd": {"mpsd_weight": 1.0, "teacher": teacher},
+        "response": {"response_weight": 0.5, "teacher": teacher},
+        "foreign": {"foreign": foreign},
+    }
+    nothing = {"scfd_weight": 0.0, "mpsd_weight": 0.0, "response_weight": 0.0, "foreign": [], "teacher": None}
+    expected = {name: distill.model_copy(update={**nothing, **parts}) for name, parts in learnt.items()}
+    expected |= {**stages, "student_cmae": stages["student"].model_copy(update={"init_backbone": cmae})}
+    expected["all"] = distill.model_copy(update={"init_backbone": cmae})
+    assert {run.output.name: run.settings for run in runs} == expected
+
+
 def test_without_rows_there_are_those_that_the_recipe_has_the_settings_for(tmp_path):
     stages = {name: stage(RECIPES[name]) for name in ("student", "distill")}
     given = {**stages, "distill": stages["distill"].model_copy(update={"teacher": tmp_path, "mpsd_weight": 0.0})}
