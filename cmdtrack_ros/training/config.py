@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -318,26 +318,38 @@ RECIPES: dict[str, type[Training]] = {
 """What ``cmdtrack train VERB`` reads its configuration as."""
 
 
+Row = Literal["student", "+ CMAE", "+ SCFD", "+ MPSD", "+ response", "+ foreign teacher", "all", "teacher"]
+"""Of an ablation's table; what each one is: ``ablation.py``."""
+
+
 class AblationTraining(Strict):
-    """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``test``: folders of sequences
-    that no run sees. ``fixed_pairs``: of each recording of the validation of the student's split; 0 = none.
-    Without ``teacher``, no teacher is trained: all seeds learn from ``distill.teacher``. ``one_teacher``: that of the
-    first seed teaches all.
+    """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``rows``: which ones; without it, all
+    that the recipe has the settings for. ``test``: folders of sequences that no run sees. ``fixed_pairs``: of each
+    recording of the validation of the student's split; 0 = none. ``sequences``: also whole passes over the sequences
+    of that validation, through both streams and each alone. ``cmae``: for ``+ CMAE``, and part of ``all`` where it is
+    given. Rows under an own teacher have it from a run (``teacher``), or as weights (``distill.teacher``).
+    ``one_teacher``: the run of the first seed teaches all.
     """
 
     seeds: list[Seed] = Field(min_length=1)
+    rows: list[Row] | None = None
     test: list[Path] = []
     fixed_pairs: int = Field(default=48, ge=0, le=1000)
-    cmae: CmaeTraining
+    sequences: bool = False
+    cmae: CmaeTraining | None = None
     teacher: TeacherTraining | None = None
     one_teacher: bool = False
     student: StudentTraining
     distill: DistillTraining
 
     @model_validator(mode="after")
-    def _teacher_is_trained_or_given(self) -> AblationTraining:
-        if (self.teacher is None) == (self.distill.teacher is None):
-            raise ValueError("expected either settings of a teacher, or distill.teacher (--teacher)")
+    def _fits_together(self) -> AblationTraining:
+        if self.rows is not None and "student" not in self.rows:
+            raise ValueError("rows: expected student among them, as all others are compared with it")
+        if self.teacher is not None and self.distill.teacher is not None:
+            raise ValueError("expected settings of a teacher or distill.teacher (--teacher), got both")
+        if self.sequences and self.student.split is None:
+            raise ValueError("sequences: they are those of the validation of student.split, and there is none")
         return self
 
 

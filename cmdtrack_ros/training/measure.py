@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,9 +23,10 @@ from cmdtrack_ros.models.teacher import Teacher
 from cmdtrack_ros.models.weights import load_weights, model_of
 from cmdtrack_ros.tracking.drive import BoxTracker
 from cmdtrack_ros.tracking.engines.choose import make_engine
+from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.training.config import Split
-from cmdtrack_ros.training.fixed_pairs import EnginePairs, Overlaps, PairTracker, measure, open_units
+from cmdtrack_ros.training.fixed_pairs import STREAMS, EnginePairs, Overlaps, PairTracker, measure, open_units
 from cmdtrack_ros.training.foreign import ForeignPairs, ForeignTracker, find_foreign
 from cmdtrack_ros.training.split import SplitFolder
 from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
@@ -48,7 +49,7 @@ class Measured:
     digest: str
     pairs: PairTracker
     track: Callable[[Modality], BoxTracker]
-    streams: tuple[str, ...] = ("both", "rgb", "aux")
+    streams: tuple[str, ...] = tuple(STREAMS)
     provenance: Provenance | None = None
 
 
@@ -70,13 +71,7 @@ def open_network(name: str, device: torch.device) -> Measured:
         return Measured(
             path.name, digest, ForeignPairs(network), lambda modality: ForeignTracker(network, modality), ("rgb", "aux")
         )
-    if model_of(path) is Teacher:
-        engine = engine_of(load_weights(path, Teacher)[0].to(device))
-    elif device.type == "cuda":
-        engine = engine_of(load_weights(path, Student)[0].to(device))
-    else:
-        engine = make_engine(path, engine="onnx", device="cpu", precision="fp32", threads=1)
-    header = read_header(path)
+    engine, header = open_engine(path, device), read_header(path)
     return Measured(
         label,
         header.sha256,
@@ -84,6 +79,18 @@ def open_network(name: str, device: torch.device) -> Measured:
         lambda modality: Tracker(engine, modality),
         provenance=header.provenance,
     )
+
+
+def open_engine(path: Path, device: torch.device) -> Engine:
+    """Of the weights of a student or a teacher, in fp32: on a CPU ONNX Runtime for students, else torch.
+
+    WeightsError when they are of neither.
+    """
+    if model_of(path) is Teacher:
+        return engine_of(load_weights(path, Teacher)[0].to(device))
+    if device.type == "cuda":
+        return engine_of(load_weights(path, Student)[0].to(device))
+    return make_engine(path, engine="onnx", device="cpu", precision="fp32", threads=1)
 
 
 def measure_pairs(
@@ -108,15 +115,19 @@ def measure_sequences(
     names: list[str], split: Split, data: Path, folder: Path, device: str = "auto"
 ) -> dict[str, Overlaps]:
     """One pass over each whole sequence of the split's validation, with one number each; kept as the pairs are."""
-    paths = [path for found in SplitFolder(split, data).validation().values() for path in found if path.is_dir()]
-    place = find_device(device)
+    paths, place = validation_sequences(split, data), find_device(device)
     networks = _opened(names, split, data, place)
     kept = _Kept(folder, "sequences", place, [path.name for path in paths])
-    for network in networks.values():
-        if kept.read(network) is None:
-            shown = tqdm(paths, unit="sequence", desc=network.name)
-            kept.write(network, {path.name: _passes(network, load_sequence(path)) for path in shown})
+    for network in [one for one in networks.values() if kept.read(one) is None]:
+        shown = tqdm(paths, unit="sequence", desc=network.name)
+        found = {path.name: passes(network.track, load_sequence(path), network.streams) for path in shown}
+        kept.write(network, found)
     return {name: kept.read(network) or {} for name, network in networks.items()}
+
+
+def validation_sequences(split: Split, data: Path) -> list[Path]:
+    """The folders of the sequences, in the split's order; DataError: see ``SplitFolder.validation``."""
+    return [path for found in SplitFolder(split, data).validation().values() for path in found if path.is_dir()]
 
 
 def _opened(names: list[str], split: Split, data: Path, device: torch.device) -> dict[str, Measured]:
@@ -146,15 +157,20 @@ def _saw(provenance: Provenance, recording: str) -> bool:
     )
 
 
-def _passes(network: Measured, sequence: ImageSequence) -> dict:
-    """Mean IoU of a pass over each stream that the sequence has and the network takes."""
+def passes(
+    track: Callable[[Modality], BoxTracker], sequence: ImageSequence, streams: Sequence[str] = tuple(STREAMS)
+) -> dict:
+    """Mean IoU of a pass over each of these streams that the sequence has, in the form of a unit of ``Overlaps``.
+
+    ``track``: a tracker for an aux stream of this modality.
+    """
     first = sequence.frame(0)
     there = [name for name, image in (("rgb", first.rgb), ("aux", first.aux)) if image is not None]
-    streams = [name for name in (["both", *there] if len(there) == 2 else there) if name in network.streams]
     scores = {}
-    for stream in streams:
-        shown = sequence if stream == "both" else OneStream(sequence, stream)
-        scores[stream] = {"iou": [float(np.mean(overlaps(network.track(sequence.modality), shown)))]}
+    for stream in ["both", *there] if len(there) == 2 else there:
+        if stream in streams:
+            shown = sequence if stream == "both" else OneStream(sequence, stream)
+            scores[stream] = {"iou": [float(np.mean(overlaps(track(sequence.modality), shown)))]}
     return {"modality": sequence.modality.value, **scores}
 
 

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ from standin import write_standin
 from tiny_runs import stage
 
 from cmdtrack_ros.data.bags import write_bag
+from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.training.ablation import ROWS, _plan, markdown, run_ablation
-from cmdtrack_ros.training.config import RECIPES, AblationTraining, DistillTraining, Source, Split
+from cmdtrack_ros.training.config import RECIPES, AblationTraining, DistillTraining, Source, Split, load_config
 from cmdtrack_ros.training.jobs import Run, train_all
 from synthetic import Drawn, make_block
 
@@ -34,13 +36,20 @@ def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
     stages = {name: stage(kind, **common) for name, kind in RECIPES.items()}
     foreign = {"foreign": [write_standin(tmp_path / "standin")]}
     stages["distill"] = stages["distill"].model_copy(update=foreign)
-    config = AblationTraining(seeds=[1], fixed_pairs=2, **stages)
+    config = AblationTraining(seeds=[1], fixed_pairs=2, sequences=True, **stages)
     table = run_ablation(config, tmp_path, tmp_path / "out").read_text()
     assert all(f"| {row} |" in table for row in ROWS)
     assert "| thermal | aux | 2 |" in table
     assert "(at least 0.03 above student is asked for)." in table
     kept = json.loads((tmp_path / "out" / "ablation.json").read_text())
-    assert set(kept["rows"]) == set(kept["pairs"]["thermal, both"]) == set(ROWS)
+    assert (
+        set(kept["rows"]) == set(kept["pairs"]["thermal, both"]) == set(kept["sequences"]["thermal, both"]) == set(ROWS)
+    )
+    assert list(kept["sequences"]) == [
+        f"{of}, {stream}" for of in ("all", "thermal") for stream in ("both", "rgb", "aux")
+    ]
+    assert "Whole sequences, one pass each, mean of the seeds." in table
+    assert "| thermal | aux | 1 |" in table
     assert 0 <= kept["rows"]["all"]["held-out"]["mean"] <= 1
     assert kept["pairs"]["all, rgb"]["student"]["difference"] is None
     assert -1 <= kept["pairs"]["all, rgb"]["all"]["difference"]["low"] <= 1
@@ -63,20 +72,26 @@ def test_scoring_goes_on_with_the_recordings_that_are_left(stills, teacher_file,
     for name in ("one", "two"):
         make_block(tmp_path / "seq" / name, 3)
     common = {"steps": 1, "split": Split(validation=["seq/*"])}
-    config = small(stills, teacher_file, **common).model_copy(update={"fixed_pairs": 2})
+    config = small(stills, teacher_file, **common).model_copy(update={"fixed_pairs": 2, "sequences": True})
     table = run_ablation(config, tmp_path, tmp_path / "out")
     whole = table.read_text()
     assert "| thermal | both | 4 |" in whole
     assert "Mean IoU over" not in whole  # of sequences: there are none
     file = tmp_path / "out" / "seed_1" / "scfd" / "scores.json"
     kept = json.loads(file.read_text())
-    marked, lost = kept["pairs"]["one"], kept["pairs"].pop("two")
-    marked["mark"] = {"iou": [], "score": []}
+    lost = {what: kept[what].pop("two") for what in ("pairs", "sequences")}
+    for what in lost:
+        kept[what]["one"]["mark"] = {"iou": [], "score": []}
     file.write_text(json.dumps(kept))
     table.unlink()
     run_ablation(config, tmp_path, tmp_path / "out")
-    assert json.loads(file.read_text())["pairs"] == {"one": marked, "two": lost}
+    found = json.loads(file.read_text())
+    assert all(found[what] == {**kept[what], "two": lost[what]} for what in lost)
     assert table.read_text() == whole
+    run_ablation(config.model_copy(update={"fixed_pairs": 1}), tmp_path, tmp_path / "out")
+    found = json.loads(file.read_text())
+    assert "mark" in found["sequences"]["one"]  # which have nothing to do with the pairs
+    assert "mark" not in found["pairs"]["one"]
 
 
 def small(stills, teacher_file, **common) -> AblationTraining:
@@ -114,6 +129,83 @@ def test_one_teacher_teaches_all_seeds_or_each_its_own(one, tmp_path):
     assert len(taught) == 8
     assert taught[tmp_path / "seed_2" / "all"] == tmp_path / f"seed_{1 if one else 2}" / "teacher/teacher.safetensors"
     assert rows["teacher"] == list(dict.fromkeys(taught.values()))
+
+
+def begun(config, tmp_path) -> list[str]:
+    """The folders of the runs that are planned."""
+    return [run.output.relative_to(tmp_path).as_posix() for run in _plan(config, tmp_path)[0]]
+
+
+def test_only_what_the_rows_need_is_trained(repository, tmp_path):
+    config = load_config(repository / "config" / "train" / "foreign_ablation.yaml", AblationTraining)
+    taught = config.distill.model_copy(update={"foreign": [tmp_path]})
+    config = config.model_copy(update={"seeds": [1, 2], "distill": taught})
+    runs, rows = _plan(config, tmp_path)
+    assert list(rows) == ["student", "+ foreign teacher"]
+    assert begun(config, tmp_path) == ["seed_1/student", "seed_2/student", "seed_1/foreign", "seed_2/foreign"]
+    assert [str(run.settings.init) for run in runs] == ["shipped"] * 4
+    assert set.union(*(run.needs for run in runs)) == {None}
+    stages = {name: stage(kind) for name, kind in RECIPES.items()}
+    needed = {
+        "student": [],
+        "+ CMAE": ["cmae", "student_cmae"],
+        "+ MPSD": ["teacher", "mpsd"],
+        "teacher": ["teacher"],
+        "all": ["teacher", "cmae", "all"],
+    }
+    for row, names in needed.items():
+        found = begun(AblationTraining(seeds=[1], rows=["student", row], **stages), tmp_path)
+        assert sorted(found) == sorted(f"seed_1/{name}" for name in ["student", *names]), row
+
+
+def test_rows_differ_in_what_they_learn_from_alone(tmp_path):
+    teacher, foreign = tmp_path / "teacher", [tmp_path / "foreign"]
+    stages = {name: stage(RECIPES[name]) for name in ("cmae", "student")}
+    distill = stage(DistillTraining, teacher=teacher, foreign=foreign)
+    runs, _ = _plan(AblationTraining(seeds=[1], **stages, distill=distill), tmp_path)
+    cmae = tmp_path / "seed_1" / "cmae" / "cmae.safetensors"
+    learnt = {
+        "scfd": {"scfd_weight": 1.0, "teacher": teacher},
+        "mpsd": {"mpsd_weight": 1.0, "teacher": teacher},
+        "response": {"response_weight": 0.5, "teacher": teacher},
+        "foreign": {"foreign": foreign},
+    }
+    nothing = {"scfd_weight": 0.0, "mpsd_weight": 0.0, "response_weight": 0.0, "foreign": [], "teacher": None}
+    expected = {name: distill.model_copy(update={**nothing, **parts}) for name, parts in learnt.items()}
+    expected |= {**stages, "student_cmae": stages["student"].model_copy(update={"init_backbone": cmae})}
+    expected["all"] = distill.model_copy(update={"init_backbone": cmae})
+    assert {run.output.name: run.settings for run in runs} == expected
+
+
+def test_without_rows_there_are_those_that_the_recipe_has_the_settings_for(tmp_path):
+    stages = {name: stage(RECIPES[name]) for name in ("student", "distill")}
+    given = {**stages, "distill": stages["distill"].model_copy(update={"teacher": tmp_path, "mpsd_weight": 0.0})}
+    assert list(_plan(AblationTraining(seeds=[1], **stages), tmp_path)[1]) == ["student"]
+    rows = _plan(AblationTraining(seeds=[1], **given), tmp_path)[1]
+    assert list(rows) == ["student", "+ SCFD", "+ response", "all", "teacher"]
+
+
+@pytest.mark.parametrize(
+    "row, changes, what",
+    [
+        ("+ CMAE", {}, "settings of cmae"),
+        ("+ foreign teacher", {}, r"folders of foreign trackers \(distill.foreign or --foreign\)"),
+        ("teacher", {}, "a teacher .*--teacher"),
+        ("+ SCFD", {}, "a teacher .*--teacher"),
+        ("+ SCFD", {"teacher": "shipped", "scfd_weight": 0}, "distill.scfd_weight above 0"),
+        ("all", {}, "a teacher .*--teacher.*, or none of distill's scfd_weight"),
+        (
+            "all",
+            {"scfd_weight": 0, "mpsd_weight": 0, "response_weight": 0},
+            "one of distill's scfd_weight.* above 0, or",
+        ),
+    ],
+)
+def test_row_without_what_it_needs_is_refused(row, changes, what, tmp_path):
+    stages = {"student": stage(RECIPES["student"]), "distill": stage(DistillTraining, **changes)}
+    with pytest.raises(ConfigError, match=rf"^rows: '{re.escape(row)}' needs {what}.*, and there is none$"):
+        run_ablation(AblationTraining(seeds=[1], rows=["student", row], **stages), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_run_that_fails_stops_the_others(stills, teacher_file, tmp_path):

@@ -90,6 +90,8 @@ def test_missing_data_folder_is_named(monkeypatch):
         ("more", RECIPES["student"]),
         ("foreign", RECIPES["distill"]),
         ("ablation", AblationTraining),
+        ("foreign_ablation", AblationTraining),
+        ("gpu/ablation", AblationTraining),
         ("full/student", RECIPES["student"]),
         ("full/teacher", RECIPES["teacher"]),
         ("full/distill", RECIPES["distill"]),
@@ -108,11 +110,21 @@ def test_ablation_rows_share_steps_and_data(repository):
     assert len(config.seeds) >= 2
 
 
-def test_ablation_needs_one_teacher(repository):
-    config = load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining).model_dump()
-    config["distill"]["teacher"] = None
-    with pytest.raises(ValueError, match=r"settings of a teacher, or distill\.teacher"):
-        AblationTraining.model_validate(config)
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"teacher": tiny_values()}, r"settings of a teacher or distill\.teacher .*, got both"),
+        ({"rows": ["student", "+ SCDF"]}, r"rows\.1: Input should be 'student', '\+ CMAE'.*, got '\+ SCDF'"),
+        ({"rows": ["all"]}, "rows: expected student among them"),
+        (
+            {"sequences": True, "student": tiny_values()},
+            r"sequences: .* validation of student\.split, and there is none",
+        ),
+    ],
+)
+def test_ablation_that_does_not_fit_together_is_refused(repository, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(repository / "config" / "train" / "ablation.yaml", AblationTraining, **changes)
 
 
 def recipe_with(folder, sources, listed="- {kind: stills, path: a}\n- {kind: stills, path: b, share: 2}\n"):
