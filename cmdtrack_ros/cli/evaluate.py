@@ -82,7 +82,7 @@ def score(
 
 
 def report(
-    evaluations: Annotated[list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` to compare.")],
+    evaluations: Annotated[list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` or `evaluate-bag`.")],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")],
 ) -> None:
     """Compare several evaluations on one page; its frames are chosen by the first folder's first tracker."""
@@ -152,7 +152,7 @@ def evaluate_bag(
 
         return replay_through_node(path, options, output / f"{path.name}.node.log", rate)
 
-    scores, sequences, statistics = evaluate_bags(bag, output, replay, weights)
+    scores, sequences, statistics = evaluate_bags(bag, output, replay, options)
     write_summary(output / SUMMARY, [scores], {"bags": statistics})
     for name, values in statistics.items():
         typer.echo(f"{name}: {values['answered']} of {values['frames']} frames answered")
