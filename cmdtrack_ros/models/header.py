@@ -121,3 +121,9 @@ def student_config(path: str | Path, header: Header) -> StudentConfig:
         return StudentConfig(**header.config)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"weights {path}: its configuration is no student's of this version ({error})") from error
+
+
+def check_student(weights: str | Path | None) -> None:
+    """WeightsError where what :func:`weights_file` finds cannot be read, or says of itself that it is no student."""
+    path = weights_file(weights)
+    student_config(path, read_header(path))
