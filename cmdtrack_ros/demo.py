@@ -28,8 +28,7 @@ from cmdtrack_ros.evaluation.pictures import write_pictures, write_tracks
 from cmdtrack_ros.evaluation.replay import as_live_camera
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.header import SHIPPED, sha256_of
-from cmdtrack_ros.models.weights import load_student
+from cmdtrack_ros.models.header import SHIPPED, check_student, sha256_of
 from cmdtrack_ros.track import TargetState, Track, per_frame, percentiles_ms
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def run_demo(
     sequence = demo_sequence() if recording is None else open_recording(recording)
     if not visible(sequence.boxes[0]):
         raise DataError(f"{sequence.name}: the demo starts from the true box of the first frame, it has none")
-    load_student(weights)  # a node without weights would wait for an operator; here it is an error at once
+    check_student(weights)  # a node without weights would wait for an operator; here it is an error at once
     output.mkdir(parents=True, exist_ok=True)
     yield f"Writing {len(sequence)} frames of {sequence.name} ({sequence.modality}) to {output}/bag"
     write_bag(sequence, output / "bag", BAG_OPTIONS, overwrite=True)

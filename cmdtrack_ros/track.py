@@ -49,6 +49,7 @@ class Track:
             where nobody gave one.
         gap: seconds, aux stamp minus RGB stamp after `aux_offset`; NaN for an image alone.
         latency: seconds from the stamp to the publication; NaN where nothing is published.
+        remarks: what is to be told about this frame.
     """
 
     box: np.ndarray
@@ -66,6 +67,7 @@ class Track:
     gap: float = math.nan
     latency: float = math.nan
     class_id: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -23,7 +23,7 @@ def benchmark(
         Path | None, typer.Option(help="Sequence folder, bag or video with true boxes; default: the demo's.")
     ] = None,
     weights: WeightsOption = None,
-    nano_weights: Annotated[
+    nanotrack_weights: Annotated[
         Path | None, typer.Option(help="Folder of NanoTrack's two ONNX files, to measure it too.")
     ] = None,
     device: DeviceOption = "cpu",
@@ -55,7 +55,7 @@ def benchmark(
     sequence = demo_sequence() if recording is None else open_recording(recording)
     plan = quick_plan(rounds, frames, targets) if quick else Plan(rounds, frames, targets=targets)
     play, why_not = _player() if node else (None, "not asked for (--no-node)")
-    result = run_benchmark(sequence, plan, weights, nano_weights, device, play)
+    result = run_benchmark(sequence, plan, weights, nanotrack_weights, device, play)
     if play is None:
         result.skipped["node"] = why_not
     console = Console(width=None if sys.stdout.isatty() else 200)

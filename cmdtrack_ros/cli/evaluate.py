@@ -34,12 +34,12 @@ def evaluate(
     tracker: Annotated[
         list[str],
         typer.Option(
-            help="ours, csrt, kcf, mil, mosse, nano or vit, each with @rgb or @aux for one stream. "
+            help="ours, csrt, kcf, mil, mosse, nanotrack or vit, each with @rgb or @aux for one stream. "
             "Repeat for several; summary.json's `mean` is the first one's."
         ),
     ] = ["ours"],  # noqa: B006 - typer wants a list
     weights: o.WeightsOption = None,
-    nano_weights: Annotated[Path | None, typer.Option(help="Folder of NanoTrack's two ONNX files.")] = None,
+    nanotrack_weights: Annotated[Path | None, typer.Option(help="Folder of NanoTrack's two ONNX files.")] = None,
     vit_weights: Annotated[Path | None, typer.Option(help="ONNX file of OpenCV's ViT tracker.")] = None,
     device: o.DeviceOption = "cpu",
     layout: o.LayoutOption = "auto",
@@ -50,7 +50,7 @@ def evaluate(
     from cmdtrack_ros.evaluation import runner
     from cmdtrack_ros.evaluation.baselines import parse_spec
 
-    specs = [parse_spec(text, nano_weights, vit_weights, weights, device) for text in dict.fromkeys(tracker)]
+    specs = [parse_spec(text, nanotrack_weights, vit_weights, weights, device) for text in dict.fromkeys(tracker)]
     scores, sequences = runner.evaluate(dataset, specs, output, layout=layout, protocol=protocol, jobs=jobs)
     title = "Evaluation on " + ", ".join(path.resolve().name for path in dataset)
     _finish(scores, sequences, output, title)
@@ -82,7 +82,7 @@ def score(
 
 
 def report(
-    evaluations: Annotated[list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` to compare.")],
+    evaluations: Annotated[list[Path], typer.Argument(help="Output folders of `cmdtrack evaluate` or `evaluate-bag`.")],
     output: Annotated[Path, typer.Option(help="The HTML file to write.")],
 ) -> None:
     """Compare several evaluations on one page; its frames are chosen by the first folder's first tracker."""
@@ -152,7 +152,7 @@ def evaluate_bag(
 
         return replay_through_node(path, options, output / f"{path.name}.node.log", rate)
 
-    scores, sequences, statistics = evaluate_bags(bag, output, replay, weights)
+    scores, sequences, statistics = evaluate_bags(bag, output, replay, options)
     write_summary(output / SUMMARY, [scores], {"bags": statistics})
     for name, values in statistics.items():
         typer.echo(f"{name}: {values['answered']} of {values['frames']} frames answered")

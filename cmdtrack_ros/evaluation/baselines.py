@@ -63,12 +63,12 @@ class TrackerSpec:
 
 
 def parse_spec(
-    text: str, nano: Path | None = None, vit: Path | None = None, ours: Path | None = None, device: str = "cpu"
+    text: str, nanotrack: Path | None = None, vit: Path | None = None, ours: Path | None = None, device: str = "cpu"
 ) -> TrackerSpec:
     """``NAME[@STREAM]`` -> TrackerSpec.
 
     Args:
-        nano: folder with NanoTrack's ``*backbone*.onnx`` and ``*head*.onnx``; needed by ``nano``.
+        nanotrack: folder with NanoTrack's ``*backbone*.onnx`` and ``*head*.onnx``; needed by ``nanotrack``.
         vit: ONNX file; needed by ``vit``.
         ours: weights of this package's tracker, None = the shipped ones.
 
@@ -77,6 +77,11 @@ def parse_spec(
         WeightsError: weights that are not there.
     """
     name, _, stream = text.partition("@")
+    if name == "nano":
+        raise ConfigError(
+            f"tracker '{text}': two are called alike: --tracker ours --weights nano is this package's smaller student, "
+            "--tracker nanotrack is OpenCV's NanoTrack"
+        )
     if name != "ours" and name not in OPENCV_TRACKERS:
         raise ConfigError(
             f"tracker '{text}': expected one of ours, {', '.join(OPENCV_TRACKERS)}, each with @rgb or @aux if wanted"
@@ -84,13 +89,13 @@ def parse_spec(
     stream = stream or (BOTH if name == "ours" else RGB)
     if stream not in STREAMS or (stream == BOTH and name != "ours"):
         raise ConfigError(f"tracker '{text}': expected stream rgb or aux, got '{stream}'")
-    weights = {"nano": lambda: nano_files(nano), "vit": lambda: vit_file(vit)}.get(
+    weights = {"nanotrack": lambda: nanotrack_files(nanotrack), "vit": lambda: vit_file(vit)}.get(
         name, lambda: (ours,) if name == "ours" and ours else ()
     )()
     return TrackerSpec(name, stream, weights, device if name == "ours" else "cpu")
 
 
-def nano_files(folder: Path | None) -> tuple[Path, Path]:
+def nanotrack_files(folder: Path | None) -> tuple[Path, Path]:
     """The backbone and head files of NanoTrack in ``folder``; of several versions the one that OpenCV runs.
 
     OpenCV's tracker is made for v2: it loads v3 and fails at the first frame, hence the trial. Files belong
@@ -101,13 +106,13 @@ def nano_files(folder: Path | None) -> tuple[Path, Path]:
         WeightsError: no such files, or none that run.
     """
     if folder is None:
-        raise ConfigError("tracker 'nano' needs the folder of its two ONNX files (--nano-weights)")
+        raise ConfigError("tracker 'nanotrack' needs the folder of its two ONNX files (--nanotrack-weights)")
     backbones = sorted(Path(folder).glob("*backbone*.onnx"))
     versions = [(file, file.with_name(file.name.replace("backbone", "head"))) for file in backbones]
     versions = [version for version in versions if version[1].is_file()]
     if not versions:
         raise WeightsError(f"{folder}: expected *backbone*.onnx and a *head*.onnx of the same name, found none")
-    refused = {version: reason for version in versions if (reason := _why_nano_fails(version))}
+    refused = {version: reason for version in versions if (reason := _why_nanotrack_fails(version))}
     usable = [version for version in versions if version not in refused]
     faults = "; ".join(f"{_names(version)}: {reason}" for version, reason in refused.items())
     if not usable:
@@ -116,7 +121,7 @@ def nano_files(folder: Path | None) -> tuple[Path, Path]:
         found = "; ".join(_names(version) for version in usable)
         raise ConfigError(f"{folder}: expected one version of NanoTrack that runs, found {found}")
     if refused:
-        logger.warning("%s: tracker 'nano' takes %s, not %s", folder, _names(usable[0]), faults)
+        logger.warning("%s: tracker 'nanotrack' takes %s, not %s", folder, _names(usable[0]), faults)
     return usable[0]
 
 
@@ -124,11 +129,11 @@ def _names(files: Iterable[Path]) -> str:
     return " and ".join(file.name for file in files)
 
 
-def _why_nano_fails(files: tuple[Path, Path]) -> str:
+def _why_nanotrack_fails(files: tuple[Path, Path]) -> str:
     """OpenCV's reason, empty where the tracker runs."""
     blank = np.zeros((64, 64, 3), np.uint8)
     try:
-        tracker = OPENCV_TRACKERS["nano"](files)
+        tracker = OPENCV_TRACKERS["nanotrack"](files)
         tracker.init(blank, (16, 16, 32, 32))
         tracker.update(blank)
     except cv2.error as error:
@@ -249,7 +254,7 @@ def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int
     return left, top, right - left, bottom - top
 
 
-def _nano(weights: tuple[Path, ...]) -> Any:
+def _nanotrack(weights: tuple[Path, ...]) -> Any:
     parameters = cv2.TrackerNano_Params()
     parameters.backbone, parameters.neckhead = (str(path) for path in weights)
     return cv2.TrackerNano_create(parameters)
@@ -266,6 +271,6 @@ OPENCV_TRACKERS: dict[str, Callable[[tuple[Path, ...]], Any]] = {
     "kcf": lambda weights: cv2.TrackerKCF_create(),
     "mil": lambda weights: cv2.TrackerMIL_create(),
     "mosse": lambda weights: cv2.legacy.TrackerMOSSE_create(),
-    "nano": _nano,
+    "nanotrack": _nanotrack,
     "vit": _vit,
 }

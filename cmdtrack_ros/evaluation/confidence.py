@@ -343,8 +343,8 @@ def _prior(path: Path) -> Confidence:
 def fit(outcomes: Sequence[Outcome], prior: Confidence | None = None) -> Confidence:
     """The logistic regression of "IoU above 0.5" on the evidence, frames without a target with a quarter's weight.
 
-    Newton's method on standardised evidence, with a ridge of 3 frames; or, with a ``prior``, as if its frames were among
-    these: its loss counts as the parabola around its minimum (Laplace's approximation).
+    Newton's method on standardised evidence, with a ridge of 3 frames; or, with a ``prior``, as if its frames were
+    among these: its loss counts as the parabola around its minimum (Laplace's approximation).
 
     Raises:
         DataError: no evidence, or nothing but right or wrong boxes.

@@ -24,8 +24,8 @@ from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, Bag, BagOptions, BagSeq
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.evaluation.baselines import TrackerSpec
 from cmdtrack_ros.evaluation.protocols import Protocol, Run
-from cmdtrack_ros.evaluation.results import write_run
-from cmdtrack_ros.evaluation.runner import RESULTS
+from cmdtrack_ros.evaluation.results import run_files, write_run
+from cmdtrack_ros.evaluation.runner import RESULTS, remember_bags
 from cmdtrack_ros.evaluation.scoring import Scores, aggregate, score_sequence
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.streams.events import EventFrame, EventFrames
@@ -196,21 +196,23 @@ def _event_image(frame: EventFrame, frame_id: str) -> Any:
 
 
 def evaluate_bags(
-    paths: list[Path], output: Path, replay_one: Callable[[Path], Replay], weights: Path | None = None
+    paths: list[Path], output: Path, replay_one: Callable[[Path], Replay], options: ReplayOptions = ReplayOptions()
 ) -> tuple[Scores, dict[str, BagSequence], dict[str, dict]]:
     """Replay each bag, write its result file, and score it. One that fails is reported and the others go on.
 
     Args:
         replay_one: :func:`replay_offline`, or its sister through DDS, with all but the bag given.
-        weights: that it tracks with; None = the shipped ones.
+        options: that it goes by.
 
     Returns:
         Scores, the recordings by name, and each one's :meth:`Replay.statistics`.
     """
-    spec = TrackerSpec("ours", weights=() if weights is None else (weights,))
+    spec = TrackerSpec("ours", weights=() if options.weights is None else (options.weights,))
+    remember_bags(output, paths, options.bag, spec)
     scored, sequences, statistics, failures = {}, {}, {}, {}
     for path in paths:
         name = path.resolve().name
+        run_files(output / RESULTS / spec.label, name, Protocol.OPE)[0].unlink(missing_ok=True)  # of a run before
         try:
             done = replay_one(path)
         except CmdtrackError as error:

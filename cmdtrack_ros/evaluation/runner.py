@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from cmdtrack_ros.data import ImageSequence, find_sequences, load_sequence
+from cmdtrack_ros.data.bags import BagOptions, load_bag
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError
 from cmdtrack_ros.evaluation.baselines import AUX, TrackerSpec, make_tracker
 from cmdtrack_ros.evaluation.protocols import Protocol, choose, multi_start, one_pass
@@ -29,6 +31,9 @@ from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.tracking.drive import BoxTracker, first_visible
 
 RESULTS, SETTINGS, SUMMARY = "results", "run.json", "summary.json"
+BAGS = "rosbag2"
+"""The layout that the settings of a run over bags name."""
+_BAG_OPTIONS = TypeAdapter(BagOptions)
 logger = logging.getLogger(__name__)
 
 
@@ -116,7 +121,7 @@ def evaluate(
 
 
 def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, ImageSequence]]:
-    """Score what :func:`evaluate` left in ``folders``; with several, trackers are named ``FOLDER/TRACKER``.
+    """Score what a run over sequences or bags left in ``folders``; with several, trackers are ``FOLDER/TRACKER``.
 
     Raises:
         DataError: a folder that is not an evaluation's, or whose data is gone.
@@ -125,15 +130,31 @@ def reload(folders: list[Path]) -> tuple[list[Scores], dict[str, ImageSequence]]
     sequences: dict[str, ImageSequence] = {}
     for folder in folders:
         settings = read_settings(folder)
-        entries, broken = open_dataset(
-            [Path(path) for path in settings["datasets"]], settings["layout"], Protocol(settings["protocol"])
-        )
+        entries, broken = _reopened(settings)
         sequences |= {entry.sequence.name: entry.sequence for entry in entries}
         for label, weights in settings["trackers"].items():
             score = _score(folder, label, entries, broken, weights)
             name = label if len(folders) == 1 else f"{folder.resolve().name}/{label}"
             scores.append(replace(score, tracker=name))
     return scores, sequences
+
+
+def _reopened(settings: dict[str, Any]) -> tuple[list[Entry], dict[str, str]]:
+    """The recordings of a run, as :func:`open_dataset` returns them, read as that run read them."""
+    paths = [Path(path) for path in settings["datasets"]]
+    if settings["layout"] != BAGS:
+        return open_dataset(paths, settings["layout"], Protocol(settings["protocol"]))
+    entries, broken = [], {}
+    for path in paths:
+        try:
+            sequence = load_bag(path, settings["bag"])
+            sequence.name = path.name
+            entries.append(Entry(sequence, path, Protocol.OPE))
+        except DataError as error:
+            broken[path.name] = str(error)
+    if not entries:
+        raise DataError("; ".join(broken.values()))
+    return entries, broken
 
 
 def _score(output: Path, label: str, entries: list[Entry], failures: dict[str, str], weights: dict[str, str]) -> Scores:
@@ -252,14 +273,28 @@ def remember_settings(
     return settings
 
 
+def remember_bags(output: Path, paths: list[Path], options: BagOptions, spec: TrackerSpec) -> None:
+    """Write the ``run.json`` of a run over bags, from which :func:`reload` reads them as it did."""
+    truth = options.truth_file and options.truth_file.resolve()
+    settings: dict[str, Any] = {
+        "datasets": [str(path.resolve()) for path in paths],
+        "layout": BAGS,
+        "protocol": Protocol.OPE.value,
+        "trackers": {spec.label: spec.hashes()},
+        "bag": _BAG_OPTIONS.dump_python(replace(options, truth_file=truth), mode="json"),
+    }
+    write_text(output / SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
 def read_settings(output: Path) -> dict[str, Any]:
-    """``run.json`` of a result folder; DataError when it is missing or damaged."""
+    """``run.json`` of a result folder, of bags with their ``bag``; DataError when it is missing or damaged."""
     try:
         settings = json.loads((output / SETTINGS).read_text())
-        return {key: settings[key] for key in ("datasets", "layout", "protocol", "trackers")}
+        known = {key: settings[key] for key in ("datasets", "layout", "protocol", "trackers")}
+        return known | ({"bag": _BAG_OPTIONS.validate_python(settings["bag"])} if known["layout"] == BAGS else {})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{output / SETTINGS}: expected the settings that `cmdtrack evaluate` leaves "
+            f"{output / SETTINGS}: expected the settings that `cmdtrack evaluate` or `evaluate-bag` leaves "
             f"({type(error).__name__}: {error})"
         ) from error
 

@@ -42,8 +42,8 @@ class Confidence:
     """Logit of the probability = ``bias`` + ``factors`` * evidence, one factor for each of :data:`EVIDENCE`.
 
     about: what it was fitted on, for the file.
-    curvature: (n + 1, n + 1) second derivatives of the fit's loss by the n factors and the bias: how sure it is of each;
-        None of a fit that did not keep them.
+    curvature: (n + 1, n + 1) second derivatives of the fit's loss by the n factors and the bias: how sure it is of
+        each; None of a fit that did not keep them.
     """
 
     bias: float

@@ -25,6 +25,7 @@ PERMISSIVE = SHIPPED.with_name("permissive.safetensors")
 SHIPPED_TEACHER = SHIPPED.with_name("teacher.safetensors")
 """The teacher that comes with the package: for training alone."""
 _NAMED = {"shipped": SHIPPED, "nano": NANO, "permissive": PERMISSIVE}
+_SHOWN = 100  # characters of a path that cannot be one
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,23 @@ class Header:
 
 
 def weights_file(weights: str | Path | None) -> Path:
-    """The file of a student that a user names: by its path, or ``shipped`` (also None), ``nano`` or ``permissive``."""
-    return _NAMED.get(str(weights or "shipped")) or Path(weights or "").expanduser()
+    """The file of a student that a user names: by its path, or ``shipped`` (also None), ``nano`` or ``permissive``.
+
+    WeightsError for a path that the system refuses; whether a file is there is not asked.
+    """
+    return _NAMED.get(str(weights or "shipped")) or _checked_path(weights or "")
+
+
+def _checked_path(path: str | Path) -> Path:
+    """With the home folder in place of ``~``; WeightsError for a path that the system refuses."""
+    try:
+        found = Path(path).expanduser()
+        found.is_file()  # raises where a name is too long, or a folder is closed to us
+    except (OSError, RuntimeError) as error:  # RuntimeError: the home of nobody
+        text, reason = str(path), getattr(error, "strerror", None) or error
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"
+        raise WeightsError(f"weights {shown}: expected the path of a file ({reason})") from error
+    return found
 
 
 def sha256_of(path: str | Path) -> str:
@@ -61,7 +77,7 @@ def sha256_of(path: str | Path) -> str:
 @contextmanager
 def opened(path: str | Path, framework: str = "numpy") -> Iterator[safe_open]:
     """A weights file to read from; WeightsError when it is missing or damaged."""
-    path = Path(path).expanduser()
+    path = _checked_path(path)
     if not path.is_file():
         raise WeightsError(f"weights {path}: no such file; expected safetensors written by this package")
     try:
@@ -81,7 +97,7 @@ def read_header(path: str | Path, sha256: str | None = None) -> Header:
         WeightsError: missing or damaged file, another hash, a tensor that holds NaN or Inf, or metadata that is not
             JSON.
     """
-    path = Path(path).expanduser()
+    path = _checked_path(path)
     with opened(path) as file:
         metadata = file.metadata() or {}
         for name in file.keys():  # noqa: SIM118 - no dictionary
@@ -105,3 +121,9 @@ def student_config(path: str | Path, header: Header) -> StudentConfig:
         return StudentConfig(**header.config)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"weights {path}: its configuration is no student's of this version ({error})") from error
+
+
+def check_student(weights: str | Path | None) -> None:
+    """WeightsError where what :func:`weights_file` finds cannot be read, or says of itself that it is no student."""
+    path = weights_file(weights)
+    student_config(path, read_header(path))

@@ -71,7 +71,7 @@ from cmdtrack_ros.ros.targets import TargetDoors, initial_target
 from cmdtrack_ros.ros.worker import Worker
 from cmdtrack_ros.ros.world import WorldPublisher
 from cmdtrack_ros.streams.events import EventFrames
-from cmdtrack_ros.streams.images import fill_image
+from cmdtrack_ros.streams.images import fill_image, load_converter
 from cmdtrack_ros.streams.mailbox import History, Mailbox
 from cmdtrack_ros.streams.pairing import NearestPairFilter, Pair, PairOptions
 from cmdtrack_ros.streams.registration import Registrar
@@ -235,6 +235,7 @@ class TrackerNode(LifecycleNode):
             self._detections_out = self.result_publisher(Detection2DArray, "~/detections", _RESULT_QUEUE_DEPTH)
         if not MESSAGE_FILTERS:
             self.get_logger().info("message_filters is not installed: using a stand-in for its Subscriber")
+        load_converter()
         self._settings = settings
         fell_back = settings.device == "cuda" and tracker.engine.device != "cuda"
         text = f"device: cuda was asked for, and no GPU found that the engine can use: {tracker.engine.name} runs"

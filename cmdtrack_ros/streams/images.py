@@ -16,6 +16,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -301,6 +302,12 @@ def _convert(pixels: np.ndarray, encoding: str) -> np.ndarray:
         return np.ascontiguousarray(_converter()(packed))
     except Exception as error:  # cv2.error, CvBridgeError and rosbags' own have no common base
         raise ImageError(f"{encoding} image {packed.width}x{packed.height}: cannot convert to rgb8: {error}") from error
+
+
+def load_converter() -> None:
+    """Import what converts colours now and not at the first image that needs it, which says so where there is none."""
+    with suppress(ImageError):
+        _converter()
 
 
 @cache

@@ -22,7 +22,7 @@ from cmdtrack_ros.evaluation.pose import true_place
 from cmdtrack_ros.evaluation.replay import as_live_camera
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import AuxEncoding, Modality
-from cmdtrack_ros.models.weights import load_student
+from cmdtrack_ros.models.header import check_student
 from cmdtrack_ros.ros.replay.operator import Operator, check_door
 from cmdtrack_ros.ros.replay.session import Playback, play_into_node
 from cmdtrack_ros.tour.report import table, write_page
@@ -66,7 +66,7 @@ def run_tour(
             were made all the same.
     """
     visited = [stop for stop in stops(data, frames) if not only or stop.name in only]
-    load_student(weights)  # a node without weights would wait for an operator; here it is an error at once
+    check_student(weights)  # a node without weights would wait for an operator; here it is an error at once
     summary: dict[str, Any] = {"stops": {}, "failures": {}, **circumstances(weights), "notes": _NOTES}
     pace = 1.0  # that this machine has kept so far
     for number, stop in enumerate(visited, 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from cmdtrack_ros.track import Track
 
 if TYPE_CHECKING:
     from cmdtrack_ros.data import ImageSequence
+
+log = logging.getLogger(__name__)
 
 
 class BoxTracker(Protocol):
@@ -45,8 +48,10 @@ def drive(
         order: (n,) frame indices; None = from the first frame with a box to the end.
         box: (4,) xywh px in frame ``order[0]``; None = that frame's ground truth.
 
-    ``times_ms["total"]`` is the time in ``init`` or ``update``, without the reading of images.
+    ``times_ms["total"]`` is the time in ``init`` or ``update``, without the reading of images. What the tracker
+    remarks is logged, each remark once.
     """
+    told: set[str] = set()
     order = range(first_visible(sequence), len(sequence)) if order is None else order
     for row, index in enumerate(order):
         frame = sequence.frame(int(index))
@@ -56,4 +61,7 @@ def drive(
         else:
             track = tracker.update(frame.rgb, frame.aux)
         total = (time.perf_counter() - began) * 1e3
+        for text in set(track.remarks) - told:
+            log.warning("%s, frame %d: %s (the first of its kind)", sequence.name, index, text)
+        told.update(track.remarks)
         yield replace(track, stamp_ns=round(frame.stamp * 1e9), times_ms={**track.times_ms, "total": total})

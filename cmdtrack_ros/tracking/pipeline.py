@@ -286,7 +286,7 @@ class Pipeline:
         tracks = update_together([one.tracker for one in targets], frame)
         for one, track in zip(targets, tracks):
             one.doubted &= track.state == TargetState.LOST
-            for text in one.tracker.remarks:
+            for text in track.remarks:
                 self._fault("internal error", f"target '{one.name}': {text}")
         if AUX in frame.images and frame.encoder.outlier:
             self._fault("aux range outlier", f"{self._aux.topic}: {frame.encoder.outlier}")

@@ -156,7 +156,6 @@ class Tracker:
         evidence: (len(EVIDENCE),) what the last score was computed from; zeros before there was one.
         encoder: of the aux stream, which ``init`` and ``update`` let observe. Whoever shows an aux image that was
             tracked asks it for the picture, over the range that the network saw.
-        remarks: what is to be told about the last frame.
         held: another target's box lies on this one: nothing is learned from what is there.
     """
 
@@ -186,7 +185,7 @@ class Tracker:
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
         self._size: tuple[int, int] | None = None  # height, width of the last images
-        self.remarks: list[str] = []
+        self._remarks: list[str] = []
         self.held = False
         self._scan = self._age = self._looks = 0
         self._looking = False  # while LOST: the box is a place that was found and is looked at
@@ -333,7 +332,7 @@ class Tracker:
         """What the network is to be asked about the next frame."""
         self._check_has_target()
         clock = Stopwatch()
-        self.remarks = []
+        self._remarks = []
         self._follow_size(*frame.size)
         # A stream that never had a template has nothing to be compared with.
         templates = [self._templates[stream] for stream in frame.images if stream in self._templates]
@@ -427,6 +426,7 @@ class Tracker:
             AUX in frame.images,
             times_ms={"encode": frame.encode_ms, **times},
             suspect=self.state != TargetState.LOST and self._evidence.agreement < _SUSPECT,
+            remarks=tuple(self._remarks),
         )
 
     def _follow_size(self, height: int, width: int) -> None:
@@ -454,7 +454,7 @@ class Tracker:
         return shared(self._colours_of(box, frame), self._colours) >= _SAME_COLOURS
 
     def _nonsense(self) -> str:
-        return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start the node anew"
+        return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start anew"
 
     def _encode(self, frame: Frame, streams: Sequence[int] | None = None) -> list[Template]:
         """Templates of the present box, None = of all streams."""
@@ -468,14 +468,14 @@ class Tracker:
         """Whether an answer consists of numbers; where not, that is to be told."""
         if sound := all(np.isfinite(part).all() for part in vars(response).values()):
             return sound
-        self.remarks.append(self._nonsense())
+        self._remarks.append(self._nonsense())
         return False
 
     def _usable(self, templates: list[Template]) -> bool:
         """Whether what was made from the present frame can be; where not, that is to be told."""
         if sound := all(map(_sound, templates)):
             return sound
-        self.remarks.append(self._nonsense())
+        self._remarks.append(self._nonsense())
         return False
 
     def _renew_templates(

@@ -11,18 +11,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import onnx
-import onnxruntime
 
 from cmdtrack_ros.boxes import Crop, clip_box, mean_colour
-from cmdtrack_ros.errors import ImageError, WeightsError
+from cmdtrack_ros.errors import ConfigError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.training.fixed_pairs import Answer, FixedPair, pictures_of
+
+# Imported when a network is opened: training without foreign trackers needs neither onnx nor ONNX Runtime.
+if TYPE_CHECKING:
+    import onnxruntime
 
 FEAR_MEAN = np.array([123.675, 116.28, 103.53], np.float32)
 
@@ -218,12 +220,19 @@ class ForeignPairs:
 
 
 def find_foreign(folder: Path) -> ForeignNetwork:
-    """The foreign network whose files lie in ``folder``; WeightsError when they are none that is known."""
+    """The foreign network whose files lie in ``folder``.
+
+    Raises:
+        WeightsError: they are none that is known.
+        ConfigError: what runs them is not installed.
+    """
     for kind, names in ((NanoTrack, ("backbone", "head")), (Fear, ("template", "track"))):
         files = [sorted(folder.glob(f"*{name}*.onnx")) for name in names]
         if all(len(found) == 1 for found in files):
             try:
                 return kind(*(found[0] for found in files))
+            except ModuleNotFoundError as error:
+                raise ConfigError(f"{folder}: {error.name} is needed for it (pip install {error.name})") from error
             except Exception as error:  # onnx and ONNX Runtime raise whatever their parsers meet
                 raise WeightsError(f"{folder}: its networks cannot be read ({error})") from error
     raise WeightsError(
@@ -234,6 +243,8 @@ def find_foreign(folder: Path) -> ForeignNetwork:
 
 def _of_any_size(file: Path) -> bytes:
     """A fully convolutional network that takes pictures of other sizes than its file says."""
+    import onnx
+
     model = onnx.load(str(file))
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dimension in value.type.tensor_type.shape.dim[2:]:
@@ -242,6 +253,8 @@ def _of_any_size(file: Path) -> bytes:
 
 
 def _session(model: str | bytes) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -41,12 +41,13 @@ def test_specs():
         ("sift", "expected one of"),
         ("kcf@depth", "stream"),
         ("kcf@both", "stream"),
-        ("nano", "--nano"),
+        ("nanotrack", "--nanotrack-weights"),
+        ("nano@aux", "--tracker ours --weights nano .* --tracker nanotrack is OpenCV's"),
     ):
         with pytest.raises(ConfigError, match=cause):
             parse_spec(text)
     with pytest.raises(WeightsError, match="backbone"):
-        parse_spec("nano", nano=Path("/nonexistent"))
+        parse_spec("nanotrack", nanotrack=Path("/nonexistent"))
     with pytest.raises(WeightsError, match="nonexistent"):
         parse_spec("vit", vit=Path("/nonexistent"))
 
@@ -62,18 +63,18 @@ def test_start_boxes_are_cut_to_the_image(box):
     assert x >= 0 and y >= 0 and w >= 2 and h >= 2 and x + w <= 160 and y + h <= 120
 
 
-def test_nano_reproduces_its_figures_on_real_recordings(shared_data):
+def test_nanotrack_reproduces_its_figures_on_real_recordings(shared_data):
     weights = shared_data.parent / "weights" / "nanotrack"
     if not weights.is_dir():
         pytest.skip(f"no NanoTrack weights at {weights}")
     sequence = load_sequence(shared_data / "test" / "rgbt" / "1230_1202_woman")
-    for name, expected in (("nano", 0.74), ("nano@aux", 0.82)):
-        tracker = make_tracker(parse_spec(name, nano=weights), sequence.modality)
+    for name, expected in (("nanotrack", 0.74), ("nanotrack@aux", 0.82)):
+        tracker = make_tracker(parse_spec(name, nanotrack=weights), sequence.modality)
         score = scoring.score_sequence(sequence, Protocol.OPE, {0: protocols.one_pass(tracker, sequence)})
         assert score.metrics["mean_iou"] == pytest.approx(expected, abs=0.01)
 
 
-def nano_stand_in(folder: Path, name: str, channels: int, cells: int) -> None:
+def nanotrack_stand_in(folder: Path, name: str, channels: int, cells: int) -> None:
     """An untrained backbone and head with the shapes of a NanoTrack: 48 channels and 16 cells are v2's."""
     torch = pytest.importorskip("torch")
     from torch import nn
@@ -100,40 +101,41 @@ def nano_stand_in(folder: Path, name: str, channels: int, cells: int) -> None:
     export(Head(), features, "head", ["input1", "input2"], ["output1", "output2"])
 
 
-def test_nano_takes_the_version_that_opencv_runs_and_says_so(tmp_path, caplog):
-    nano_stand_in(tmp_path / "both", "v3", 96, 15)
+def test_nanotrack_takes_the_version_that_opencv_runs_and_says_so(tmp_path, caplog):
+    nanotrack_stand_in(tmp_path / "both", "v3", 96, 15)
     with pytest.raises(WeightsError, match="for NanoTrack v2, does not run its files: v3_backbone.onnx and v3_head"):
-        parse_spec("nano", nano=tmp_path / "both")
-    nano_stand_in(tmp_path / "both", "v2", 48, 16)
-    spec = parse_spec("nano", nano=tmp_path / "both")
+        parse_spec("nanotrack", nanotrack=tmp_path / "both")
+    nanotrack_stand_in(tmp_path / "both", "v2", 48, 16)
+    spec = parse_spec("nanotrack", nanotrack=tmp_path / "both")
     assert [file.name for file in spec.weights] == ["v2_backbone.onnx", "v2_head.onnx"]
     assert "takes v2_backbone.onnx and v2_head.onnx, not v3_backbone.onnx" in caplog.text
-    nano_stand_in(tmp_path / "both", "v1", 48, 16)
+    nanotrack_stand_in(tmp_path / "both", "v1", 48, 16)
     with pytest.raises(ConfigError, match="one version.*v1_backbone.onnx.*v2_backbone.onnx"):
-        parse_spec("nano", nano=tmp_path / "both")
+        parse_spec("nanotrack", nanotrack=tmp_path / "both")
     (tmp_path / "damaged").mkdir()
     for part in ("backbone", "head"):
         (tmp_path / "damaged" / f"{part}.onnx").write_bytes(b"not a network")
     with pytest.raises(WeightsError, match="does not run"):
-        parse_spec("nano", nano=tmp_path / "damaged")
+        parse_spec("nanotrack", nanotrack=tmp_path / "damaged")
     (tmp_path / "damaged" / "head.onnx").unlink()
     with pytest.raises(WeightsError, match="expected .*backbone"):
-        parse_spec("nano", nano=tmp_path / "damaged")
+        parse_spec("nanotrack", nanotrack=tmp_path / "damaged")
 
 
-def test_run_and_page_name_the_files_of_nano(dataset, tmp_path):
-    nano_stand_in(tmp_path / "nano", "v2", 48, 16)
-    spec = parse_spec("nano@rgb", nano=tmp_path / "nano")
+def test_run_and_page_name_the_files_of_nanotrack(dataset, tmp_path):
+    nanotrack_stand_in(tmp_path / "files", "v2", 48, 16)
+    spec = parse_spec("nanotrack@rgb", nanotrack=tmp_path / "files")
     (score,), _ = runner.evaluate([dataset / "square0"], [spec], tmp_path / "out", progress=False)
     assert set(score.weights) == {"v2_backbone.onnx", "v2_head.onnx"} and score.failures == {}
     (again,), _ = runner.reload([tmp_path / "out"])
-    assert again.weights == score.weights == runner.read_settings(tmp_path / "out")["trackers"]["nano"]
+    assert again.weights == score.weights == runner.read_settings(tmp_path / "out")["trackers"]["nanotrack"]
 
 
-def test_real_nano_files_of_v3_are_refused(shared_data):
+def test_real_nanotrack_files_of_v3_are_refused(shared_data):
     folders = [shared_data.parent / "weights" / name for name in ("nanotrack", "nanotrack-v3")]
     if not all(folder.is_dir() for folder in folders):
         pytest.skip(f"no NanoTrack weights of both versions below {folders[0].parent}")
-    assert [file.name for file in parse_spec("nano", nano=folders[0]).weights] == ["v2_backbone.onnx", "v2_head.onnx"]
+    spec = parse_spec("nanotrack", nanotrack=folders[0])
+    assert [file.name for file in spec.weights] == ["v2_backbone.onnx", "v2_head.onnx"]
     with pytest.raises(WeightsError, match="v3_backbone.onnx and v3_head.onnx"):
-        parse_spec("nano", nano=folders[1])
+        parse_spec("nanotrack", nanotrack=folders[1])

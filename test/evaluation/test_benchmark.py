@@ -62,7 +62,7 @@ def made_up(node: dict | None = None, cores: float = 0.0) -> Result:
             "ours onnx fp32": timing(20, 40, 60),
             "ours, 2 targets": timing(15, 28, 60),
             "csrt": timing(40, 40, 40),
-            "nano x 2": timing(10, 10, 20),
+            "nanotrack x 2": timing(10, 10, 20),
             "ours 4K": timing(15, 30, 90),
             "ours onnx int8 4K": timing(15, 30, 90),
         },
@@ -99,12 +99,12 @@ def test_ratios_are_taken_round_by_round():
     assert ratio([10, 20, 30], [40, 40, 40]) == Spread(0.5, 0.25, 0.75)
     ratios = made_up().ratios
     assert ratios["ours / csrt"] == Spread(0.5, 0.25, 0.75)
-    assert ratios["ours / nano x 2"] == Spread(1.5, 1.0, 2.0)
-    assert ratios["ours onnx fp32 / nano x 2"] == Spread(3.0, 2.0, 4.0)
+    assert ratios["ours / nanotrack x 2"] == Spread(1.5, 1.0, 2.0)
+    assert ratios["ours onnx fp32 / nanotrack x 2"] == Spread(3.0, 2.0, 4.0)
     assert ratios["4K / VGA"] == Spread(1.5, 1.5, 3.0)
     assert ratios["2 targets / 1"] == Spread(1.5, 1.4, 2.0)
     assert set(ratios) == {
-        "ours / csrt", "ours / nano x 2", "ours onnx fp32 / csrt", "ours onnx fp32 / nano x 2", "4K / VGA",
+        "ours / csrt", "ours / nanotrack x 2", "ours onnx fp32 / csrt", "ours onnx fp32 / nanotrack x 2", "4K / VGA",
         "2 targets / 1",
     }  # fmt: skip
 
@@ -303,4 +303,4 @@ def test_who_is_not_there_is_skipped_with_a_reason(monkeypatch):
     assert found.skipped["ours openvino"] == "openvino is not installed"
     assert found.skipped["ours torch cuda"] == "no GPU that it can use; it would run as torch (cpu, fp32)"
     assert "expected a GPU" in found.skipped["ours tensorrt cuda"]
-    assert "--nano-weights" in found.skipped["nano"]
+    assert "--nanotrack-weights" in found.skipped["nanotrack"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,11 @@ import pytest
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.data.bags import Bag, BagOptions, WriterOptions, write_bag
 from cmdtrack_ros.errors import ConfigError, DataError
-from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, replay_offline
+from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, evaluate_bags, replay_offline
+from cmdtrack_ros.evaluation.runner import read_settings, reload
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
 from cmdtrack_ros.streams.pairing import PairOptions
+from cmdtrack_ros.streams.registration import Registration
 from synthetic import make_folder, run_cli
 
 FRAMES = 30
@@ -129,6 +133,54 @@ def test_command_line_keeps_the_good_bags(recording, tmp_path):
     assert f"student.safetensors ({sha256_of(SHIPPED)[:8]})" in (output / "report.html").read_text()
     refused = run_cli("evaluate-bag", recording, "--output", output, "--init-box", "1,2,3")
     assert refused.returncode == 1 and "--init-box" in refused.stderr
+
+
+def aux_of(sequence):
+    return [pair.aux for pair in sequence.pairs]
+
+
+def test_evaluations_of_bags_are_compared_on_one_page(recording, untrained, tmp_path, monkeypatch):
+    """Read again as each was read: with its truth, its pairing and its registration."""
+    monkeypatch.chdir(tmp_path)
+    Path("truth.txt").write_text("".join(f"{30 + i},40,30,30\n" for i in range(FRAMES)))
+    other = BagOptions(truth_file=Path("truth.txt"), pairing=PairOptions(slop=0), registration=Registration("resize"))
+    ways = {"near": ReplayOptions(), "far": ReplayOptions(other, weights=untrained)}
+    before = {}
+    for name, way in ways.items():
+        scores, sequences, _ = evaluate_bags([recording], Path(name), partial(replay_offline, options=way), way)
+        before[name] = (scores.mean["mean_iou"], aux_of(sequences["bag"]))
+    monkeypatch.chdir(recording)
+    compared = run_cli("report", *(tmp_path / name for name in ways), "--output", tmp_path / "both.html")
+    assert compared.returncode == 0, compared.stderr
+    page = (tmp_path / "both.html").read_text()
+    assert "near/ours" in page and f"untrained.safetensors ({sha256_of(untrained)[:8]})" in page
+    for name, (mean, pairs) in before.items():
+        (score,), sequences = reload([tmp_path / name])
+        assert score.mean["mean_iou"] == pytest.approx(mean, abs=1e-4)
+        assert aux_of(sequences["bag"]) == pairs
+    assert before["near"][0] != before["far"][0] and before["near"][1] != before["far"][1]
+    assert read_settings(tmp_path / "far")["bag"] == replace(other, truth_file=tmp_path / "truth.txt")
+    settings = tmp_path / "far" / "run.json"
+    settings.write_text(settings.read_text().replace('"slop": 0.0', '"slop": "wide"'))
+    with pytest.raises(DataError, match="(?s)far/run.json: expected the settings .*slop"):
+        reload([tmp_path / "far"])
+
+
+def test_a_comparison_without_its_bag_names_it(recording, tmp_path):
+    shutil.copytree(recording, tmp_path / "bag")
+    evaluate_bags([tmp_path / "bag"], tmp_path / "out", replay_offline)
+    shutil.rmtree(tmp_path / "bag")
+    done = run_cli("report", tmp_path / "out", "--output", tmp_path / "page.html")
+    assert done.returncode == 1 and f"{tmp_path}/bag: expected a bag" in done.stderr
+
+
+def test_a_bag_that_fails_now_has_no_answers_from_before(recording, tmp_path):
+    def fails(_):
+        raise DataError("broken")
+
+    evaluate_bags([recording], tmp_path, replay_offline)
+    evaluate_bags([recording], tmp_path, fails)
+    assert not (tmp_path / "results" / "ours" / "bag.txt").exists()
 
 
 def test_offline_evaluation_needs_no_ros(recording):

@@ -126,9 +126,9 @@ def test_strips_show_the_aux_image_as_the_tracker_saw_it(tmp_path, monkeypatch):
 
 def test_page_names_the_files_of_a_tracker(tmp_path):
     sequence = load_sequence(make_folder(tmp_path / "square"))
-    scores = replace(scores_of([sequence], "nano", 2, {}), weights={"v2_head.onnx": "0123456789abcdef"})
+    scores = replace(scores_of([sequence], "nanotrack", 2, {}), weights={"v2_head.onnx": "0123456789abcdef"})
     write_report(tmp_path / "report.html", [scores], {"square": sequence}, "title")
-    assert "Weights of nano: v2_head.onnx (01234567)." in (tmp_path / "report.html").read_text()
+    assert "Weights of nanotrack: v2_head.onnx (01234567)." in (tmp_path / "report.html").read_text()
 
 
 def test_page_shows_pairing_and_times_of_recordings(tmp_path):

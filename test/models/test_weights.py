@@ -86,6 +86,19 @@ def test_home_folder_in_a_path_of_weights(monkeypatch):
     assert weights_file("~/own.safetensors") == Path("/home/robot/own.safetensors")
 
 
+LONG = "/" + "a" * 5000
+
+
+@pytest.mark.parametrize("use", [weights_file, load_student, make_engine, lambda path: load_weights(path, Teacher)])
+@pytest.mark.parametrize(
+    "path, reason", [(LONG, "a{99}[.]{3} .5,001 characters.: .*too long"), ("~nobody_here/w", "~nobody_here/w: ")]
+)
+def test_paths_that_the_system_refuses(use, path, reason):
+    with pytest.raises(WeightsError, match=reason) as caught:
+        use(path)
+    assert len(str(caught.value)) < 300
+
+
 def test_missing_weights(tmp_path):
     with pytest.raises(WeightsError, match="no such file"):
         load_student(tmp_path / "none.safetensors")

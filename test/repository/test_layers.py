@@ -104,6 +104,11 @@ def test_manifest_names_every_ros_package_that_is_imported() -> None:
         ("rclpy, sensor_msgs, std_msgs", "tracking, data, evaluation, training, cli"),
         # What carries a frame to the network and the answer back, and reads recordings.
         ("torch", "streams, modalities, track, drawing, data"),
+        # What a robot runs: requirements/robot.txt has neither.
+        ("torch, onnx", "tracking.engines.onnx, evaluation.replay, evaluation.runner, demo"),
+        pytest.param("torch, onnx", "ros.node, tour", marks=pytest.mark.ros),
+        # Training that no foreign tracker takes part in.
+        ("onnx, onnxruntime", "training.loop, training.ablation, training.average, training.plan"),
     ],
 )
 def test_imports_without(missing: str, modules: str) -> None:

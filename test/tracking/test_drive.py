@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.evaluation.baselines import SingleStream
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import drive
+from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response
+from cmdtrack_ros.tracking.tracker import Tracker
 from synthetic import make_folder
 
 
@@ -51,3 +55,26 @@ def test_a_recording_without_boxes_is_named(tmp_path: Path) -> None:
     sequence = load_sequence(make_folder(tmp_path / "unknown", frames=2, absent=(0, 1)))
     with pytest.raises(DataError, match="unknown: no frame has a ground-truth box"):
         list(drive(Recorder(), sequence))
+
+
+class Spoilt:
+    """An engine that answers NaN."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.config, self.confidence = engine, engine.config, engine.confidence
+        self.name, self.encode = engine.name, engine.encode
+
+    def search(self, queries: list[Query]) -> list[Response]:
+        return [replace(answer, score=answer.score * np.nan) for answer in self.engine.search(queries)]
+
+
+@pytest.mark.parametrize("stream", ["both", "rgb"])
+def test_what_the_tracker_remarks_is_logged_once(
+    tmp_path: Path, tracker: Tracker, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sequence = load_sequence(make_folder(tmp_path / "square", frames=6))
+    spoilt = Tracker(Spoilt(tracker.engine), sequence.modality)
+    tracks = list(drive(spoilt if stream == "both" else SingleStream(spoilt, stream), sequence))
+    assert sum(len(track.remarks) for track in tracks) > 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("square, frame 1: the network (") and "answers NaN" in line

@@ -1,5 +1,6 @@
 """Foreign trackers as teachers: what they see of a pair, and whose word counts."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from standin import write_standin
 
 from cmdtrack_ros.boxes import iou
-from cmdtrack_ros.errors import WeightsError
+from cmdtrack_ros.errors import ConfigError, WeightsError
 from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.training.config import PairConfig, Source
 from cmdtrack_ros.training.pairs import PairDataset, make_sample
@@ -36,6 +37,12 @@ def samples(teachers, pair=None, count=12, **changes):
     config = PairConfig(**{"negatives": 0.0, "misalignment": 0.0, "shift": 0.7, "zoom": 0.0, "jitter": 0.0} | changes)
     pair = pair or bright_pair()
     return [make_sample(pair, config, StudentConfig(), np.random.default_rng(seed), teachers) for seed in range(count)]
+
+
+def test_what_runs_foreign_trackers_is_named_where_it_is_missing(standin, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ConfigError, match="standin: onnxruntime is needed for it .pip install onnxruntime"):
+        ForeignTeachers([standin])
 
 
 def test_of_several_the_most_right_is_heard():

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import CmdtrackError
-from cmdtrack_ros.evaluation.baselines import AUX, RGB, TrackerSpec, make_tracker, nano_files
+from cmdtrack_ros.evaluation.baselines import AUX, RGB, TrackerSpec, make_tracker, nanotrack_files
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
@@ -24,7 +24,7 @@ from cmdtrack_ros.tracking.tracker import Tracker, see, update_together
 SIZES = {"VGA": (640, 480), "720p": (1280, 720), "1080p": (1920, 1080), "4K": (3840, 2160)}
 """Width and height of the images."""
 DEFAULT_SIZE = "VGA"
-OURS, NANO, NANO_AUX, NANO_TWICE = "ours", "nano", "nano@aux", "nano x 2"
+OURS, NANOTRACK, NANOTRACK_AUX, NANOTRACK_TWICE = "ours", "nanotrack", "nanotrack@aux", "nanotrack x 2"
 GPU_ENGINES = ("torch", "onnx", "tensorrt")
 ENGINE_PACKAGES = {"onnx": "onnxruntime", "torch": "torch", "openvino": "openvino"}
 
@@ -100,7 +100,7 @@ def gather(
     threads: Sequence[int],
     engines: Sequence[str],
     weights: Path | None,
-    nano_weights: Path | None,
+    nanotrack_weights: Path | None,
     device: str,
     targets: int = 2,
 ) -> Lineup:
@@ -120,7 +120,7 @@ def gather(
     for engine in () if device == "cpu" else GPU_ENGINES:
         _add_ours(lineup, modality, weights, f"{OURS} {engine} cuda", 1, engine, "cuda", "auto")
     _add_together(lineup, modality, threads, weights, targets)
-    for spec in _baselines(modality, nano_weights, lineup):
+    for spec in _baselines(modality, nanotrack_weights, lineup):
         lineup.competitors += [Competitor(spec.label, make_tracker(spec, modality), count) for count in threads]
     return lineup
 
@@ -172,18 +172,18 @@ def _add_together(
             lineup.competitors.append(Competitor(together_name(number), joined, count, engine.name))
 
 
-def _baselines(modality: Modality, nano_weights: Path | None, lineup: Lineup) -> Iterator[TrackerSpec]:
+def _baselines(modality: Modality, nanotrack_weights: Path | None, lineup: Lineup) -> Iterator[TrackerSpec]:
     yield TrackerSpec("csrt", RGB)
     yield TrackerSpec("kcf", RGB)
-    if nano_weights is None:
-        lineup.skipped[NANO] = "no weights were given (--nano-weights)"
+    if nanotrack_weights is None:
+        lineup.skipped[NANOTRACK] = "no weights were given (--nanotrack-weights)"
         return
-    files = nano_files(nano_weights)
-    yield TrackerSpec("nano", RGB, files)
+    files = nanotrack_files(nanotrack_weights)
+    yield TrackerSpec(NANOTRACK, RGB, files)
     if modality is Modality.RGB:
-        lineup.skipped[NANO_TWICE] = "the recording has one stream"
+        lineup.skipped[NANOTRACK_TWICE] = "the recording has one stream"
     else:
-        yield TrackerSpec("nano", AUX, files)
+        yield TrackerSpec(NANOTRACK, AUX, files)
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from cmdtrack_ros.data.derived import Resized
 from cmdtrack_ros.evaluation.benchmark.competitors import (
     DEFAULT_SIZE,
     ENGINE_PACKAGES,
-    NANO,
-    NANO_AUX,
-    NANO_TWICE,
+    NANOTRACK,
+    NANOTRACK_AUX,
+    NANOTRACK_TWICE,
     OURS,
     SIZES,
     Competitor,
@@ -34,7 +34,7 @@ from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.graphs import get_graphs
 from cmdtrack_ros.models.header import SHIPPED, read_header
 
-BASELINES = ("csrt", "kcf", NANO, NANO_TWICE)
+BASELINES = ("csrt", "kcf", NANOTRACK, NANOTRACK_TWICE)
 LIMIT_ENGINE = f"{OURS} onnx fp32"
 """Whose network is compared with a float32 matrix product of the same runtime."""
 
@@ -132,7 +132,7 @@ def run_benchmark(
     recording: ImageSequence,
     plan: Plan,
     weights: Path | None = None,
-    nano_weights: Path | None = None,
+    nanotrack_weights: Path | None = None,
     device: str = "cpu",
     play: Play | None = None,
 ) -> Result:
@@ -140,7 +140,7 @@ def run_benchmark(
 
     Args:
         recording: with a true box in some frame.
-        nano_weights: folder of NanoTrack's two files; None = without it.
+        nanotrack_weights: folder of NanoTrack's two files; None = without it.
         device: "cuda" or "auto" adds the engines of a GPU to those of the CPU.
         play: plays a bag into a node; None = no node.
 
@@ -149,7 +149,7 @@ def run_benchmark(
         ConfigError, WeightsError: weights that cannot be used.
     """
     has_both = recording.modality is not Modality.RGB
-    lineup = gather(recording.modality, plan.threads, plan.engines, weights, nano_weights, device, plan.targets)
+    lineup = gather(recording.modality, plan.threads, plan.engines, weights, nanotrack_weights, device, plan.targets)
     gmacs = _search_gmacs(weights or SHIPPED, streams=2 if has_both else 1)
     sequences = {size: Resized(recording, SIZES[size]) for size in plan.sizes}
     products = {threads: MatrixProduct(threads) for threads in plan.threads}
@@ -194,9 +194,9 @@ def _add_derived(measured: Measured, lineup: Lineup, plan: Plan) -> None:
     for threads in plan.threads:
         for size in plan.sizes:
             times[name_of(OURS, size, threads)] = times[name_of(lineup.headline, size, threads)]
-        one, other = (times.get(name_of(base, threads=threads)) for base in (NANO, NANO_AUX))
+        one, other = (times.get(name_of(base, threads=threads)) for base in (NANOTRACK, NANOTRACK_AUX))
         if one and other:
-            times[name_of(NANO_TWICE, threads=threads)] = added(one, other)
+            times[name_of(NANOTRACK_TWICE, threads=threads)] = added(one, other)
 
 
 def added(one: Timing, other: Timing) -> Timing:

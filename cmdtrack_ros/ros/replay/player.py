@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from rosgraph_msgs.msg import Clock
 from cmdtrack_ros.data.bags import Bag, RawMessage, header_stamp, with_stamp
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.ros.transport import use_profile
+from cmdtrack_ros.streams.events import EVENT_PACKET
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,8 @@ def play(
     clock: publish the bag's time on /clock, for nodes with use_sim_time.
     topics: only these; DataError when the bag lacks one or its message type is not installed.
     restamp: "keep" the recorded stamps, or "now": moved by one offset (and scaled by `rate`), so that a
-        message's stamp is the moment when it is due; gaps between streams stay as recorded at rate 1.
+        message's stamp is the moment when it is due; gaps between streams stay as recorded at rate 1. Event packets
+        are played so at rate 1 alone (:func:`check_rate`).
     wait: seconds to wait for a subscriber on every played topic before the first message.
     """
     if rate <= 0:
@@ -90,12 +92,27 @@ def play(
             rclpy.try_shutdown()
 
 
+def check_rate(bag: Bag, topics: Iterable[str], rate: float) -> None:
+    """ConfigError for event packets whose stamps would be scaled: the times of their events would not.
+
+    They are the sensor's own, within the packet; frames would be cut out of other events than in the recording.
+    """
+    packets = [topic for topic in topics if bag.types.get(topic) == EVENT_PACKET]
+    if packets and rate != 1:
+        raise ConfigError(
+            f"{bag.path}: {packets[0]} holds event packets, which with new stamps are played at rate 1 alone, got "
+            f"{rate:g}; `cmdtrack evaluate-bag` without --through-dds waits for a slow machine"
+        )
+
+
 class _Player:
     def __init__(
         self, node: Node, bag: Bag, topics: list[str] | None, rate: float, restamp: Restamp, clock: bool
     ) -> None:
         self._node, self._path, self._rate, self._restamp = node, bag.path, rate, restamp
         self._first_ns = bag.start_ns
+        if restamp == "now":
+            check_rate(bag, bag.types if topics is None else topics, rate)
         self._publishers = self._advertise(bag, topics)
         self._with_header = {t for t in self._publishers if bag.has_header(bag.types[t])}
         self._offset_ns = 0

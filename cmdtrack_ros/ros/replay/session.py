@@ -22,7 +22,7 @@ from cmdtrack_ros.data.bags import Bag, BagSequence
 from cmdtrack_ros.errors import CmdtrackError
 from cmdtrack_ros.evaluation.replay import Replay, ReplayOptions, open_for_replay
 from cmdtrack_ros.ros.health import COUNT_SUFFIX
-from cmdtrack_ros.ros.replay.player import PlayReport, play
+from cmdtrack_ros.ros.replay.player import PlayReport, check_rate, play
 from cmdtrack_ros.ros.replay.recorder import Guest, TrackRecorder
 from cmdtrack_ros.ros.transport import free_domain, use_profile
 from cmdtrack_ros.streams.frames import turns_of
@@ -95,7 +95,10 @@ def play_into_node(
 
     Raises:
         CmdtrackError: the node does not become active; its last words are quoted.
+        ConfigError: a rate at which the bag cannot be played, see :func:`check_rate`.
     """
+    with Bag(bag) as opened:
+        check_rate(opened, topics, rate)
     isolate()
     use_profile()
     data_timeout = _DATA_TIMEOUT / min(rate, 1.0)

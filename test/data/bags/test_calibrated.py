@@ -15,7 +15,7 @@ from cmdtrack_ros.cameras import camera_from
 from cmdtrack_ros.data.bags import BagOptions, load_bag
 from cmdtrack_ros.data.bags.messages import CAMERA_INFO, IMAGE, message_types
 from cmdtrack_ros.data.bags.writer import METADATA_VERSION
-from cmdtrack_ros.errors import DataError
+from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation.replay import ReplayOptions, replay_offline
 from cmdtrack_ros.evaluation.sync import examine_bag
 from cmdtrack_ros.modalities import Modality
@@ -260,6 +260,22 @@ def test_replay_of_event_packets_sees_the_frames_of_the_sequence(
     for index, pair in enumerate(sequence.pairs):
         expected = sequence.aux(index)
         assert expected is None if seen[pair.stamp] is None else np.array_equal(seen[pair.stamp], expected)
+
+
+@pytest.mark.ros
+def test_packets_are_played_with_new_stamps_at_their_own_rate_alone(tmp_path: Path) -> None:
+    """Frames would be cut out of other events: times within a packet are not scaled."""
+    from cmdtrack_ros.ros.replay.player import play
+    from cmdtrack_ros.ros.replay.session import replay_through_node
+
+    path, log = event_bag(tmp_path / "bag"), tmp_path / "node.log"
+    options = ReplayOptions(EVENTS, initial_box=np.array([10.0, 10, 16, 16]))
+    with pytest.raises(ConfigError, match=f"bag: {AUX} holds event packets.* rate 1 alone, got 0.5"):
+        replay_through_node(path, options, log, rate=0.5)
+    assert not log.exists(), "said before the node is started"
+    with pytest.raises(ConfigError, match="got 2"):
+        play(path, rate=2.0, restamp="now")
+    assert play(path, rate=10.0, topics=[RGB]).messages == 12
 
 
 def test_what_packets_cannot_be_used_for_is_said(tmp_path: Path) -> None:
