@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -259,13 +259,14 @@ class StudentTraining(Training):
     """Settings of a student's training. ``single_weight``: weight of the losses of each modality alone.
     ``init``: weights to start from, ``shipped`` for those of this package. ``start_share``: of these in the weights
     that are saved: a run then adds to what was known and loses less of it (Wortsman et al., "Robust fine-tuning of
-    zero-shot models", CVPR 2022).
+    zero-shot models", CVPR 2022); ``held_out``: the share that is best on what the sources hold out, and the start
+    itself where nothing is better, see ``choice.py``.
     """
 
     network: Annotated[StudentConfig, _shape(StudentConfig)] = StudentConfig()
     single_weight: Weight = 0.3
     init: Path | None = None
-    start_share: Share = 0.0
+    start_share: Share | Literal["held_out"] = 0.0
 
     @model_validator(mode="after")
     def _share_of_a_start(self) -> StudentTraining:
