@@ -212,6 +212,8 @@ class Trainer:
                 self._curves = stack.enter_context(Curves(self.output / "tensorboard", self.step))
             stop = stack.enter_context(stop_requested())
             self._steps(progress, stop)
+        if self.choice:
+            log.log(logging.WARNING if self.choice.share == 1 else logging.INFO, "fine-tuning: %s", self.choice)
 
     def _batches(self) -> Iterable[Batch]:
         """The batches of the steps that are left."""
@@ -308,7 +310,6 @@ class Trainer:
         """At the end, how much of the start is kept; by the first process, the others wait."""
         if self.to_choose_by and self.fabric.is_global_zero:
             self.choice = choose(self.start, self.average, self.to_choose_by)
-            log.log(logging.WARNING if self.choice.share == 1 else logging.INFO, "fine-tuning: %s", self.choice)
         self.fabric.barrier()
 
     def _result(self) -> nn.Module:

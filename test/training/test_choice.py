@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,10 +20,15 @@ from cmdtrack_ros.training.config import StudentTraining
 from cmdtrack_ros.training.loop import Trainer
 from synthetic import Drawn, RandomSequence
 
+SMALL_SEARCH = {"search_size": 96, "search_factor": 2.0}
+
 
 @pytest.fixture(scope="module")
 def shipped() -> Student:
-    return load_student(SHIPPED)[0].eval()
+    """With a small search region, which makes it fast."""
+    student = load_student(SHIPPED)[0].eval()
+    student.config = replace(student.config, **SMALL_SEARCH)
+    return student
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +93,9 @@ def test_recordings_with_one_box_are_refused():
 def fine_tuning(tmp_path, **changes) -> Trainer:
     write_bag(Drawn(8), tmp_path / "bags" / "one")
     source = {"kind": "bags", "path": "bags", "held_out_part": changes.pop("held_out_part", 0.5)}
-    values = {"steps": 1, "batch": 1, "init": "shipped", "start_share": "held_out", "network": {}, "sources": [source]}
-    return Trainer(stage(StudentTraining, **(values | changes)), tmp_path, tmp_path / "out")
+    values = {"steps": 1, "batch": 1, "init": "shipped", "start_share": "held_out"} | changes
+    values |= {"network": SMALL_SEARCH, "sources": [source]}
+    return Trainer(stage(StudentTraining, **values), tmp_path, tmp_path / "out")
 
 
 def test_a_run_that_spoils_the_network_saves_the_start_and_says_so(tmp_path, shipped, caplog):
