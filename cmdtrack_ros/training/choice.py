@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cmdtrack_ros.data import ImageSequence
+from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.training.average import blend
@@ -39,6 +40,7 @@ class Choice:
         tried: mean IoU of fixed pairs by share, of the start (1) and of ``SHARES``.
         gain: of the best of ``SHARES`` over the start.
         pairs, recordings: measured on.
+        parts: whether of any of these another part was trained on.
     """
 
     share: float
@@ -46,13 +48,15 @@ class Choice:
     gain: Difference
     pairs: int
     recordings: int
+    parts: bool
 
     def __str__(self) -> str:
         best = max(SHARES, key=self.tried.__getitem__)
+        what = "the last part of recordings trained on, which says little of others" if self.parts else "not trained on"
         measured = (
-            f"{self.pairs} fixed pairs of the held-out part of {self.recordings} recordings: mean IoU "
-            f"{self.tried[1.0]:.3f} -> {self.tried[best]:.3f} ({self.gain.mean:+.3f}, 95 % interval "
-            f"{self.gain.low:+.3f} to {self.gain.high:+.3f})"
+            f"Mean IoU {self.tried[1.0]:.3f} -> {self.tried[best]:.3f} ({self.gain.mean:+.3f}, 95 % interval "
+            f"{self.gain.low:+.3f} to {self.gain.high:+.3f}) on {self.pairs} fixed pairs of {self.recordings} "
+            f"recording{'s'[: self.recordings > 1]} ({what})"
         )
         if self.share == 1:
             return f"NO BETTER THAN BEFORE. {measured}. The saved weights are those that the run started from"
@@ -61,10 +65,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A recording to choose by: its pairs, and what of ``STREAMS`` a robot with these cameras shows the network."""
+    """A recording to choose by: its pairs, what of ``STREAMS`` a robot with these cameras shows the network, and
+    whether another part of it was trained on.
+    """
 
     unit: Unit
     shown: str
+    part: bool
 
     @classmethod
     def open(cls, sequence: ImageSequence, number: int) -> HeldOut:
@@ -77,7 +84,7 @@ class HeldOut:
         frame = sequence.frame(0)
         # Of recordings with RGB alone, fixed pairs show simulated events as well; no robot has them.
         shown = "rgb" if frame.aux is None else "aux" if frame.rgb is None else "both"
-        return cls(unit, shown)
+        return cls(unit, shown, isinstance(sequence, DerivedSequence))
 
     def measure(self, engines: Mapping[float, Engine], count: int) -> dict[float, dict[str, float]]:
         """IoU of ``count`` pairs by their names, for each engine."""
@@ -105,7 +112,8 @@ def choose(start: Student, trained: Student, recordings: Sequence[HeldOut], pair
     tried = {share: float(np.mean(list(of_pairs.values()))) for share, of_pairs in overlaps.items()}
     best = max(SHARES, key=tried.__getitem__)
     gain = difference(overlaps[best], overlaps[1.0])
-    return Choice(best if gain.low > 0 else 1.0, tried, gain, len(overlaps[best]), len(recordings))
+    parts = any(recording.part for recording in recordings)
+    return Choice(best if gain.low > 0 else 1.0, tried, gain, len(overlaps[best]), len(recordings), parts)
 
 
 def mixture(start: Student, trained: Student, share: float) -> Student:

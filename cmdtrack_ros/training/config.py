@@ -71,7 +71,8 @@ class Source(Strict):
     per line. ``only``: patterns of paths below ``path``, of sequence folders or single stills: nothing else of it is
     used. ``cutouts``: of stills, share of pairs in which a segment of one picture moves across another
     one. ``held_out``: sequences never trained on, used for validation; ``held_out_part``: the last part of
-    every sequence, likewise. ``cache``: decoded frames kept in memory.
+    every sequence, likewise; ``held_out_share``: of the sequences, at least one, the last by their names (of a single
+    sequence, its last part), likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
     ``pairing``, ``slop``, ``latest_gap``, ``aux_offset``: how the images of bags are paired, s; as the node's
@@ -89,6 +90,7 @@ class Source(Strict):
     only: list[str] = []
     held_out: list[str] = []
     held_out_part: float = Field(default=0.0, ge=0, lt=1)
+    held_out_share: float = Field(default=0.0, ge=0, lt=1)
     cache: int = Field(default=6000, gt=0, le=1_000_000)
     cutouts: Share = 0.0
     rgb_topic: str | None = None

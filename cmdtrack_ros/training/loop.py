@@ -118,7 +118,7 @@ class Trainer:
         if not self.held_out:
             raise ConfigError(
                 "start_share: held_out: expected sources that hold out recordings or parts of them (held_out, "
-                "held_out_part), with two boxes or more, got none"
+                "held_out_part, held_out_share), with two boxes or more, got none"
             )
         return [HeldOut.open(sequence, number) for number, sequence in enumerate(self.held_out)]
 

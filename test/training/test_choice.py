@@ -53,7 +53,8 @@ def test_what_is_better_on_the_held_out_part_is_kept(shipped, spoilt, recordings
     assert choice.gain.mean == pytest.approx(choice.tried[choice.share] - choice.tried[1.0])
     assert choice.gain.low > 0
     assert (choice.pairs, choice.recordings) == (16, 2)  # both recordings, though they have one name
-    assert f"mean IoU {choice.tried[1.0]:.3f} -> {choice.tried[choice.share]:.3f}" in str(choice)
+    assert "(not trained on)" in str(choice)
+    assert f"Mean IoU {choice.tried[1.0]:.3f} -> {choice.tried[choice.share]:.3f}" in str(choice)
 
 
 def test_the_start_is_kept_when_training_spoilt_it(shipped, spoilt, recordings):
@@ -92,7 +93,7 @@ def test_recordings_with_one_box_are_refused():
 
 def fine_tuning(tmp_path, **changes) -> Trainer:
     write_bag(Drawn(8), tmp_path / "bags" / "one")
-    source = {"kind": "bags", "path": "bags", "held_out_part": changes.pop("held_out_part", 0.5)}
+    source = {"kind": "bags", "path": "bags", "held_out_share": changes.pop("held_out_share", 0.5)}
     values = {"steps": 1, "batch": 1, "init": "shipped", "start_share": "held_out"} | changes
     values |= {"network": SMALL_SEARCH, "sources": [source]}
     return Trainer(stage(StudentTraining, **values), tmp_path, tmp_path / "out")
@@ -106,12 +107,12 @@ def test_a_run_that_spoils_the_network_saves_the_start_and_says_so(tmp_path, shi
     assert not torch.equal(trainer.average.head.score[-1].weight, shipped.head.score[-1].weight)
     assert history.recipe["start_share"] == 1
     warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert any("NO BETTER THAN BEFORE" in line and "1 recordings" in line for line in warned)
+    assert any("NO BETTER THAN BEFORE" in line and "1 recording (the last part of" in line for line in warned)
 
 
 def test_a_choice_needs_something_held_out(tmp_path):
     with pytest.raises(ConfigError, match=r"start_share: held_out: expected sources that hold out.*got none"):
-        fine_tuning(tmp_path, held_out_part=0.0)
+        fine_tuning(tmp_path, held_out_share=0.0)
 
 
 @pytest.mark.parametrize("share", [0.5, "held_out"])
