@@ -192,7 +192,7 @@ def _split(
 
 
 def _without_last(sequences: list[ImageSequence], share: float) -> tuple[list[ImageSequence], list[ImageSequence]]:
-    """All but this share, and the share: the last, of bags named by their time the newest. One at least on each side."""
+    """All but this share, and the share: the last, of bags named by their time the newest; one at least each."""
     count = min(max(1, round(share * len(sequences))), len(sequences) - 1)
     return sequences[:-count], sequences[-count:]
 
