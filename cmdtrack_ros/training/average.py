@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.header import Provenance, sha256_of
 from cmdtrack_ros.models.weights import load_student, save_weights
-from cmdtrack_ros.training.loop import blend
 
 
 def average(files: Sequence[Path], output: Path) -> None:
@@ -41,3 +43,15 @@ def average(files: Sequence[Path], output: Path) -> None:
     recipe = {"name": "average", "of": parts, "split": split}
     output.parent.mkdir(parents=True, exist_ok=True)
     save_weights(mean, output, Provenance(recipe, data, {}))
+
+
+@torch.no_grad()
+def blend(network: nn.Module, other: nn.Module, share: float) -> None:
+    """Move the weights of ``network`` by ``share`` towards ``other``, in place; whole numbers are taken over."""
+    pairs = list(zip(network.state_dict().values(), other.state_dict().values(), strict=True))
+    floating = [(value, target) for value, target in pairs if value.dtype.is_floating_point]
+    # At once: some three hundred small kernels would take a GPU longer than a forward pass.
+    torch._foreach_lerp_([value for value, _ in floating], [target for _, target in floating], share)
+    for value, target in pairs:
+        if not value.dtype.is_floating_point:
+            value.copy_(target)

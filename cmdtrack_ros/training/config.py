@@ -71,7 +71,8 @@ class Source(Strict):
     per line. ``only``: patterns of paths below ``path``, of sequence folders or single stills: nothing else of it is
     used. ``cutouts``: of stills, share of pairs in which a segment of one picture moves across another
     one. ``held_out``: sequences never trained on, used for validation; ``held_out_part``: the last part of
-    every sequence, likewise. ``cache``: decoded frames kept in memory.
+    every sequence, likewise; ``held_out_share``: of the sequences, at least one, the last by their names (of a single
+    sequence, its last part), likewise. ``cache``: decoded frames kept in memory.
     ``rgb_topic``, ``aux_topic``, ``truth_topic``, ``modality``: of bags that other programs wrote; ``modality``
     also of boxed stills, which show RGB without it.
     ``pairing``, ``slop``, ``latest_gap``, ``aux_offset``: how the images of bags are paired, s; as the node's
@@ -89,6 +90,7 @@ class Source(Strict):
     only: list[str] = []
     held_out: list[str] = []
     held_out_part: float = Field(default=0.0, ge=0, lt=1)
+    held_out_share: float = Field(default=0.0, ge=0, lt=1)
     cache: int = Field(default=6000, gt=0, le=1_000_000)
     cutouts: Share = 0.0
     rgb_topic: str | None = None
@@ -264,13 +266,14 @@ class StudentTraining(Training):
     """Settings of a student's training. ``single_weight``: weight of the losses of each modality alone.
     ``init``: weights to start from, ``shipped`` for those of this package. ``start_share``: of these in the weights
     that are saved: a run then adds to what was known and loses less of it (Wortsman et al., "Robust fine-tuning of
-    zero-shot models", CVPR 2022).
+    zero-shot models", CVPR 2022); ``held_out``: the share that is best on what the sources hold out, and the start
+    itself where nothing is better, see ``choice.py``.
     """
 
     network: Annotated[StudentConfig, _shape(StudentConfig)] = StudentConfig()
     single_weight: Weight = 0.3
     init: Path | None = None
-    start_share: Share = 0.0
+    start_share: Share | Literal["held_out"] = 0.0
 
     @model_validator(mode="after")
     def _share_of_a_start(self) -> StudentTraining:

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cmdtrack_ros.boxes import Crop, iou
-from cmdtrack_ros.data import load_sequence
+from cmdtrack_ros.data import ImageSequence, load_sequence
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.config import CropConfig
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, TemplateCrop
@@ -141,16 +141,16 @@ def open_units(split: Split, data: Path) -> list[Unit]:
     units: list[Unit] = []
     for pattern, paths in SplitFolder(split, data).validation().items():
         if all(path.is_dir() for path in paths):
-            units += [_sequence_unit(path) for path in paths]
+            units += [sequence_unit(path.name, load_sequence(path)) for path in paths]
         else:
             units.append(_still_unit(pattern, paths))
     return units
 
 
-def _sequence_unit(path: Path) -> Unit:
-    sequence = load_sequence(path)
+def sequence_unit(name: str, sequence: ImageSequence) -> Unit:
+    """Pairs of one recording."""
     modality = Modality.EVENT if sequence.modality is Modality.RGB else sequence.modality
-    return Unit(path.name, modality, lambda: SequenceSource([sequence]))
+    return Unit(name, modality, lambda: SequenceSource([sequence]))
 
 
 def _still_unit(pattern: str, paths: list[Path]) -> Unit:
@@ -174,10 +174,10 @@ class PairTracker(Protocol):
 
 
 class EnginePairs:
-    """This package's networks, student or teacher."""
+    """This package's networks, student or teacher. ``shown``: the names of the ``STREAMS`` that they answer to."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, shown: Sequence[str] = tuple(STREAMS)) -> None:
+        self.engine, self.shown = engine, shown
 
     def answer(self, pairs: Sequence[FixedPair]) -> list[dict[str, Answer]]:
         count = _AT_ONCE[self.engine.device]
@@ -190,7 +190,8 @@ class EnginePairs:
         encoded = iter(self.engine.encode([crop for cut in cuts for crop in cut.templates.values()]))
         templates = [{stream: next(encoded) for stream in cut.templates} for cut in cuts]
         answers: list[dict[str, Answer]] = [{} for _ in pairs]
-        for name, streams in STREAMS.items():  # those of one call must have the same number of streams
+        for name in self.shown:  # those of one call must have the same number of streams
+            streams = STREAMS[name]
             asked = [i for i, pair in enumerate(pairs) if name in pair.streams()]
             queries = [
                 Query([cuts[i].pictures[stream] for stream in streams], [templates[i][stream] for stream in streams])

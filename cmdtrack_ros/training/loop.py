@@ -31,6 +31,8 @@ from cmdtrack_ros.errors import CmdtrackError, ConfigError, DataError, writing
 from cmdtrack_ros.models.header import Provenance
 from cmdtrack_ros.models.weights import save_weights
 from cmdtrack_ros.training import pool
+from cmdtrack_ros.training.average import blend
+from cmdtrack_ros.training.choice import Choice, HeldOut, choose, mixture
 from cmdtrack_ros.training.comparison import compare, verdicts
 from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
 from cmdtrack_ros.training.curves import Curves
@@ -98,6 +100,8 @@ class Trainer:
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._rate)
         self.wrapped, self.optimiser = self.fabric.setup(self.task, optimiser)
         self.sources, self.held_out = open_sources(config.sources, data, config.split)
+        self.to_choose_by = self._to_choose_by()
+        self.choice: Choice | None = None
         self.data, self.foreign = data, getattr(config, "foreign", [])
         self.pools = pools or PoolPlace(output / "samples", tuple(self.foreign), config.wants_foreign_features)
         self.units = open_units(config.split, data) if config.split and config.fixed_pairs else []
@@ -106,6 +110,20 @@ class Trainer:
         self._scored_at = -1
         self._curves: Curves | None = None
         self._resume()
+
+    def _to_choose_by(self) -> list[HeldOut]:
+        """Opened before the first step: what cannot be measured must not be known only after the last one."""
+        if self._start_share() != "held_out":
+            return []
+        if not self.held_out:
+            raise ConfigError(
+                "start_share: held_out: expected sources that hold out recordings or parts of them (held_out, "
+                "held_out_part, held_out_share), with two boxes or more, got none"
+            )
+        return [HeldOut.open(sequence, number) for number, sequence in enumerate(self.held_out)]
+
+    def _start_share(self) -> float | str:
+        return getattr(self.config, "start_share", 0.0)
 
     def _rate(self, step: int) -> float:
         if step < self.config.warmup:
@@ -171,6 +189,8 @@ class Trainer:
     def provenance(self) -> Provenance:
         """What the weights file says of this run."""
         recipe = self.config.model_dump(mode="json", exclude={"sources"}) | {"step": self.step}
+        if self.choice:
+            recipe["start_share"] = self.choice.share
         data = {str(source.path): source.model_dump(mode="json", exclude={"path"}) for source in self.config.sources}
         scores = self.scores if self._scored_at == self.step else {}
         return Provenance(recipe, data, scores | ({"before": self.start_scores} if self.start_scores else {}))
@@ -192,6 +212,8 @@ class Trainer:
                 self._curves = stack.enter_context(Curves(self.output / "tensorboard", self.step))
             stop = stack.enter_context(stop_requested())
             self._steps(progress, stop)
+        if self.choice:
+            log.log(logging.WARNING if self.choice.share == 1 else logging.INFO, "fine-tuning: %s", self.choice)
 
     def _batches(self) -> Iterable[Batch]:
         """The batches of the steps that are left."""
@@ -223,6 +245,8 @@ class Trainer:
                 self._log(losses, progress, warn=checkpoint)
             if self._every(config.pictures_every):
                 self._draw(batch)
+            if last:
+                self._choose()
             if config.validate_every and (last or self._every(config.validate_every)):
                 self._validate()
             if checkpoint:
@@ -284,14 +308,17 @@ class Trainer:
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         blend(self.average, self.task.network, 1 - decay)
 
+    def _choose(self) -> None:
+        """At the end, how much of the start is kept; by the first process, the others wait."""
+        if self.to_choose_by and self.fabric.is_global_zero:
+            self.choice = choose(self.start, self.average, self.to_choose_by)
+        self.fabric.barrier()
+
     def _result(self) -> nn.Module:
         """What is saved and scored: the averaged network, with ``start_share`` of what the run started from."""
-        share = getattr(self.config, "start_share", 0.0)
-        if not share:
-            return self.average
-        result = copy.deepcopy(self.average)
-        blend(result, self.start, share)
-        return result
+        asked = self._start_share()
+        share = (self.choice.share if self.choice else 0.0) if isinstance(asked, str) else asked
+        return mixture(self.start, self.average, share) if share else self.average
 
     def _log(self, losses: dict[str, torch.Tensor], progress: tqdm, warn: bool) -> None:
         """Show and write the losses, a mean over all processes; CmdtrackError when they are no numbers."""
@@ -362,18 +389,6 @@ def set_up_cpu(threads: int) -> None:
     cv2.setNumThreads(1)
     # Denormals appear in the optimiser's moments and slow a CPU by an order of magnitude.
     torch.set_flush_denormal(True)
-
-
-@torch.no_grad()
-def blend(network: nn.Module, other: nn.Module, share: float) -> None:
-    """Move the weights of ``network`` by ``share`` towards ``other``, in place; whole numbers are taken over."""
-    pairs = list(zip(network.state_dict().values(), other.state_dict().values(), strict=True))
-    floating = [(value, target) for value, target in pairs if value.dtype.is_floating_point]
-    # At once: some three hundred small kernels would take a GPU longer than a forward pass.
-    torch._foreach_lerp_([value for value, _ in floating], [target for _, target in floating], share)
-    for value, target in pairs:
-        if not value.dtype.is_floating_point:
-            value.copy_(target)
 
 
 def differences(stored: Any, asked: Any, name: str = "") -> list[str]:

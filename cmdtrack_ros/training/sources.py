@@ -160,9 +160,9 @@ def _load_bag(path: Path, source: Source) -> ImageSequence:
 
 
 def _can_be_scored(sequence: ImageSequence) -> bool:
-    if visible(sequence.boxes).sum() >= 2:
+    if _large_enough(sequence.boxes).sum() >= 2:
         return True
-    log.warning("%s: fewer than two boxes in the frames held out of training; not validated", sequence.name)
+    log.warning("%s: fewer than two boxes of 4 px in the frames held out of training; not validated", sequence.name)
     return False
 
 
@@ -178,11 +178,23 @@ def _split(
     training, kept = parts.parted(((_path(sequence), sequence) for sequence in sequences), source.path)
     kept += [sequence for sequence in training if sequence.name in source.held_out]
     training = [sequence for sequence in training if sequence.name not in source.held_out]
-    if source.held_out_part:
-        stops = [round(len(sequence) * (1 - source.held_out_part)) for sequence in training]
+    part = source.held_out_part
+    if source.held_out_share and len(training) > 1:
+        training, last = _without_last(training, source.held_out_share)
+        kept += last
+    elif source.held_out_share:
+        part = max(part, source.held_out_share)
+    if part:
+        stops = [round(len(sequence) * (1 - part)) for sequence in training]
         kept += [DerivedSequence(sequence, stop, len(sequence)) for sequence, stop in zip(training, stops, strict=True)]
         training = [DerivedSequence(sequence, 0, stop) for sequence, stop in zip(training, stops, strict=True)]
     return training, kept
+
+
+def _without_last(sequences: list[ImageSequence], share: float) -> tuple[list[ImageSequence], list[ImageSequence]]:
+    """All but this share, and the share: the last, of bags named by their time the newest; one at least each."""
+    count = min(max(1, round(share * len(sequences))), len(sequences) - 1)
+    return sequences[:-count], sequences[-count:]
 
 
 def _path(sequence: ImageSequence) -> Path:

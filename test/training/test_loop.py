@@ -209,8 +209,3 @@ def test_saved_weights_hold_a_share_of_the_start(stills, tmp_path):
     assert not torch.allclose(learned, kept)
     saved = load_student(trainer.weights)[0].head.trunk[0][0].weight
     torch.testing.assert_close(saved, 0.25 * learned + 0.75 * kept)
-
-
-def test_a_share_of_the_start_needs_one():
-    with pytest.raises(ValueError, match="start_share"):
-        stage(StudentTraining, start_share=0.5)

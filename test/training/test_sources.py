@@ -67,6 +67,22 @@ def test_held_out_frames_are_never_trained_on(tmp_path):
         open_sources([Source(kind="bags", path="empty")], tmp_path)
 
 
+@pytest.mark.parametrize("count, share, kept", [(2, 0.25, 1), (5, 0.25, 1), (5, 0.4, 2), (2, 0.9, 1)])
+def test_the_last_recordings_are_held_out_whole(tmp_path, count, share, kept):
+    for number in range(count):
+        write_bag(Drawn(6, str(number)), tmp_path / str(number))
+    [(training, _)], held_out = open_sources([Source(kind="bags", path=".", held_out_share=share)], tmp_path)
+    assert [s.name for s in training.sequences] == [str(number) for number in range(count - kept)]
+    assert [s.name for s in held_out] == [str(number) for number in range(count - kept, count)]
+    assert {len(s) for s in (*training.sequences, *held_out)} == {6}
+
+
+def test_of_a_single_recording_the_last_part_is_held_out(tmp_path):
+    write_bag(Drawn(8), tmp_path / "one")
+    [(training, _)], held_out = open_sources([Source(kind="bags", path=".", held_out_share=0.25)], tmp_path)
+    assert ([len(s) for s in training.sequences], [len(s) for s in held_out]) == ([6], [2])
+
+
 def test_bag_without_boxes_is_named(tmp_path, caplog):
     late, never = Drawn(10, "late"), Drawn(10, "never")
     late.boxes[7:], never.boxes[:] = np.nan, np.nan
