@@ -33,7 +33,7 @@ SHORTEST = 90
 """Frames of the made situations, at least: shorter sequences are played to and fro."""
 _AWAY = 60  # frames for which a target is gone, at most: 2 s at 30 Hz
 _CORNER = 20.0  # px
-_NOTHING_WEIGHT = 0.5  # of a frame without a target in the fit: users seldom name nothing
+_NOTHING_WEIGHT = 0.25  # of a frame without a target in the fit: users seldom name nothing
 _RIDGE = 3.0  # frames
 _NO_EVIDENCE = np.zeros(len(EVIDENCE))
 WRONG_STARTS = ("on background", "on the whole image", "in a corner")
@@ -341,7 +341,7 @@ def _prior(path: Path) -> Confidence:
 
 
 def fit(outcomes: Sequence[Outcome], prior: Confidence | None = None) -> Confidence:
-    """The logistic regression of "IoU above 0.5" on the evidence, frames without a target with half a weight.
+    """The logistic regression of "IoU above 0.5" on the evidence, frames without a target with a quarter's weight.
 
     Newton's method on standardised evidence, with a ridge of 3 frames; or, with a ``prior``, as if its frames were
     among these: its loss counts as the parabola around its minimum (Laplace's approximation).

@@ -63,13 +63,18 @@ def test_the_start_is_kept_when_training_spoilt_it(shipped, spoilt, recordings):
 
 
 def test_a_gain_by_chance_is_none(shipped, recordings):
-    torch.manual_seed(3)
-    student = copy.deepcopy(shipped)
-    with torch.no_grad():
-        for weight in student.parameters():
-            weight += 0.01 * weight.std(correction=0) * torch.randn_like(weight)
-    choice = choose(shipped, student, recordings, pairs=12)
-    assert choice.gain.mean > 0
+    """Weights beside the shipped ones, the first of some draws that are ahead by a little on these few pairs."""
+
+    def beside(seed):
+        torch.manual_seed(seed)
+        student = copy.deepcopy(shipped)
+        with torch.no_grad():
+            for weight in student.parameters():
+                weight += 0.003 * weight.std(correction=0) * torch.randn_like(weight)
+        return choose(shipped, student, recordings, pairs=12)
+
+    choice = next(choice for choice in map(beside, range(20)) if choice.gain.mean > 0)
+    assert choice.gain.low <= 0
     assert choice.share == 1
 
 
