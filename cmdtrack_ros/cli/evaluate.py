@@ -227,6 +227,7 @@ def evaluate_confidence(
 
     if prior is not None and not fit:
         raise typer.BadParameter("a prior is for a fit: give --fit, too", param_hint="--prior")
+    known = None if prior is None else confidence.read_prior(prior)
     sequences, broken = _opened(dataset, layout)
     spec = TrackerSpec("ours", weights=() if weights is None else (weights,), device=device)
     sequences = confidence.chosen(sequences, only)
@@ -234,7 +235,7 @@ def evaluate_confidence(
         sequences, lambda modality: make_tracker(spec, modality), output, typer.echo
     )
     if fit:
-        typer.echo(f"calibration: {confidence.write_fit(outcomes, weights, prior)}")
+        typer.echo(f"calibration: {confidence.write_fit(outcomes, weights, known)}")
     if broken:
         raise typer.Exit(1)
 

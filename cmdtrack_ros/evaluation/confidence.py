@@ -317,20 +317,18 @@ def chosen(sequences: Sequence[ImageSequence], file: Path | None) -> list[ImageS
     return kept
 
 
-def write_fit(outcomes: Sequence[Outcome], weights: Path | None, prior: Path | None = None) -> Path:
-    """:func:`fit` in a file beside the weights, None = the shipped ones.
-
-    ``prior``: weights whose calibration it goes on from, None = none.
-    """
+def write_fit(outcomes: Sequence[Outcome], weights: Path | None, prior: Confidence | None = None) -> Path:
+    """:func:`fit` in a file beside the weights, None = the shipped ones."""
     path = weights_file(weights)
     header = read_header(path)
     file = confidence_file(path.parent, header)
-    write_text(file, to_json(fit(outcomes, None if prior is None else _prior(weights_file(prior))), header))
+    write_text(file, to_json(fit(outcomes, prior), header))
     return file
 
 
-def _prior(path: Path) -> Confidence:
-    """ConfigError where these weights have no calibration that another one can go on from."""
+def read_prior(weights: Path) -> Confidence:
+    """The calibration of these weights; ConfigError where there is none that another one can go on from."""
+    path = weights_file(weights)
     found = find_confidence(path, read_header(path))
     if found is None or found.curvature is None:
         raise ConfigError(
@@ -380,13 +378,21 @@ def _minimum(
     """Factors (k,) of the weighted logistic loss of (n, k) inputs + (factors - start) pull (factors - start) / 2, and
     its curvature (k, k) there.
     """
+
+    def loss(at: np.ndarray) -> float:
+        logits, away = inputs @ at, at - start
+        return float(shares @ (np.logaddexp(0, logits) - right * logits) + away @ pull @ away / 2)
+
     factors = start.copy()
     for _ in range(50):
-        chance = 1 / (1 + np.exp(-inputs @ factors))
+        chance = np.exp(-np.logaddexp(0, -inputs @ factors))
         slope = inputs.T @ (shares * (chance - right)) + pull @ (factors - start)
         curvature = (inputs.T * (shares * chance * (1 - chance))) @ inputs + pull
-        step = np.linalg.solve(curvature, slope)
-        factors -= step
+        step = np.linalg.lstsq(curvature, slope, rcond=None)[0]
+        # Far from the minimum, where chances are 0 or 1, a whole step leads anywhere.
+        while loss(factors - step) > loss(factors) and np.abs(step).max() >= 1e-8:
+            step = step / 2
+        factors = factors - step
         if np.abs(step).max() < 1e-8:
             break
     return factors, curvature

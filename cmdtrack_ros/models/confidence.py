@@ -112,5 +112,5 @@ def to_json(confidence: Confidence, header: Header) -> str:
         "about": confidence.about,
     }
     if confidence.curvature is not None:
-        content["curvature"] = [[float(f"{value:.5g}") for value in row] for row in confidence.curvature]
+        content["curvature"] = [[float(f"{value:.12g}") for value in row] for row in confidence.curvature]
     return json.dumps(content, indent=1) + "\n"

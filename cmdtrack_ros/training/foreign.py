@@ -100,11 +100,11 @@ class NanoTrack(ForeignNetwork):
         self._x, self._y = np.meshgrid(along, along)
 
     def encode(self, picture: np.ndarray, box: np.ndarray) -> np.ndarray:
-        return self._features(picture, self._crop(box, self._TEMPLATE))
+        return self._encoded(self._crop(box, self._TEMPLATE).cut(picture))
 
     def search(self, picture: np.ndarray, template: np.ndarray, near: np.ndarray) -> Candidates:
         crop = self._crop(near, self._SEARCH)
-        classes, sides = _run(self._head, template, self._features(picture, crop))
+        classes, sides = _run(self._head, template, self._encoded(crop.cut(picture)))
         left, top, right, bottom = sides[0]
         center = crop.size / 2
         low = np.stack([self._x - left, self._y - top], -1) + center
@@ -119,9 +119,6 @@ class NanoTrack(ForeignNetwork):
 
     def features(self, picture: np.ndarray) -> np.ndarray:
         return self._encoded(picture)[0]
-
-    def _features(self, picture: np.ndarray, crop: Crop) -> np.ndarray:
-        return self._encoded(crop.cut(picture))
 
     def _encoded(self, picture: np.ndarray) -> np.ndarray:
         blue_first = picture[..., ::-1].astype(np.float32)

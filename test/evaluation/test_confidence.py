@@ -9,7 +9,7 @@ import pytest
 
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.evaluation import confidence as c
-from cmdtrack_ros.models.confidence import EVIDENCE
+from cmdtrack_ros.models.confidence import EVIDENCE, Confidence
 from cmdtrack_ros.track import TargetState
 from synthetic import Drawn, run_cli
 
@@ -81,6 +81,17 @@ def test_fit_finds_what_the_frames_were_made_from():
         c.fit([outcome([T], [1.0], evidence=evidence[:1])])
 
 
+def test_a_fit_comes_to_an_end_however_far_away_it_begins():
+    rng = np.random.default_rng(5)
+    evidence = rng.normal(size=(9, len(EVIDENCE)))
+    side = len(EVIDENCE) + 1
+    sure = Confidence(-400.0, tuple(rng.normal(0, 300, len(EVIDENCE)).tolist()), {}, np.eye(side) * 1e-6)
+    found = c.fit([outcome([T] * 9, [0.0, 1, 1] * 3, evidence=evidence)], sure)
+    chances = np.array([found.probability(row) for row in evidence])
+    assert np.isfinite(found.curvature).all()
+    assert ((chances > 0.5) == [False, True, True] * 3).all()
+
+
 def test_a_prior_needs_a_fit(tmp_path):
     done = run_cli("evaluate-confidence", tmp_path, "--output", tmp_path / "out", "--prior", "shipped")
     assert done.returncode == 2 and "give --fit, too" in done.stderr
@@ -136,10 +147,10 @@ def test_the_command_measures_and_calibrates(dataset, tmp_path, untrained):
     assert set(json.loads(fitted.read_text())["factors"]) == set(EVIDENCE)
     assert "not calibrated" in done.stderr
     evidence = np.random.default_rng(3).normal(size=(9, len(EVIDENCE)))
-    c.write_fit([outcome([T] * 9, [0.0, 1, 1] * 3, evidence=evidence)], weights, weights)
+    c.write_fit([outcome([T] * 9, [0.0, 1, 1] * 3, evidence=evidence)], weights, c.read_prior(weights))
     assert json.loads(fitted.read_text())["about"]["prior"]["sequences"] == ["square1"]
     content = json.loads(fitted.read_text())
     del content["curvature"]
     fitted.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="prior .*mine.safetensors: expected weights with a calibration that holds"):
-        c.write_fit([], weights, weights)
+        c.read_prior(weights)

@@ -14,11 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-STREAMS = 2
+from cmdtrack_ros.training.losses.scfd import distance, each, mean_of_present, per_stream
 
 
 class ForeignFeatures(nn.Module):
@@ -32,22 +30,18 @@ class ForeignFeatures(nn.Module):
     def __init__(self, student_channels: int, foreign_channels: Sequence[int]) -> None:
         super().__init__()
         self.parts = list(foreign_channels)
-        self.project = nn.ModuleList(nn.Conv2d(student_channels, sum(self.parts), 1) for _ in range(STREAMS))
+        self.project = per_stream(student_channels, sum(self.parts))
 
     def forward(self, student: Tensor, taught: Tensor, shown: Tensor) -> Tensor:
         """``student`` (B, 2, Cs, S, S), ``taught`` (B, C, S, S), ``shown`` (B, 2) 1 where a stream learns -> ()."""
-        target = standardised(taught.float(), (shown.amax(1) > 0).float())
-        distances = [self._distance(project(student[:, m]), target) for m, project in enumerate(self.project)]
-        return (torch.stack(distances, 1) * shown).sum() / shown.sum().clamp(min=1)
-
-    def _distance(self, own: Tensor, target: Tensor) -> Tensor:
-        """(B,) mean over cells and foreign trackers."""
-        pairs = zip(own.float().split(self.parts, 1), target.split(self.parts, 1), strict=True)
-        cosines = [functional.cosine_similarity(a, b, dim=1, eps=1e-4) for a, b in pairs]
-        return 1 - torch.stack(cosines).mean((0, 2, 3))
+        own = each(self.project, student)
+        target = normalised(taught.float(), (shown.amax(1) > 0).float()).unsqueeze(1).expand_as(own)
+        parts = zip(own.split(self.parts, 2), target.split(self.parts, 2), strict=True)
+        distances = [distance(one, other) for one, other in parts]
+        return mean_of_present(sum(distances[1:], distances[0]) / len(distances), shown)
 
 
-def standardised(features: Tensor, counted: Tensor) -> Tensor:
+def normalised(features: Tensor, counted: Tensor) -> Tensor:
     """(B, C, S, S) with mean 0 and deviation 1 of each channel over the cells of the samples that are ``counted`` (B,)
     by 1; of networks without a bias in common, the mean alone would make all cells look alike.
     """

@@ -37,10 +37,10 @@ class FeatureDistillation(nn.Module):
 
     def __init__(self, student_channels: int, teacher_channels: int, channels: int) -> None:
         super().__init__()
-        self.to_common = _per_stream(teacher_channels, channels)
-        self.to_specific = _per_stream(teacher_channels, channels)
-        self.restore = _per_stream(2 * channels, teacher_channels)
-        self.student_specific = _per_stream(student_channels, channels)
+        self.to_common = per_stream(teacher_channels, channels)
+        self.to_specific = per_stream(teacher_channels, channels)
+        self.restore = per_stream(2 * channels, teacher_channels)
+        self.student_specific = per_stream(student_channels, channels)
         self.student_common = nn.Conv2d(student_channels, channels, 1)
 
     def forward(self, student: Tensor, teacher: Tensor, present: Tensor) -> dict[str, Tensor]:
@@ -53,18 +53,18 @@ class FeatureDistillation(nn.Module):
         common, specific = common.detach(), specific.detach()
         share = present / present.sum(1, keepdim=True)
         both = (common * share[..., None, None, None]).sum(1)
-        own = _each(self.student_specific, student)
+        own = each(self.student_specific, student)
         shared = torch.stack([self.student_common(student[:, i]) for i in range(STREAMS)], 1)
-        losses["specific"] = _mean(distance(own, specific), present)
-        losses["common"] = _mean(distance(shared, both.unsqueeze(1).expand_as(shared)), present)
+        losses["specific"] = mean_of_present(distance(own, specific), present)
+        losses["common"] = mean_of_present(distance(shared, both.unsqueeze(1).expand_as(shared)), present)
         return losses
 
     def separate(self, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised teacher features (B, 2, Ct, S, S) -> common and specific part (B, 2, D, S, S)."""
-        return _each(self.to_common, teacher), _each(self.to_specific, teacher)
+        return each(self.to_common, teacher), each(self.to_specific, teacher)
 
     def _separation(self, teacher: Tensor, common: Tensor, specific: Tensor, present: Tensor) -> dict[str, Tensor]:
-        restored = _each(self.restore, torch.cat([common, specific], 2))
+        restored = each(self.restore, torch.cat([common, specific], 2))
         apart, spread = [], []
         for i in range(STREAMS):
             c, deviation = standardised(common[:, i].float(), present[:, i])
@@ -72,18 +72,20 @@ class FeatureDistillation(nn.Module):
             apart.append((c.t() @ s).square().mean())
             spread.append((1 - deviation).clamp(min=0).mean() * present[:, i].amax())
         return {
-            "agree": _mean(distance(common[:, :1], common[:, 1:]), present.prod(1, keepdim=True)),
+            "agree": mean_of_present(distance(common[:, :1], common[:, 1:]), present.prod(1, keepdim=True)),
             "apart": torch.stack(apart).mean(),
             "spread": torch.stack(spread).mean(),
-            "restore": _mean((restored.float() - teacher).square().mean(2), present),
+            "restore": mean_of_present((restored.float() - teacher).square().mean(2), present),
         }
 
 
-def _per_stream(inputs: int, outputs: int) -> nn.ModuleList:
+def per_stream(inputs: int, outputs: int) -> nn.ModuleList:
+    """A 1x1 convolution for each stream."""
     return nn.ModuleList(nn.Conv2d(inputs, outputs, 1) for _ in range(STREAMS))
 
 
-def _each(layers: nn.ModuleList, features: Tensor) -> Tensor:
+def each(layers: nn.ModuleList, features: Tensor) -> Tensor:
+    """Layer m of stream m, (B, 2, C, S, S) -> (B, 2, D, S, S)."""
     return torch.stack([layer(features[:, i]) for i, layer in enumerate(layers)], 1)
 
 
@@ -103,6 +105,6 @@ def standardised(features: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     return centred / deviation * weight.sqrt(), deviation
 
 
-def _mean(values: Tensor, present: Tensor) -> Tensor:
+def mean_of_present(values: Tensor, present: Tensor) -> Tensor:
     """Mean over the cells of (B, M, S, S) of what is present (B, M)."""
     return (values.mean((2, 3)) * present).sum() / present.sum().clamp(min=1)
