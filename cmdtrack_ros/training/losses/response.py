@@ -7,14 +7,29 @@ from torch import Tensor
 from torch.nn import functional
 
 from cmdtrack_ros.models.head import HeadOutput
-from cmdtrack_ros.training.losses.tracking import L1_WEIGHT, center_heatmap, giou
+from cmdtrack_ros.training.losses.tracking import L1_WEIGHT, center_heatmap, giou, tracking_loss
 
 VIEWS = ("fused", "rgb", "aux")
 
 
-def response_loss(student: HeadOutput, teacher: HeadOutput) -> Tensor:
-    """The student's answer against the teacher's, (B,); see :func:`imitation_loss`."""
-    return imitation_loss(student, teacher.score[:, 0].float().sigmoid(), teacher.box.float())
+def response_losses(
+    output: HeadOutput, teacher: HeadOutput, theirs: Tensor, batch: dict[str, Tensor], both: Tensor
+) -> dict[str, Tensor]:
+    """The head's output for the 3 B samples of ``presence_views`` against the teacher's of B samples, which saw all
+    streams that are there: what both show is the target of what each shows alone, too.
+
+    ``fused``, ``rgb``, ``aux`` (): the mean over samples of :func:`imitation_loss`, 0 where the teacher is no better
+    than the student: where its tracking loss ``theirs`` (B,) is not below the student's own in that view. Views are
+    asked as by :func:`lesson_losses`.
+    """
+    output = HeadOutput(output.score.float(), output.box.float())
+    score, box = teacher.score[:, 0].float().sigmoid(), teacher.box.float()
+    losses = imitation_loss(output, score.repeat(3, 1, 1), box.repeat(3, 1, 1, 1)).unflatten(0, (3, -1))
+    with torch.no_grad():
+        own = tracking_loss(output, batch["box"].repeat(3, 1), batch["positive"].repeat(3))["total"]
+        helps = (theirs < own.unflatten(0, (3, -1))).float()
+    means = (losses * helps * _asked(batch, both)).mean(1)
+    return dict(zip(VIEWS, means, strict=True))
 
 
 def imitation_loss(student: HeadOutput, target: Tensor, box: Tensor) -> Tensor:
@@ -46,8 +61,7 @@ def lesson_losses(output: HeadOutput, batch: dict[str, Tensor], both: Tensor) ->
     taught = torch.stack([x + w / 2, y + h / 2, w, h], 1)
     heat = center_heatmap(batch["taught_box"], batch["taught_score"], output.score.shape[-1])
     losses = imitation_loss(output, heat.repeat(3, 1, 1), taught.repeat(3, 1)[..., None, None]).unflatten(0, (3, -1))
-    asked = torch.cat([torch.ones_like(both)[None], both * batch["informative"].T])
-    weights = batch["taught_weight"] * asked * _nearer(taught, output, batch)
+    weights = batch["taught_weight"] * _asked(batch, both) * _nearer(taught, output, batch)
     means = (losses * weights).mean(1)
     return {**dict(zip(VIEWS, means, strict=True)), "share": (weights > 0).float().mean()}
 
@@ -56,6 +70,11 @@ def foreign_losses(output: HeadOutput, batch: dict[str, Tensor], both: Tensor) -
     """Sum of the views of :func:`lesson_losses` (), and all of them as ``foreign/...``, for the log."""
     parts = lesson_losses(output, batch, both)
     return torch.stack([parts[view] for view in VIEWS]).sum(), {f"foreign/{name}": v for name, v in parts.items()}
+
+
+def _asked(batch: dict[str, Tensor], both: Tensor) -> Tensor:
+    """(3, B) 1 for the samples' views that are taught."""
+    return torch.cat([torch.ones_like(both)[None], both * batch["informative"].T])
 
 
 @torch.no_grad()

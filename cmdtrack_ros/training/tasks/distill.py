@@ -19,9 +19,8 @@ from cmdtrack_ros.training.config import DistillTraining
 from cmdtrack_ros.training.foreign import find_foreign
 from cmdtrack_ros.training.losses.foreign_features import ForeignFeatures
 from cmdtrack_ros.training.losses.mpsd import PathDistillation, entropy, select
-from cmdtrack_ros.training.losses.response import foreign_losses, response_loss
+from cmdtrack_ros.training.losses.response import foreign_losses, response_losses
 from cmdtrack_ros.training.losses.scfd import STREAMS, FeatureDistillation
-from cmdtrack_ros.training.losses.tracking import tracking_loss
 from cmdtrack_ros.training.tasks.student import StudentPass, StudentTask
 from cmdtrack_ros.training.tasks.task import Batch
 from cmdtrack_ros.training.tasks.teacher import path_losses
@@ -38,7 +37,7 @@ class _TeacherAnswer:
 
 class DistillTask(StudentTask):
     """loss = tracking + scfd_weight * (sum of the six losses of ``scfd``) + mpsd_weight * ``mpsd`` +
-    response_weight * response + foreign_weight * (sum of the views of ``lesson_losses``) +
+    response_weight * (sum of the views of ``response_losses``) + foreign_weight * (sum of those of ``lesson_losses``) +
     foreign_features_weight * ``foreign_features``.
     """
 
@@ -98,8 +97,10 @@ class DistillTask(StudentTask):
             losses |= self._mpsd_losses(student, teacher, batch)
             losses["loss"] = losses["loss"] + config.mpsd_weight * losses["mpsd/loss"]
         if config.response_weight:
-            losses["response"] = _response(student, teacher, batch)
-            losses["loss"] = losses["loss"] + config.response_weight * losses["response"]
+            theirs = teacher.path_losses[:, -1]
+            parts = response_losses(student.output, teacher.final, theirs, batch, student.both)
+            losses |= {f"response/{name}": value for name, value in parts.items()}
+            losses["loss"] = losses["loss"] + config.response_weight * torch.stack(list(parts.values())).sum()
         return losses
 
     def _mpsd_losses(self, student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> dict[str, Tensor]:
@@ -155,15 +156,6 @@ def _teacher_answer(teacher: Teacher, features: Tensor, batch: Batch) -> _Teache
     losses, output = path_losses(teacher, paths, batch)
     final = (part.unflatten(0, (-1, len(PATHS)))[:, -1] for part in (output.score, output.box))
     return _TeacherAnswer(paths, losses, HeadOutput(*final))
-
-
-def _response(student: StudentPass, teacher: _TeacherAnswer, batch: Batch) -> Tensor:
-    """Mean of :func:`response_loss`, which is 0 for a sample whose teacher is no better than the student."""
-    count, theirs = len(batch["box"]), teacher.path_losses[:, -1]
-    own = HeadOutput(student.output.score[:count].float(), student.output.box[:count].float())
-    with torch.no_grad():
-        helps = (theirs < tracking_loss(own, batch["box"], batch["positive"])["total"]).float()
-    return (response_loss(own, teacher.final) * helps).mean()
 
 
 def _channels_last(pictures: Tensor) -> Tensor:

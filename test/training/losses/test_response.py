@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cmdtrack_ros.models.head import HeadOutput
-from cmdtrack_ros.training.losses.response import VIEWS, lesson_losses, response_loss
-from cmdtrack_ros.training.losses.tracking import center_heatmap
+from cmdtrack_ros.training.losses.response import VIEWS, imitation_loss, lesson_losses, response_losses
+from cmdtrack_ros.training.losses.tracking import center_heatmap, tracking_loss
 
 BOX, TAUGHT = torch.tensor([[0.4, 0.3, 0.25, 0.2]]), torch.tensor([[0.42, 0.3, 0.25, 0.2]])
 
@@ -38,10 +38,36 @@ def views(output, batch, both=BOTH) -> list[float]:
     return [losses[name].item() for name in VIEWS]
 
 
-def test_response_of_a_perfect_pupil_costs_nothing_but_entropy():
+def test_imitation_of_the_same_answer_costs_nothing():
     output = HeadOutput(torch.randn(2, 1, 4, 4), torch.rand(2, 4, 4, 4))
-    torch.testing.assert_close(response_loss(output, output), torch.zeros(2))
-    assert (response_loss(HeadOutput(output.score + 1, output.box), output) > 0).all()
+    target = output.score[:, 0].sigmoid()
+    torch.testing.assert_close(imitation_loss(output, target, output.box), torch.zeros(2))
+    assert (imitation_loss(HeadOutput(output.score + 1, output.box), target, output.box) > 0).all()
+
+
+def responses(output: HeadOutput, teacher: HeadOutput, both=BOTH, **changes) -> list[float]:
+    batch = {"box": BOX, "positive": torch.ones(1), "informative": torch.ones(1, 2)} | changes
+    theirs = tracking_loss(teacher, batch["box"], batch["positive"])["total"]
+    losses = response_losses(output, teacher, theirs, batch, both)
+    return [losses[name].item() for name in VIEWS]
+
+
+def test_what_a_teacher_sees_with_all_streams_is_taught_to_each_alone():
+    fused, rgb, aux = responses(answer(TAUGHT, FAR, FAR), answer(TAUGHT))
+    assert fused == 0 and min(rgb, aux) > 1
+    whole = responses(answer(FAR, FAR, FAR), answer(TAUGHT))
+    assert min(whole) > 1
+    assert responses(answer(FAR, FAR, FAR), answer(TAUGHT), torch.zeros(1)) == [whole[0], 0, 0]
+    assert responses(answer(FAR, FAR, FAR), answer(TAUGHT), informative=torch.tensor([[0.0, 1.0]])) == [
+        whole[0],
+        0,
+        whole[2],
+    ]
+
+
+def test_a_teacher_that_is_no_better_is_not_listened_to():
+    assert responses(answer(BOX, TAUGHT, FAR), answer(TAUGHT))[:2] == [0, 0]
+    assert responses(answer(BOX, TAUGHT, FAR), answer(TAUGHT))[2] > 1
 
 
 def test_each_view_is_drawn_to_the_taught_box():
