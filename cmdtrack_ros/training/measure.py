@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.training.config import Split
 from cmdtrack_ros.training.fixed_pairs import STREAMS, EnginePairs, Overlaps, PairTracker, measure, open_units
 from cmdtrack_ros.training.foreign import ForeignPairs, ForeignTracker, find_foreign
+from cmdtrack_ros.training.seen import saw
 from cmdtrack_ros.training.split import SplitFolder
 from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
 
@@ -139,23 +139,12 @@ def _opened(names: list[str], split: Split, data: Path, device: torch.device) ->
     found = SplitFolder(split, data).validation().values()
     recordings = [path.relative_to(data.resolve()).as_posix() for paths in found for path in paths]
     for network in networks.values():
-        if network.provenance and (seen := [name for name in recordings if _saw(network.provenance, name)]):
+        if network.provenance and (seen := [name for name in recordings if saw(network.provenance, name)]):
             raise ConfigError(
                 f"{network.name}: was trained on {len(seen)} of the recordings to measure on, such as {seen[0]}; "
                 "name a split without them (--split), or train by a recipe that names this one"
             )
     return networks
-
-
-def _saw(provenance: Provenance, recording: str) -> bool:
-    """Whether a network was trained on a recording (path below the data folder), as far as its file says."""
-    split = provenance.recipe.get("split") or {}
-    if any(fnmatchcase(recording, pattern) for part in ("validation", "test") for pattern in split.get(part, ())):
-        return False
-    return any(
-        recording.startswith(f"{source}/") and recording.rsplit("/", 1)[1] not in about.get("held_out", ())
-        for source, about in provenance.data.items()
-    )
 
 
 def passes(
