@@ -204,7 +204,7 @@ class Trainer:
         return Provenance(recipe, data, scores | ({"before": self.start_scores} if self.start_scores else {}))
 
     def _about(self, source: Source) -> dict:
-        """The settings of a source; ``held_out`` also names what a share holds out, by all that is in the folder now."""
+        """The settings of a source; ``held_out`` also names what a share holds out of its folder as it is now."""
         about = source.model_dump(mode="json", exclude={"path"})
         if source.held_out_share:
             opened = [one for one, _ in self.sources if isinstance(one, SequenceSource)]
