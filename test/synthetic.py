@@ -151,6 +151,18 @@ def make_block(folder: Path, frames: int = 12) -> Path:
     return folder
 
 
+def make_rgb(folder: Path) -> Path:
+    """An OTB-like sequence of four frames: a block that moves over noise, in RGB alone."""
+    (folder / "img").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 90, (96, 128, 3), np.uint8)
+    for i in range(4):
+        image = noise.copy()
+        image[30:60, 20 + 8 * i : 50 + 8 * i] += 150
+        cv2.imwrite(str(folder / "img" / f"{i}.png"), image)
+    (folder / "groundtruth_rect.txt").write_text("".join(f"{20 + 8 * i},30,30,30\n" for i in range(4)))
+    return folder
+
+
 def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file."""
     with path.open() as file:

@@ -154,7 +154,7 @@ def measure(
     data: Data = None,
     split: SplitFile = None,
     pairs: Annotated[int, typer.Option(min=1, max=1000, help="Fixed pairs of each recording.")] = 48,
-    sequences: Annotated[bool, typer.Option(help="Also one pass over each whole sequence.")] = False,
+    sequences: Annotated[bool, typer.Option(help="Also whole sequences: both streams, and each alone.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Compare networks on the same pairs, of recordings that none trains on; which of them is worth learning from."""

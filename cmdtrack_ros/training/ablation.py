@@ -69,7 +69,7 @@ def _report(
     pairs = compare({row: [one["pairs"] for one in seeds] for row, seeds in found.items()})
     names = [path.name for path in yardstick.sequences]
     passed = compare(
-        {row: [{name: one["sequences"][name] for name in names} for one in seeds] for row, seeds in found.items()}
+        {row: [{name: one["passes"][name] for name in names} for one in seeds] for row, seeds in found.items()}
     )
     results = {"seeds": config.seeds, "rows": groups, "pairs": _plain(pairs), "sequences": _plain(passed)}
     _write(output / "ablation.json", json.dumps(results, indent=1))
@@ -182,7 +182,7 @@ class _Yardstick:
     Attributes:
         groups: of whole sequences, seen as they are.
         units: of which each has ``count`` fixed pairs.
-        sequences: folders of whole sequences, seen through both streams and each alone.
+        sequences: folders of whole sequences, seen as ``passes`` of ``measure.py`` says.
     """
 
     groups: dict[str, list[ImageSequence]]
@@ -209,7 +209,7 @@ class _Network:
         file: keeps what is known.
         key: of what that is known: the weights and what they were scored on.
         found: ``scores``, mean IoU of each group of sequences, and of all; ``pairs``, overlaps of each unit;
-            ``sequences``, mean IoU of each one's passes.
+            ``passes``, mean IoU of each sequence's.
     """
 
     weights: Path
@@ -225,7 +225,7 @@ class _Network:
         """Whether anything of it is not known yet."""
         units, sequences = {unit.name for unit in yardstick.units}, {path.name for path in yardstick.sequences}
         unscored = bool(yardstick.groups) and not self.found["scores"]
-        return unscored or not units <= set(self.found["pairs"]) or not sequences <= set(self.found["sequences"])
+        return unscored or not units <= set(self.found["pairs"]) or not sequences <= set(self.found["passes"])
 
 
 def _network(weights: Path, row: str, yardstick: _Yardstick, config: AblationTraining, output: Path) -> _Network:
@@ -236,11 +236,7 @@ def _network(weights: Path, row: str, yardstick: _Yardstick, config: AblationTra
     kept = json.loads(file.read_text()) if file.is_file() else {}
     known = kept if kept.items() >= key.items() else {}
     whole = kept if kept.get("sha256") == key["sha256"] else {}  # of these, no units are asked
-    found = {
-        "scores": known.get("scores", {}),
-        "pairs": known.get("pairs", {}),
-        "sequences": whole.get("sequences", {}),
-    }
+    found = {"scores": known.get("scores", {}), "pairs": known.get("pairs", {}), "passes": whole.get("passes", {})}
     return _Network(weights, file, key, found)
 
 
@@ -263,10 +259,10 @@ def _score(networks: list[_Network], yardstick: _Yardstick) -> None:
 
 def _pass(network: _Network, engine: Engine, sequences: list[Path]) -> None:
     """Whole sequences, those that are not known yet."""
-    left = [path for path in sequences if path.name not in network.found["sequences"]]
+    left = [path for path in sequences if path.name not in network.found["passes"]]
     for path in tqdm(left, unit="sequence", desc="/".join(network.file.parts[-3:-1]), disable=not left):
         found = passes(lambda modality: Tracker(engine, modality), load_sequence(path))
-        network.add("sequences", {path.name: found})
+        network.add("passes", {path.name: found})
 
 
 def _sequence_scores(engine: Engine, yardstick: _Yardstick) -> dict[str, float]:

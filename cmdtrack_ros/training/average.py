@@ -15,6 +15,7 @@ from torch import nn
 from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.models.header import Provenance, sha256_of
 from cmdtrack_ros.models.weights import load_student, save_weights
+from cmdtrack_ros.training.seen import told
 
 
 def average(files: Sequence[Path], output: Path) -> None:
@@ -38,7 +39,7 @@ def average(files: Sequence[Path], output: Path) -> None:
     for count, student in enumerate(students[1:], 2):
         blend(mean, student, 1 / count)
     parts = [{"sha256": sha256_of(file), **past.recipe} for file, past in zip(files, histories, strict=True)]
-    data = {name: about for past in histories for name, about in past.data.items()}
+    data = told(source for past in histories for source in past.data.items())
     split = next((part["split"] for part in parts if part.get("split")), None)
     recipe = {"name": "average", "of": parts, "split": split}
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -329,9 +329,9 @@ class AblationTraining(Strict):
     """Settings of an ablation: one run per row and seed, see ``ablation.py``. ``rows``: which ones; without it, all
     that the recipe has the settings for. ``test``: folders of sequences that no run sees. ``fixed_pairs``: of each
     recording of the validation of the student's split; 0 = none. ``sequences``: also whole passes over the sequences
-    of that validation, through both streams and each alone. ``cmae``: for ``+ CMAE``, and part of ``all`` where it is
-    given. Rows under an own teacher have it from a run (``teacher``), or as weights (``distill.teacher``).
-    ``one_teacher``: the run of the first seed teaches all.
+    of that validation, through both streams and each alone (of RGB recordings, aux is simulated events).
+    ``cmae``: for ``+ CMAE``, and part of ``all`` where it is given. Rows under an own teacher have it from a run
+    (``teacher``), or as weights (``distill.teacher``). ``one_teacher``: the run of the first seed teaches all.
     """
 
     seeds: list[Seed] = Field(min_length=1)

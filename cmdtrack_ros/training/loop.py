@@ -34,7 +34,14 @@ from cmdtrack_ros.training import pool
 from cmdtrack_ros.training.average import blend
 from cmdtrack_ros.training.choice import Choice, HeldOut, choose, mixture
 from cmdtrack_ros.training.comparison import compare, verdicts
-from cmdtrack_ros.training.config import CmaeTraining, DistillTraining, StudentTraining, TeacherTraining, Training
+from cmdtrack_ros.training.config import (
+    CmaeTraining,
+    DistillTraining,
+    Source,
+    StudentTraining,
+    TeacherTraining,
+    Training,
+)
 from cmdtrack_ros.training.curves import Curves
 from cmdtrack_ros.training.fixed_pairs import EnginePairs, measure, open_units, scores_of
 from cmdtrack_ros.training.measure import measure_pairs
@@ -42,7 +49,8 @@ from cmdtrack_ros.training.memory import keep_freed_memory
 from cmdtrack_ros.training.pairs import PairDataset, batches
 from cmdtrack_ros.training.parallel import processes, processes_here, share_batch_norm
 from cmdtrack_ros.training.pool import PooledPairs, PoolPlace
-from cmdtrack_ros.training.sources import open_sources
+from cmdtrack_ros.training.seen import told
+from cmdtrack_ros.training.sources import SequenceSource, open_sources
 from cmdtrack_ros.training.tasks.cmae import CmaeTask
 from cmdtrack_ros.training.tasks.distill import DistillTask
 from cmdtrack_ros.training.tasks.student import StudentTask
@@ -191,9 +199,18 @@ class Trainer:
         recipe = self.config.model_dump(mode="json", exclude={"sources"}) | {"step": self.step}
         if self.choice:
             recipe["start_share"] = self.choice.share
-        data = {str(source.path): source.model_dump(mode="json", exclude={"path"}) for source in self.config.sources}
+        data = told((str(source.path), self._about(source)) for source in self.config.sources)
         scores = self.scores if self._scored_at == self.step else {}
         return Provenance(recipe, data, scores | ({"before": self.start_scores} if self.start_scores else {}))
+
+    def _about(self, source: Source) -> dict:
+        """The settings of a source; ``held_out`` also names what a share holds out of its folder as it is now."""
+        about = source.model_dump(mode="json", exclude={"path"})
+        if source.held_out_share:
+            opened = [one for one, _ in self.sources if isinstance(one, SequenceSource)]
+            trained = {sequence.name for one in opened for sequence in one.sequences}
+            about["held_out"] = sorted({sequence.name for sequence in self.held_out} - trained)
+        return about
 
     def train(self, bar: bool = True) -> None:
         """Run to the last step; a checkpoint every so many steps, after SIGINT or SIGTERM, and at the end.

@@ -6,16 +6,16 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from cmdtrack_ros.data import ImageSequence, load_sequence
-from cmdtrack_ros.data.derived import OneStream
-from cmdtrack_ros.errors import ConfigError, writing
+from cmdtrack_ros.boxes import visible
+from cmdtrack_ros.data import EventSequence, ImageSequence, load_sequence
+from cmdtrack_ros.data.derived import DerivedSequence, OneStream
+from cmdtrack_ros.errors import ConfigError, DataError, writing
 from cmdtrack_ros.modalities import Modality
 from cmdtrack_ros.models.header import Provenance, read_header, weights_file
 from cmdtrack_ros.models.student import Student
@@ -28,6 +28,7 @@ from cmdtrack_ros.tracking.tracker import Tracker
 from cmdtrack_ros.training.config import Split
 from cmdtrack_ros.training.fixed_pairs import STREAMS, EnginePairs, Overlaps, PairTracker, measure, open_units
 from cmdtrack_ros.training.foreign import ForeignPairs, ForeignTracker, find_foreign
+from cmdtrack_ros.training.seen import saw
 from cmdtrack_ros.training.split import SplitFolder
 from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
 
@@ -114,10 +115,10 @@ def measure_pairs(
 def measure_sequences(
     names: list[str], split: Split, data: Path, folder: Path, device: str = "auto"
 ) -> dict[str, Overlaps]:
-    """One pass over each whole sequence of the split's validation, with one number each; kept as the pairs are."""
+    """The :func:`passes` over each sequence of the split's validation; kept as the pairs are."""
     paths, place = validation_sequences(split, data), find_device(device)
     networks = _opened(names, split, data, place)
-    kept = _Kept(folder, "sequences", place, [path.name for path in paths])
+    kept = _Kept(folder, "passes", place, [path.name for path in paths])
     for network in [one for one in networks.values() if kept.read(one) is None]:
         shown = tqdm(paths, unit="sequence", desc=network.name)
         found = {path.name: passes(network.track, load_sequence(path), network.streams) for path in shown}
@@ -138,7 +139,7 @@ def _opened(names: list[str], split: Split, data: Path, device: torch.device) ->
     found = SplitFolder(split, data).validation().values()
     recordings = [path.relative_to(data.resolve()).as_posix() for paths in found for path in paths]
     for network in networks.values():
-        if network.provenance and (seen := [name for name in recordings if _saw(network.provenance, name)]):
+        if network.provenance and (seen := [name for name in recordings if saw(network.provenance, name)]):
             raise ConfigError(
                 f"{network.name}: was trained on {len(seen)} of the recordings to measure on, such as {seen[0]}; "
                 "name a split without them (--split), or train by a recipe that names this one"
@@ -146,32 +147,34 @@ def _opened(names: list[str], split: Split, data: Path, device: torch.device) ->
     return networks
 
 
-def _saw(provenance: Provenance, recording: str) -> bool:
-    """Whether a network was trained on a recording (path below the data folder), as far as its file says."""
-    split = provenance.recipe.get("split") or {}
-    if any(fnmatchcase(recording, pattern) for part in ("validation", "test") for pattern in split.get(part, ())):
-        return False
-    return any(
-        recording.startswith(f"{source}/") and recording.rsplit("/", 1)[1] not in about.get("held_out", ())
-        for source, about in provenance.data.items()
-    )
-
-
 def passes(
     track: Callable[[Modality], BoxTracker], sequence: ImageSequence, streams: Sequence[str] = tuple(STREAMS)
 ) -> dict:
     """Mean IoU of a pass over each of these streams that the sequence has, in the form of a unit of ``Overlaps``.
 
-    ``track``: a tracker for an aux stream of this modality.
+    As among the fixed pairs, a recording with RGB alone counts as of modality event: its aux stream is simulated events
+    (``EventSequence``, as they are by default). What shows them begins at the second frame, as there are none before
+    the first; a pass through RGB alone begins at the first.
+
+    Args:
+        track: a tracker for an aux stream of this modality.
+
+    Raises:
+        DataError: there is no frame to score, after one with a box to start on.
     """
-    first = sequence.frame(0)
+    whole = DerivedSequence(EventSequence(sequence), 1) if sequence.modality is Modality.RGB else sequence
+    if (boxes := np.count_nonzero(visible(whole.boxes))) < 2:
+        of = " after the first" if whole is not sequence else ""
+        raise DataError(f"{sequence.name}: expected two frames{of} with a box, or more, got {boxes}")
+    first = whole.frame(0)
     there = [name for name, image in (("rgb", first.rgb), ("aux", first.aux)) if image is not None]
     scores = {}
     for stream in ["both", *there] if len(there) == 2 else there:
         if stream in streams:
-            shown = sequence if stream == "both" else OneStream(sequence, stream)
-            scores[stream] = {"iou": [float(np.mean(overlaps(track(sequence.modality), shown)))]}
-    return {"modality": sequence.modality.value, **scores}
+            source = sequence if stream == "rgb" else whole
+            shown = source if stream == "both" else OneStream(source, stream)
+            scores[stream] = {"iou": [float(np.mean(overlaps(track(source.modality), shown)))]}
+    return {"modality": whole.modality.value, **scores}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from cmdtrack_ros.errors import ConfigError
 from cmdtrack_ros.training.ablation import ROWS, _plan, markdown, run_ablation
 from cmdtrack_ros.training.config import RECIPES, AblationTraining, DistillTraining, Source, Split, load_config
 from cmdtrack_ros.training.jobs import Run, train_all
-from synthetic import Drawn, make_block
+from synthetic import Drawn, make_block, make_rgb
 
 
 def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
@@ -79,7 +79,7 @@ def test_scoring_goes_on_with_the_recordings_that_are_left(stills, teacher_file,
     assert "Mean IoU over" not in whole  # of sequences: there are none
     file = tmp_path / "out" / "seed_1" / "scfd" / "scores.json"
     kept = json.loads(file.read_text())
-    lost = {what: kept[what].pop("two") for what in ("pairs", "sequences")}
+    lost = {what: kept[what].pop("two") for what in ("pairs", "passes")}
     for what in lost:
         kept[what]["one"]["mark"] = {"iou": [], "score": []}
     file.write_text(json.dumps(kept))
@@ -90,8 +90,22 @@ def test_scoring_goes_on_with_the_recordings_that_are_left(stills, teacher_file,
     assert table.read_text() == whole
     run_ablation(config.model_copy(update={"fixed_pairs": 1}), tmp_path, tmp_path / "out")
     found = json.loads(file.read_text())
-    assert "mark" in found["sequences"]["one"]  # which have nothing to do with the pairs
+    assert "mark" in found["passes"]["one"]  # which have nothing to do with the pairs
     assert "mark" not in found["pairs"]["one"]
+
+
+def test_passes_of_another_form_are_not_taken(stills, teacher_file, tmp_path):
+    """As they were kept when recordings with RGB alone were not seen with events."""
+    make_rgb(tmp_path / "seq" / "one")
+    config = small(stills, teacher_file, steps=1, split=Split(validation=["seq/*"]))
+    config = config.model_copy(update={"rows": ["student"], "sequences": True})
+    table = run_ablation(config, tmp_path, tmp_path / "out").read_text()
+    assert "| event | aux | 1 |" in table
+    file = tmp_path / "out" / "seed_1" / "student" / "scores.json"
+    kept = json.loads(file.read_text())
+    del kept["passes"]
+    file.write_text(json.dumps({**kept, "sequences": {"one": {"modality": "rgb", "rgb": {"iou": [0.0]}}}}))
+    assert run_ablation(config, tmp_path, tmp_path / "out").read_text() == table
 
 
 def small(stills, teacher_file, **common) -> AblationTraining:

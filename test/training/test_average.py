@@ -14,11 +14,12 @@ from cmdtrack_ros.models.config import StudentConfig
 from cmdtrack_ros.models.header import Provenance, read_header, sha256_of
 from cmdtrack_ros.models.student import Student
 from cmdtrack_ros.models.weights import load_student, save_weights
+from cmdtrack_ros.training.seen import saw
 
 
-def write(path: Path, seed: int, **changes) -> Path:
+def write(path: Path, seed: int, data: dict | None = None, **changes) -> Path:
     torch.manual_seed(seed)
-    history = Provenance({"name": path.stem, "split": {"test": ["seq"]}}, {path.stem: {"terms": "MIT"}}, {})
+    history = Provenance({"name": path.stem, "split": {"test": ["seq"]}}, data or {path.stem: {"terms": "MIT"}}, {})
     save_weights(Student(StudentConfig(**{**STUDENT, **changes})), path, history)
     return path
 
@@ -39,6 +40,21 @@ def test_every_weight_is_the_mean_of_three(tmp_path):
     assert history.recipe["of"][1]["sha256"] == sha256_of(files[1])
     assert set(history.data) == {"a", "b", "c"}
     assert read_header(tmp_path / "out" / "mean.safetensors").provenance.recipe["split"] == {"test": ["seq"]}
+
+
+def test_mean_saw_what_any_of_its_parts_saw(tmp_path):
+    """Also where they were trained on other recordings of one folder, and by files that know no ``only``."""
+    limits = [{"only": ["a_*"]}, {"only": ["b_*"], "held_out": ["b_2"]}, {"held_out": ["b_2", "c_1"]}]
+    files = [
+        write(tmp_path / f"{i}.safetensors", i, {"seq": {"terms": terms, **one}})
+        for i, (one, terms) in enumerate(zip(limits, ("MIT", "CC BY", "MIT"), strict=True))
+    ]
+    recordings = ["seq/a_1", "seq/b_1", "seq/c_1", "seq/c_2"]
+    for count, expected in ((2, ["seq/a_1", "seq/b_1"]), (3, recordings)):
+        run(*files[:count], output=tmp_path / "mean.safetensors")
+        history = read_header(tmp_path / "mean.safetensors").provenance
+        assert [recording for recording in recordings if saw(history, recording)] == expected
+    assert history.data["seq"]["terms"] == "MIT; CC BY"
 
 
 def test_what_cannot_be_averaged_is_named(tmp_path):

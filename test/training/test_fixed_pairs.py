@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,7 @@ from cmdtrack_ros.training.loop import Trainer
 from cmdtrack_ros.training.measure import measure_pairs
 from cmdtrack_ros.training.sources import SequenceSource
 from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
-from synthetic import Drawn, draw_stills, make_block, run_cli
+from synthetic import Drawn, draw_stills, make_block, make_rgb, run_cli
 
 
 class Oracle:
@@ -53,17 +52,6 @@ def alone(stream: str) -> Unit:
 
 def without_aux(pair: FixedPair) -> FixedPair:
     return FixedPair(pair.template, replace(pair.search, aux=None), pair.near)
-
-
-def make_rgb(folder):
-    """An OTB-like sequence of a block that moves over noise."""
-    (folder / "img").mkdir(parents=True)
-    noise = np.random.default_rng(0).integers(0, 90, (96, 128, 3), np.uint8)
-    for i in range(4):
-        image = noise.copy()
-        image[30:60, 20 + 8 * i : 50 + 8 * i] += 150
-        cv2.imwrite(str(folder / "img" / f"{i}.png"), image)
-    (folder / "groundtruth_rect.txt").write_text("".join(f"{20 + 8 * i},30,30,30\n" for i in range(4)))
 
 
 @pytest.fixture
