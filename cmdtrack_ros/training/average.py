@@ -40,10 +40,17 @@ def average(files: Sequence[Path], output: Path) -> None:
         blend(mean, student, 1 / count)
     parts = [{"sha256": sha256_of(file), **past.recipe} for file, past in zip(files, histories, strict=True)]
     data = told(source for past in histories for source in past.data.items())
-    split = next((part["split"] for part in parts if part.get("split")), None)
-    recipe = {"name": "average", "of": parts, "split": split}
+    recipe = {"name": "average", "of": parts, "split": _common_split([part.get("split") or {} for part in parts])}
     output.parent.mkdir(parents=True, exist_ok=True)
     save_weights(mean, output, Provenance(recipe, data, {}))
+
+
+def _common_split(splits: list[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """What none of them trained on: a mean has seen what any of its parts saw."""
+    return {
+        name: [pattern for pattern in listed if all(pattern in split.get(name, ()) for split in splits)]
+        for name, listed in splits[0].items()
+    }
 
 
 @torch.no_grad()

@@ -17,9 +17,10 @@ from cmdtrack_ros.models.weights import load_student, save_weights
 from cmdtrack_ros.training.seen import saw
 
 
-def write(path: Path, seed: int, data: dict | None = None, **changes) -> Path:
+def write(path: Path, seed: int, data: dict | None = None, test: tuple[str, ...] = ("seq",), **changes) -> Path:
     torch.manual_seed(seed)
-    history = Provenance({"name": path.stem, "split": {"test": ["seq"]}}, data or {path.stem: {"terms": "MIT"}}, {})
+    recipe = {"name": path.stem, "split": {"test": list(test)} if test else None}
+    history = Provenance(recipe, data or {path.stem: {"terms": "MIT"}}, {})
     save_weights(Student(StudentConfig(**{**STUDENT, **changes})), path, history)
     return path
 
@@ -55,6 +56,16 @@ def test_mean_saw_what_any_of_its_parts_saw(tmp_path):
         history = read_header(tmp_path / "mean.safetensors").provenance
         assert [recording for recording in recordings if saw(history, recording)] == expected
     assert history.data["seq"]["terms"] == "MIT; CC BY"
+
+
+@pytest.mark.parametrize("other", [("seq/b", "seq/c"), ()])
+def test_mean_was_kept_from_what_all_of_its_parts_were_kept_from(tmp_path, other):
+    data = {"seq": {"terms": "MIT"}}
+    files = [write(tmp_path / f"{i}.safetensors", i, data, test) for i, test in enumerate([("seq/a", "seq/b"), other])]
+    run(*files, output=tmp_path / "mean.safetensors")
+    history = read_header(tmp_path / "mean.safetensors").provenance
+    unseen = [name for name in ("seq/a", "seq/b", "seq/c") if not saw(history, name)]
+    assert unseen == [name for name in ("seq/b",) if name in other]
 
 
 def test_what_cannot_be_averaged_is_named(tmp_path):
