@@ -78,7 +78,7 @@ def _report(
         text += f"\nFixed pairs, mean of the seeds. {comparison.markdown(pairs)}"
         text += _worth(config, [one["pairs"] for one in found["student"]], data, output / "measure")
     if passed:
-        text += f"\nWhole sequences, one pass each, mean of the seeds. {comparison.markdown(passed)}"
+        text += f"\nWhole sequences, passes from several starts, mean of the seeds. {comparison.markdown(passed)}"
     _write(output / "ablation.md", text)
     return output / "ablation.md"
 

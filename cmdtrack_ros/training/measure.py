@@ -32,6 +32,9 @@ from cmdtrack_ros.training.seen import saw
 from cmdtrack_ros.training.split import SplitFolder
 from cmdtrack_ros.training.validation import engine_of, find_device, overlaps
 
+STARTS = (0.0, 0.25, 0.5)
+"""Where passes over a sequence begin, as shares of its frames; on the first box from there on."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -150,11 +153,11 @@ def _opened(names: list[str], split: Split, data: Path, device: torch.device) ->
 def passes(
     track: Callable[[Modality], BoxTracker], sequence: ImageSequence, streams: Sequence[str] = tuple(STREAMS)
 ) -> dict:
-    """Mean IoU of a pass over each of these streams that the sequence has, in the form of a unit of ``Overlaps``.
+    """Mean IoU of passes over each of these streams that the sequence has, in the form of a unit of ``Overlaps``: one
+    from each of ``STARTS`` to the end, as an early slip decides the rest of a pass.
 
     As among the fixed pairs, a recording with RGB alone counts as of modality event: its aux stream is simulated events
-    (``EventSequence``, as they are by default). What shows them begins at the second frame, as there are none before
-    the first; a pass through RGB alone begins at the first.
+    (``EventSequence``, as they are by default), and all begins at the second frame, as there are none before the first.
 
     Args:
         track: a tracker for an aux stream of this modality.
@@ -163,18 +166,25 @@ def passes(
         DataError: there is no frame to score, after one with a box to start on.
     """
     whole = DerivedSequence(EventSequence(sequence), 1) if sequence.modality is Modality.RGB else sequence
-    if (boxes := np.count_nonzero(visible(whole.boxes))) < 2:
-        of = " after the first" if whole is not sequence else ""
+    starts = _starts(whole)
+    if not starts:
+        of, boxes = " after the first" if whole is not sequence else "", np.count_nonzero(visible(whole.boxes))
         raise DataError(f"{sequence.name}: expected two frames{of} with a box, or more, got {boxes}")
     first = whole.frame(0)
     there = [name for name, image in (("rgb", first.rgb), ("aux", first.aux)) if image is not None]
     scores = {}
     for stream in ["both", *there] if len(there) == 2 else there:
         if stream in streams:
-            source = sequence if stream == "rgb" else whole
-            shown = source if stream == "both" else OneStream(source, stream)
-            scores[stream] = {"iou": [float(np.mean(overlaps(track(source.modality), shown)))]}
+            shown = whole if stream == "both" else OneStream(whole, stream)
+            passed = [overlaps(track(whole.modality), DerivedSequence(shown, start)) for start in starts]
+            scores[stream] = {"iou": [float(np.mean(one)) for one in passed]}
     return {"modality": whole.modality.value, **scores}
+
+
+def _starts(sequence: ImageSequence) -> list[int]:
+    """Of the frames at ``STARTS``, those from which two boxes or more are left: to start on, and to score."""
+    frames = sorted({int(share * len(sequence)) for share in STARTS})
+    return [frame for frame in frames if np.count_nonzero(visible(sequence.boxes[frame:])) >= 2]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_ablation_writes_a_table_and_resumes(stills, tmp_path):
     assert list(kept["sequences"]) == [
         f"{of}, {stream}" for of in ("all", "thermal") for stream in ("both", "rgb", "aux")
     ]
-    assert "Whole sequences, one pass each, mean of the seeds." in table
+    assert "Whole sequences, passes from several starts, mean of the seeds." in table
     assert "| thermal | aux | 1 |" in table
     assert 0 <= kept["rows"]["all"]["held-out"]["mean"] <= 1
     assert kept["pairs"]["all, rgb"]["student"]["difference"] is None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.data import EventSequence, load_sequence
 from cmdtrack_ros.data.derived import DerivedSequence
 from cmdtrack_ros.data.events import NONE
@@ -43,21 +44,34 @@ def passed(sequence, streams):
     return passes(track, sequence, streams), trackers
 
 
+def test_passes_begin_at_several_frames():
+    """A block that moves by 8 px a frame from where the box was drawn; what is left of it to score differs."""
+    sequence = Drawn(8)
+    found, trackers = passed(sequence, ["rgb"])
+    assert [len(one.frames) for one in trackers] == [8, 6, 4]
+    for tracker, start in zip(trackers, (0, 2, 4), strict=True):
+        np.testing.assert_array_equal(tracker.box, sequence.boxes[start])
+        np.testing.assert_array_equal(tracker.frames[0][0], sequence.rgb(start))
+    still = [iou(sequence.boxes[start], sequence.boxes[start + 1 :]).mean() for start in (0, 2, 4)]
+    assert found["rgb"]["iou"] == pytest.approx(still)
+
+
 def test_rgb_recording_is_seen_with_events_from_its_second_frame_on(tmp_path):
     sequence = load_sequence(make_rgb(tmp_path / "rgb"))
-    found, (both, rgb, aux) = passed(sequence, ["both", "rgb", "aux"])
+    found, trackers = passed(sequence, ["both", "rgb", "aux"])
     assert list(found) == ["modality", "both", "rgb", "aux"]
-    assert [found["modality"], both.modality, rgb.modality, aux.modality] == ["event", "event", "rgb", "event"]
-    assert [len(one.frames) for one in (both, rgb, aux)] == [3, 4, 3]
+    assert found["modality"] == "event"
+    assert {tracker.modality for tracker in trackers} == {Modality.EVENT}
+    assert [len(one.frames) for one in trackers] == [3, 2] * 3  # from half of its length on, there are two
+    both, _, rgb, _, aux, _ = trackers
     # A block of 30 px that moves by 8 px a frame from where its box was drawn.
-    overlap = [(30 - 8 * i) / (30 + 8 * i) for i in (1, 2, 3)]
-    assert found["rgb"]["iou"] == [pytest.approx(np.mean(overlap))]
-    assert found["both"]["iou"] == found["aux"]["iou"] == [pytest.approx(np.mean(overlap[:2]))]
+    overlap = [(30 - 8 * i) / (30 + 8 * i) for i in (1, 2)]
+    assert found["rgb"]["iou"] == found["both"]["iou"] == found["aux"]["iou"]
+    assert found["both"]["iou"] == pytest.approx([np.mean(overlap), overlap[0]])
     events = EventSequence(sequence)
-    for index in range(4):
-        np.testing.assert_array_equal(rgb.frames[index][0], sequence.rgb(index))
-        assert rgb.frames[index][1] is None
     for index in range(1, 4):
+        np.testing.assert_array_equal(rgb.frames[index - 1][0], sequence.rgb(index))
+        assert rgb.frames[index - 1][1] is None
         np.testing.assert_array_equal(both.frames[index - 1], (events.rgb(index), events.aux(index)))
         np.testing.assert_array_equal(aux.frames[index - 1][1], events.aux(index))
         assert aux.frames[index - 1][0] is None
@@ -69,7 +83,7 @@ def test_recordings_with_an_aux_stream_are_seen_as_they_are():
     found, trackers = passed(Drawn(), ["rgb", "aux"])  # as of a foreign tracker
     assert list(found) == ["modality", "rgb", "aux"]
     assert found["modality"] == "thermal"
-    assert [len(one.frames) for one in trackers] == [6, 6]
+    assert [len(one.frames) for one in trackers] == [6, 5, 3] * 2
     assert list(passed(Drawn(), ["aux"])[0]) == ["modality", "aux"]
 
 
