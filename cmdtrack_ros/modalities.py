@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.errors import ConfigError, ImageError
+from cmdtrack_ros.track import Remark
 
 # Between the 1st and 99th percentile, as a multiple of the middle 80 %: from here on bad pixels are looked for.
 _WIDE = 4.0
@@ -100,7 +101,7 @@ class AuxEncoder:
     :meth:`picture`. Whoever shows the same image to people asks the same encoder for its :meth:`picture`.
 
     Attributes:
-        outlier: where the last image observed did not count, in words; empty where it did.
+        remarks: why the last image observed did not count; none where it did.
     """
 
     def __init__(self, modality: Modality | str, encoding: AuxEncoding = AuxEncoding()) -> None:
@@ -119,7 +120,7 @@ class AuxEncoder:
         """Forget the smoothed range, as at the start of another recording."""
         self._range: Range | None = None
         self._doubted: Range | None = None  # of the image before, where it was far off
-        self.outlier = ""
+        self.remarks: tuple[Remark, ...] = ()
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Encode the stream's next image.
@@ -144,19 +145,17 @@ class AuxEncoder:
         blind for long, and it is taken at once.
         """
         image = self.checked(image)
-        self.outlier = ""
+        self.remarks = ()
         if not self._follows(image):
             return
         if (now := self._measure(image)) is None:
-            self.outlier = "no pixel has a reading"
+            self.remarks = (_outlier("no pixel has a reading"),)
             return
         before, doubted = self._range or now, self._doubted
         self._doubted = now if _far(now, before) else None
         if self._doubted and (doubted is None or _far(now, doubted)) and self.encoding.smoothing:
-            self.outlier = (
-                f"values {now[0]:.5g} to {now[1]:.5g} after {before[0]:.5g} to {before[1]:.5g}: taken over once the "
-                "next image confirms it"
-            )
+            text = f"values {now[0]:.5g} to {now[1]:.5g} after {before[0]:.5g} to {before[1]:.5g}"
+            self.remarks = (_outlier(f"{text}: taken over once the next image confirms it"),)
             return
         keep = 0.0 if _hidden(now, before) else self.encoding.smoothing
         self._range = keep * before[0] + (1 - keep) * now[0], keep * before[1] + (1 - keep) * now[1]
@@ -230,6 +229,10 @@ class AuxEncoder:
         level = _levels(metres, low, high).astype(np.uint8)
         picture = cv2.applyColorMap(level, _DEPTH_COLOURS)
         return cv2.bitwise_and(picture, picture, mask=(metres > 0).view(np.uint8))  # black without a reading
+
+
+def _outlier(text: str) -> Remark:
+    return Remark("aux range outlier", text)
 
 
 def _thermal_range(image: np.ndarray, step: int) -> Range | None:

@@ -19,7 +19,7 @@ import numpy as np
 from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
-from cmdtrack_ros.track import Track
+from cmdtrack_ros.track import Remark, Track
 from cmdtrack_ros.tracking.drive import BoxTracker
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 
@@ -230,7 +230,7 @@ class OpenCVTracker:
             raise ImageError(
                 f"tracker '{self._spec.label}' cannot start on box {self._box.tolist()}: {error}"
             ) from error
-        return Track(self._box, 1.0)
+        return Track(self._box, 1.0, remarks=self._remarks())
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         clock = Stopwatch()
@@ -240,10 +240,15 @@ class OpenCVTracker:
         with clock.step("network"):
             found, box = self._tracker.update(picture)
         if not found:
-            return Track(self._box, 0.0, times_ms=clock.stop())
+            return Track(self._box, 0.0, times_ms=clock.stop(), remarks=self._remarks())
         self._box = np.asarray(box, np.float64)
         score = self._tracker.getTrackingScore() if hasattr(self._tracker, "getTrackingScore") else 1.0
-        return Track(self._box, float(np.clip(score, 0.0, 1.0)), times_ms=clock.stop())
+        score = float(np.clip(score, 0.0, 1.0))
+        return Track(self._box, score, times_ms=clock.stop(), remarks=self._remarks())
+
+    def _remarks(self) -> tuple[Remark, ...]:
+        """On the picture that was made last."""
+        return () if self._encoder is None else self._encoder.remarks
 
 
 def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:

@@ -24,7 +24,7 @@ from cmdtrack_ros.data.derived import Bounced, Covered, DerivedSequence, Leaving
 from cmdtrack_ros.errors import ConfigError, DataError, writing
 from cmdtrack_ros.evaluation.results import write_text
 from cmdtrack_ros.modalities import Modality
-from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, find_confidence, to_json
+from cmdtrack_ros.models.confidence import EVIDENCE, Confidence, confidence_file, find_confidence, lineage, to_json
 from cmdtrack_ros.models.header import read_header, weights_file
 from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.drive import BoxTracker, drive, first_visible
@@ -368,7 +368,7 @@ def fit(outcomes: Sequence[Outcome], prior: Confidence | None = None) -> Confide
     forth = np.linalg.inv(back)
     about = {"sequences": sorted({o.sequence for o in outcomes}), "frames": len(right)}
     if prior is not None:
-        about["prior"] = prior.about
+        about["prior"] = lineage(prior.about)
     return Confidence(float(raw[-1]), tuple(raw[:-1].tolist()), about, forth.T @ curvature @ forth)
 
 

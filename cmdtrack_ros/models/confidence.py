@@ -41,7 +41,8 @@ FORMAT = 1
 class Confidence:
     """Logit of the probability = ``bias`` + ``factors`` * evidence, one factor for each of :data:`EVIDENCE`.
 
-    about: what it was fitted on, for the file.
+    about: what it was fitted on, for the file; its "prior" is a list of the same of those that it goes on from,
+        oldest first.
     curvature: (n + 1, n + 1) second derivatives of the fit's loss by the n factors and the bias: how sure it is of
         each; None of a fit that did not keep them.
     """
@@ -55,6 +56,14 @@ class Confidence:
         """Of (len(EVIDENCE),) finite numbers."""
         logit = self.bias + float(np.dot(self.factors, evidence))
         return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
+
+
+def lineage(about: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a fit and those that it goes on from were fitted on, oldest first, one without a "prior" each."""
+    prior = about.get("prior", [])
+    # Files once had the last one as "prior", with what came before it nested in it.
+    before = lineage(prior) if isinstance(prior, dict) else [dict(one) for one in prior]
+    return [*before, {key: value for key, value in about.items() if key != "prior"}]
 
 
 def confidence_file(folder: Path, header: Header) -> Path:
@@ -84,7 +93,9 @@ def _read(file: Path, header: Header) -> Confidence:
     try:
         content = json.loads(file.read_text())
         numbers = [float(content["bias"]), *(float(content["factors"][name]) for name in EVIDENCE)]
-        about, made_for = dict(content["about"]), str(content[WEIGHTS_KEY])
+        *prior, about = lineage(dict(content["about"]))
+        about |= {"prior": prior} if prior else {}
+        made_for = str(content[WEIGHTS_KEY])
         curvature = np.array(content["curvature"], float) if "curvature" in content else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(

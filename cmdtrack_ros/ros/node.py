@@ -68,7 +68,7 @@ from cmdtrack_ros.ros.respawn import RespawnMark
 from cmdtrack_ros.ros.rosout import forward_logging
 from cmdtrack_ros.ros.supervision import Supervisor
 from cmdtrack_ros.ros.targets import TargetDoors, initial_target
-from cmdtrack_ros.ros.worker import Worker
+from cmdtrack_ros.ros.worker import Worker, end_process_left_behind
 from cmdtrack_ros.ros.world import WorldPublisher
 from cmdtrack_ros.streams.events import EventFrames
 from cmdtrack_ros.streams.images import fill_image, load_converter
@@ -521,3 +521,4 @@ def main() -> None:
         node._shut_down()
         node.destroy_node()
         rclpy.try_shutdown()
+    end_process_left_behind()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 import traceback
@@ -13,6 +15,7 @@ from cmdtrack_ros.streams.mailbox import Mailbox
 
 T = TypeVar("T")
 
+_THREAD = "tracking"
 _HANGS_SECONDS = 5.0  # on one pair
 _PATIENCE = 3.0  # s to wait for the thread at its end; `ros2 launch` waits 5 s before it takes harder measures
 
@@ -34,7 +37,7 @@ class Worker(Generic[T]):
         self._alive = alive
         self._since: float | None = None  # the present pair was taken
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -75,3 +78,14 @@ class Worker(Generic[T]):
                 self._health.event("internal error", traceback.format_exc())
             finally:
                 self._since = None
+
+
+def end_process_left_behind() -> None:
+    """End the process now, with status 0, where the network has a thread of any worker still; call it last.
+
+    Python's own end would unload the libraries that the thread is in, which then abort the process.
+    """
+    if any(thread.name == _THREAD for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -48,20 +49,25 @@ def drive(
         order: (n,) frame indices; None = from the first frame with a box to the end.
         box: (4,) xywh px in frame ``order[0]``; None = that frame's ground truth.
 
-    ``times_ms["total"]`` is the time in ``init`` or ``update``, without the reading of images. What the tracker
-    remarks is logged, each remark once.
+    ``times_ms["total"]`` is the time in ``init`` or ``update``, without the reading of images. At the end, the first of
+    the tracker's remarks on each cause is logged, and how many frames had one.
     """
-    told: set[str] = set()
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
     order = range(first_visible(sequence), len(sequence)) if order is None else order
-    for row, index in enumerate(order):
-        frame = sequence.frame(int(index))
-        began = time.perf_counter()
-        if row == 0:
-            track = tracker.init(frame.rgb, frame.aux, sequence.boxes[index] if box is None else box)
-        else:
-            track = tracker.update(frame.rgb, frame.aux)
-        total = (time.perf_counter() - began) * 1e3
-        for text in set(track.remarks) - told:
-            log.warning("%s, frame %d: %s (the first of its kind)", sequence.name, index, text)
-        told.update(track.remarks)
-        yield replace(track, stamp_ns=round(frame.stamp * 1e9), times_ms={**track.times_ms, "total": total})
+    try:
+        for row, index in enumerate(order):
+            frame = sequence.frame(int(index))
+            began = time.perf_counter()
+            if row == 0:
+                track = tracker.init(frame.rgb, frame.aux, sequence.boxes[index] if box is None else box)
+            else:
+                track = tracker.update(frame.rgb, frame.aux)
+            total = (time.perf_counter() - began) * 1e3
+            for cause, text in dict(track.remarks).items():
+                first.setdefault(cause, f"frame {index}: {cause}: {text}")
+                counts[cause] += 1
+            yield replace(track, stamp_ns=round(frame.stamp * 1e9), times_ms={**track.times_ms, "total": total})
+    finally:  # also where nobody asks for the rest
+        for cause, text in first.items():
+            log.warning("%s, %s (the first of %d)", sequence.name, text, counts[cause])

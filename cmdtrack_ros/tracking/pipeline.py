@@ -26,7 +26,7 @@ from cmdtrack_ros.tracking.engines.contract import Engine
 from cmdtrack_ros.tracking.proposal import propose
 from cmdtrack_ros.tracking.states import StateConfig
 from cmdtrack_ros.tracking.targets import Followed, Given, Meetings, Target, Timeline
-from cmdtrack_ros.tracking.tracker import AUX, Frame, Tracker, check_sides, see, update_together
+from cmdtrack_ros.tracking.tracker import Frame, Tracker, check_sides, see, update_together
 
 TARGET_REFUSED = "target refused"
 """The kind of fault that a target is refused by."""
@@ -286,10 +286,10 @@ class Pipeline:
         tracks = update_together([one.tracker for one in targets], frame)
         for one, track in zip(targets, tracks):
             one.doubted &= track.state == TargetState.LOST
-            for text in track.remarks:
-                self._fault("internal error", f"target '{one.name}': {text}")
-        if AUX in frame.images and frame.encoder.outlier:
-            self._fault("aux range outlier", f"{self._aux.topic}: {frame.encoder.outlier}")
+            for remark in track.remarks:
+                self._fault(remark.cause, f"target '{one.name}': {remark.text}")
+        for remark in frame.remarks:
+            self._fault(remark.cause, f"{self._aux.topic}: {remark.text}")
         return tracks
 
     def _others(self, one: Followed) -> list[Followed]:

@@ -7,7 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from cmdtrack_ros.boxes import Crop, clip_box, iou, visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
 from cmdtrack_ros.models.confidence import EVIDENCE
-from cmdtrack_ros.track import TargetState, Track
+from cmdtrack_ros.track import Remark, TargetState, Track
 from cmdtrack_ros.tracking.colours import colours, shared
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells
@@ -61,6 +61,11 @@ class Frame:
         """Height and width."""
         height, width = next(iter(self.images.values())).shape[:2]
         return height, width
+
+    @property
+    def remarks(self) -> tuple[Remark, ...]:
+        """On its images, as long as the encoder has observed no further one."""
+        return self.encoder.remarks if AUX in self.images else ()
 
     def cut(self, crop: Crop, stream: int) -> np.ndarray:
         """A part of a stream's image as the network sees it."""
@@ -185,7 +190,7 @@ class Tracker:
         self._templates: dict[int, Template] = {}
         self._box = np.zeros(4)
         self._size: tuple[int, int] | None = None  # height, width of the last images
-        self._remarks: list[str] = []
+        self._remarks: list[Remark] = []
         self.held = False
         self._scan = self._age = self._looks = 0
         self._looking = False  # while LOST: the box is a place that was found and is looked at
@@ -259,7 +264,8 @@ class Tracker:
         Whatever is raised, the target that is being followed is left as it was.
         """
         self.encoder.reset()
-        return self.start(see(rgb, aux, self.encoder), box, proposed=proposed)
+        frame = see(rgb, aux, self.encoder)
+        return _with_remarks(frame, self.start(frame, box, proposed=proposed))
 
     def start(self, frame: Frame, box: np.ndarray, *, proposed: bool = False) -> Track:
         """:meth:`init` on a frame that was observed for several targets; what it raises leaves no target."""
@@ -322,7 +328,8 @@ class Tracker:
             CmdtrackError: before :meth:`init`.
         """
         self._check_has_target()
-        return update_together([self], see(rgb, aux, self.encoder))[0]
+        frame = see(rgb, aux, self.encoder)
+        return _with_remarks(frame, update_together([self], frame)[0])
 
     def _check_has_target(self) -> None:
         if self.state == TargetState.IDLE:
@@ -468,14 +475,14 @@ class Tracker:
         """Whether an answer consists of numbers; where not, that is to be told."""
         if sound := all(np.isfinite(part).all() for part in vars(response).values()):
             return sound
-        self._remarks.append(self._nonsense())
+        self._remarks.append(Remark("internal error", self._nonsense()))
         return False
 
     def _usable(self, templates: list[Template]) -> bool:
         """Whether what was made from the present frame can be; where not, that is to be told."""
         if sound := all(map(_sound, templates)):
             return sound
-        self._remarks.append(self._nonsense())
+        self._remarks.append(Remark("internal error", self._nonsense()))
         return False
 
     def _renew_templates(
@@ -606,6 +613,11 @@ class _Look:
     crop: Crop
     query: Query
     clock: Stopwatch
+
+
+def _with_remarks(frame: Frame, track: Track) -> Track:
+    """For one who sees this target alone; where there are several, what is wrong with their frame is told once."""
+    return replace(track, remarks=(*track.remarks, *frame.remarks))
 
 
 def update_together(trackers: Sequence[Tracker], frame: Frame) -> list[Track]:

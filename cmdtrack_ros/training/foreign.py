@@ -19,7 +19,7 @@ import numpy as np
 from cmdtrack_ros.boxes import Crop, clip_box, mean_colour
 from cmdtrack_ros.errors import ConfigError, ImageError, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
-from cmdtrack_ros.track import Track
+from cmdtrack_ros.track import Remark, Track
 from cmdtrack_ros.training.fixed_pairs import Answer, FixedPair, pictures_of
 
 # Imported when a network is opened: training without foreign trackers needs neither onnx nor ONNX Runtime.
@@ -173,7 +173,7 @@ class ForeignTracker:
         self._encoder.reset()
         self._box = np.asarray(box, np.float64)
         self._template = self._network.encode(self._picture(rgb, aux), self._box)
-        return Track(self._box, 1.0)
+        return Track(self._box, 1.0, remarks=self._remarks(rgb))
 
     def update(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> Track:
         picture, smoothing = self._picture(rgb, aux), self._network.smoothing
@@ -185,7 +185,7 @@ class ForeignTracker:
         center = found.boxes[best, :2] + found.boxes[best, 2:] / 2
         size = (1 - rate) * self._box[2:] + rate * found.boxes[best, 2:]
         self._box = clip_box(np.concatenate([center - size / 2, size]), picture.shape[1], picture.shape[0], 10.0)
-        return Track(self._box, float(found.scores[best]))
+        return Track(self._box, float(found.scores[best]), remarks=self._remarks(rgb))
 
     def _picture(self, rgb: np.ndarray | None, aux: np.ndarray | None) -> np.ndarray:
         if rgb is not None:
@@ -193,6 +193,10 @@ class ForeignTracker:
         if aux is None:
             raise ImageError("both images are None: expected an RGB image or an auxiliary image")
         return self._encoder(aux)
+
+    def _remarks(self, rgb: np.ndarray | None) -> tuple[Remark, ...]:
+        """On the picture: one of RGB was not encoded."""
+        return self._encoder.remarks if rgb is None else ()
 
 
 class ForeignPairs:

@@ -112,7 +112,8 @@ def test_a_fit_goes_on_from_another_as_if_it_had_seen_its_frames():
     found = c.fit([new], before)
     np.testing.assert_allclose(found.factors, both.factors, atol=0.03)
     assert found.bias == pytest.approx(both.bias, abs=0.1)
-    assert found.about["prior"] == before.about and found.about["frames"] == 2000
+    assert found.about["prior"] == [before.about] and found.about["frames"] == 2000
+    assert [one["frames"] for one in c.fit([old], found).about["prior"]] == [4000, 2000], "oldest first"
     np.testing.assert_allclose(found.curvature, both.curvature, rtol=0.1, atol=30)
     assert abs(c.fit([new]).factors[-1]) < 0.3 * found.factors[-1]
 
@@ -148,7 +149,7 @@ def test_the_command_measures_and_calibrates(dataset, tmp_path, untrained):
     assert "not calibrated" in done.stderr
     evidence = np.random.default_rng(3).normal(size=(9, len(EVIDENCE)))
     c.write_fit([outcome([T] * 9, [0.0, 1, 1] * 3, evidence=evidence)], weights, c.read_prior(weights))
-    assert json.loads(fitted.read_text())["about"]["prior"]["sequences"] == ["square1"]
+    assert json.loads(fitted.read_text())["about"]["prior"][0]["sequences"] == ["square1"]
     content = json.loads(fitted.read_text())
     del content["curvature"]
     fitted.write_text(json.dumps(content))

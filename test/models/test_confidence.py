@@ -35,6 +35,17 @@ def test_what_is_written_is_read(tmp_path):
     np.testing.assert_allclose(find_confidence(weights, HEADER).curvature, curvature, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "prior", [[{"frames": 1}, {"frames": 2}], {"frames": 2, "prior": {"frames": 1}}], ids=["flat", "nested"]
+)
+def test_what_a_fit_goes_on_from_is_a_list_however_the_file_has_it(tmp_path, prior):
+    fit = replace(FIT, about={"frames": 3, "prior": prior})
+    confidence_file(tmp_path, HEADER).write_text(to_json(fit, HEADER))
+    found = find_confidence(tmp_path / "student.safetensors", HEADER)
+    assert found.about == {"frames": 3, "prior": [{"frames": 1}, {"frames": 2}]}
+    assert to_json(found, HEADER).startswith(to_json(fit, HEADER).partition('"about"')[0]), "its numbers are the same"
+
+
 def test_weights_without_calibration_are_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with caplog.at_level(logging.WARNING):
@@ -50,6 +61,7 @@ def test_weights_without_calibration_are_named(tmp_path, monkeypatch, caplog):
         ({"bias": float("nan")}, "finite"),
         ({"curvature": [[1.0]]}, "10 x 10 finite numbers as curvature"),
         ({"curvature": "flat"}, "expected a bias"),
+        ({"about": {"prior": ["stage 3"]}}, "expected a bias"),
         ({"weights_sha256": "ab" * 32}, "it was fitted for abababababab"),
         (None, "expected a bias"),
     ],

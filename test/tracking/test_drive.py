@@ -10,12 +10,12 @@ import pytest
 
 from cmdtrack_ros.data import load_sequence
 from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.evaluation.baselines import SingleStream
+from cmdtrack_ros.evaluation.baselines import SingleStream, make_tracker, parse_spec
 from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import drive
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response
 from cmdtrack_ros.tracking.tracker import Tracker
-from synthetic import make_folder
+from synthetic import Drawn, make_folder
 
 
 class Recorder:
@@ -77,4 +77,46 @@ def test_what_the_tracker_remarks_is_logged_once(
     tracks = list(drive(spoilt if stream == "both" else SingleStream(spoilt, stream), sequence))
     assert sum(len(track.remarks) for track in tracks) > 1
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("square, frame 1: the network (") and "answers NaN" in line
+    assert line.startswith("square, frame 1: internal error: the network (") and "answers NaN" in line
+    assert line.endswith("(the first of 5)")
+
+
+class Dazzled(Drawn):
+    """A thermal camera that shows nothing but one value far off, in two frames apart and one without a reading."""
+
+    def __init__(self) -> None:
+        super().__init__(12)
+        self.off = {3: 1e30, 6: np.nan, 9: -1e30}
+
+    def aux(self, index: int) -> np.ndarray:
+        image = super().aux(index).astype(np.float32)
+        return np.full_like(image, self.off[index]) if index in self.off else image
+
+
+@pytest.mark.parametrize("name", ["ours", "mil@aux"])
+def test_aux_images_whose_range_does_not_count_are_told_once(
+    tracker: Tracker, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sequence = Dazzled()
+    driven = make_tracker(parse_spec(name), sequence.modality) if "@" in name else Tracker(tracker.engine, "thermal")
+    tracks = list(drive(driven, sequence))
+    assert [i for i, track in enumerate(tracks) if track.remarks] == sorted(sequence.off)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("drawn, frame 3: aux range outlier: values 1e+30 to ")
+    assert line.endswith("taken over once the next image confirms it (the first of 3)")
+
+
+def test_what_was_remarked_is_told_where_the_rest_is_not_asked_for(
+    tracker: Tracker, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracks = drive(Tracker(tracker.engine, "thermal"), Dazzled())
+    for _ in range(5):
+        next(tracks)
+    tracks.close()
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("(the first of 1)")
+
+
+def test_first_image_without_a_reading_is_told(tracker: Tracker) -> None:
+    track = Tracker(tracker.engine, "thermal").init(None, np.full((96, 128), np.nan, np.float32), Drawn().boxes[0])
+    assert [str(text) for _, text in track.remarks] == ["no pixel has a reading"]

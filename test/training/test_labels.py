@@ -9,7 +9,7 @@ import pytest
 from cmdtrack_ros.boxes import iou
 from cmdtrack_ros.errors import ConfigError, DataError
 from cmdtrack_ros.training.config import Source, Split
-from cmdtrack_ros.training.foreign import Candidates, ForeignNetwork, Smoothing
+from cmdtrack_ros.training.foreign import Candidates, ForeignNetwork, ForeignTracker, Smoothing
 from cmdtrack_ros.training.labels import agreed_track, write_labels
 from cmdtrack_ros.training.series import load_labelled, open_series
 from cmdtrack_ros.training.sources import SequenceSource, open_sources
@@ -57,6 +57,16 @@ def test_track_is_kept_where_two_networks_agree_and_the_way_back_does():
     assert boxes is None or np.isnan(boxes[10:]).all()
     boxes = agreed_track(sequence, [Brightest(), Brightest(lost_after=4)], 0, sequence.boxes[0])
     assert boxes is None, "five frames are too few"
+
+
+def test_aux_image_whose_range_does_not_count_is_remarked_where_it_is_what_the_network_sees():
+    sequence = Drawn(4)
+    usual, off = np.linspace(20, 30, 96 * 128, dtype=np.float32).reshape(96, 128), np.full((96, 128), 1e30, np.float32)
+    tracker = ForeignTracker(Brightest(), "thermal")
+    tracker.init(None, usual, sequence.boxes[0])
+    (remark,) = tracker.update(None, off).remarks
+    assert remark.cause == "aux range outlier"
+    assert not tracker.update(sequence.rgb(1), off).remarks, "it looks at RGB"
 
 
 def test_track_whose_way_back_ends_elsewhere_is_dropped():

@@ -99,6 +99,7 @@ def play_into_node(
     """
     with Bag(bag) as opened:
         check_rate(opened, topics, rate)
+        start_ns = opened.start_ns
     isolate()
     use_profile()
     data_timeout = _DATA_TIMEOUT / min(rate, 1.0)
@@ -123,13 +124,11 @@ def play_into_node(
         cpu, memory = _cpu_seconds(node) - before, _peak_memory_mb(node)
         recorder.wait_quiet(data_timeout + _END_SILENCE, timeout=60.0 + data_timeout)
         tracks, diagnostics = list(recorder.tracks), dict(recorder.diagnostics)
-    with Bag(bag) as opened:
-        start = opened.start_ns
     recorded = [
-        replace(track, stamp_ns=_recorded_ns(track.stamp_ns, start, report, rate), gap=track.gap * rate)
+        replace(track, stamp_ns=_recorded_ns(track.stamp_ns, start_ns, report, rate), gap=track.gap * rate)
         for track in tracks
     ]
-    return Playback(recorded, diagnostics, report, rate, start, startup, cpu, memory)
+    return Playback(recorded, diagnostics, report, rate, start_ns, startup, cpu, memory)
 
 
 def _recorded_ns(stamp_ns: int, start_ns: int, report: PlayReport, rate: float) -> int:

@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="rclpy is not importable: run `make test`, or source ROS 2")
 
-from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, write_bag
+from cmdtrack_ros.data.bags import AUX_TOPIC, RGB_TOPIC, Bag, write_bag
+from cmdtrack_ros.ros.replay import session
 from cmdtrack_ros.ros.replay.session import play_into_node
 from cmdtrack_ros.ros.transport import profile_file
 from synthetic import Drawn
@@ -34,6 +35,8 @@ def bag(tmp_path: Path) -> Path:
 def test_playback_tells_what_the_node_took(bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "RMW_IMPLEMENTATION"):
         monkeypatch.delenv(name, raising=False)
+    opened: list[Path] = []
+    monkeypatch.setattr(session, "Bag", lambda path: opened.append(path) or Bag(path))
     run = play_into_node(bag, PARAMETERS, [RGB_TOPIC, AUX_TOPIC], tmp_path / "node.log")
     assert len(run.tracks) == 20 and "cpu" in run.diagnostics["engine"]
     assert 0 < run.startup_seconds < 120
@@ -41,4 +44,5 @@ def test_playback_tells_what_the_node_took(bag: Path, tmp_path: Path, monkeypatc
     assert 50 < run.peak_memory_mb < 2000, (
         "megabytes; a first start also exports a graph where the processor lacks int8"
     )
+    assert opened == [bag], "an index of hours takes long to read"
     assert os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] == str(profile_file()), "which node and player inherit"
