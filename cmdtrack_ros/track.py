@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,13 @@ class TargetState(IntEnum):
     def in_sight(self) -> bool:
         """Whether the box is where the target is now, as far as can be told."""
         return self in (TargetState.TRACKING, TargetState.UNCERTAIN)
+
+
+class Remark(NamedTuple):
+    """What is to be told about a frame: a cause of the node's diagnostics, and what exactly."""
+
+    cause: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ class Track:
     gap: float = math.nan
     latency: float = math.nan
     class_id: str = ""
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Remark, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cmdtrack_ros.boxes import visible
 from cmdtrack_ros.errors import DataError
-from cmdtrack_ros.track import Track
+from cmdtrack_ros.track import Remark, Track
 
 if TYPE_CHECKING:
     from cmdtrack_ros.data import ImageSequence
@@ -51,7 +51,7 @@ def drive(
     ``times_ms["total"]`` is the time in ``init`` or ``update``, without the reading of images. What the tracker
     remarks is logged, each remark once.
     """
-    told: set[str] = set()
+    told: set[Remark] = set()
     order = range(first_visible(sequence), len(sequence)) if order is None else order
     for row, index in enumerate(order):
         frame = sequence.frame(int(index))
@@ -61,7 +61,7 @@ def drive(
         else:
             track = tracker.update(frame.rgb, frame.aux)
         total = (time.perf_counter() - began) * 1e3
-        for text in set(track.remarks) - told:
-            log.warning("%s, frame %d: %s (the first of its kind)", sequence.name, index, text)
+        for remark in set(track.remarks) - told:
+            log.warning("%s, frame %d: %s (the first of its kind)", sequence.name, index, remark.text)
         told.update(track.remarks)
         yield replace(track, stamp_ns=round(frame.stamp * 1e9), times_ms={**track.times_ms, "total": total})
