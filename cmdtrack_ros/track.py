@@ -31,7 +31,7 @@ class TargetState(IntEnum):
 
 
 class Remark(NamedTuple):
-    """What is wrong with a frame: the cause, by its name in the node's diagnostics, and what there is to say."""
+    """What is to be told about a frame: a cause of the node's diagnostics, and what exactly."""
 
     cause: str
     text: str

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cmdtrack_ros.errors import ConfigError, ImageError
-from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality, event_picture, shows
 
 
 def test_eight_bit_thermal_passes_unchanged():
@@ -186,3 +186,43 @@ def test_a_range_in_words_and_set_anew() -> None:
     assert encoder.range_text(image) == "1.00 to 2.00 m", "at once, not smoothed"
     assert encoder.range_text(np.zeros((64, 64), np.uint8)) == ""
     assert AuxEncoder("depth").range_text(np.zeros((4, 4), np.uint16)) == "no reading"
+
+
+def surrounded(target, ground):
+    """Pictures of a target of 20x20 px, and of that with 10 px of ground about it."""
+    around = np.full((40, 40, 3), ground, np.uint8)
+    around[10:30, 10:30] = target
+    return around[10:30, 10:30], around
+
+
+@pytest.mark.parametrize("modality", Modality)
+def test_a_covered_lens_shows_nothing(modality):
+    for value in (0, 128, 255):
+        assert not shows(*surrounded(value, value), modality)
+
+
+@pytest.mark.parametrize("modality", [Modality.RGB, Modality.THERMAL])
+def test_what_is_dark_or_saturated_still_shows(modality):
+    dark = np.random.default_rng(0).integers(0, 3, (20, 20, 3), np.uint8)
+    assert shows(*surrounded(dark, 0), modality)
+    assert shows(*surrounded(255, 254), modality), "a target of one grey before another"
+
+
+def test_depth_shows_where_it_has_a_reading():
+    hole = AuxEncoder("depth").picture(np.pad(np.zeros((20, 20), np.uint16), 10, constant_values=1500))
+    assert not shows(hole[10:30, 10:30], hole, Modality.DEPTH)
+    near = AuxEncoder("depth").picture(np.pad(np.full((20, 20), 900, np.uint16), 10))
+    assert shows(near[10:30, 10:30], near, Modality.DEPTH)
+
+
+@pytest.mark.parametrize("count, shown", [(0, False), (11, False), (12, True), (200, True)])
+def test_events_show_from_three_in_a_hundred_pixels(count, shown):
+    """Polarity in one channel, or drawn; whatever fires beside the target."""
+    stack = np.full((40, 40), 128, np.uint8)
+    stack[9] = 0
+    fired = np.random.default_rng(0).permutation(400)[:count]
+    stack[10 + fired // 20, 10 + fired % 20] = np.where(fired % 2, 0, 255)
+    picture = event_picture(stack)
+    assert shows(picture[10:30, 10:30], picture, Modality.EVENT) == shown
+    compressed = cv2.imdecode(cv2.imencode(".jpg", picture)[1], cv2.IMREAD_COLOR)
+    assert count or not shows(compressed[10:30, 10:30], compressed, Modality.EVENT)

@@ -59,6 +59,7 @@ CAUSES = {
     "clocks apart": Cause("pairing", _WARN),
     "LOST": Cause("tracking", _WARN),
     "target refused": Cause("tracking", _WARN),
+    "target does not show": Cause("tracking", _WARN),
     "wrong target suspected": Cause("tracking", _WARN),
     "targets on one object": Cause("tracking", _WARN),
     "no target pose": Cause("tracking", _WARN),

@@ -286,11 +286,14 @@ class Pipeline:
         tracks = update_together([one.tracker for one in targets], frame)
         for one, track in zip(targets, tracks):
             one.doubted &= track.state == TargetState.LOST
-            for remark in track.remarks:
-                self._fault(remark.cause, f"target '{one.name}': {remark.text}")
+            self._tell(one, track)
         for remark in frame.remarks:
             self._fault(remark.cause, f"{self._aux.topic}: {remark.text}")
         return tracks
+
+    def _tell(self, one: Followed, track: Track) -> None:
+        for cause, text in track.remarks:
+            self._fault(cause, f"target '{one.name}': {text}")
 
     def _others(self, one: Followed) -> list[Followed]:
         """Those in the present that stay when this one comes."""
@@ -350,6 +353,7 @@ class Pipeline:
             self._refuse(one, DETECTION_LEFT)
             return None
         one.timeline.last = stamp
+        self._tell(one, track)
         return track
 
     def _begin(self, one: Followed, frame: Frame, others: Sequence[Followed]) -> Track:

@@ -66,6 +66,10 @@ class StateMachine:
         self.state = TargetState.UNCERTAIN if proposed else TargetState.TRACKING
         self._unconfirmed = PROPOSAL_FRAMES if proposed else 0
 
+    def wait(self) -> None:
+        """Nothing of the target has shown yet: UNCERTAIN, until a score tells more."""
+        self.state = TargetState.UNCERTAIN
+
     @property
     def proposed(self) -> bool:
         """The target is a proposal that was not confirmed yet."""

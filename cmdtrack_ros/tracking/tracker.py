@@ -15,7 +15,7 @@ import numpy as np
 
 from cmdtrack_ros.boxes import Crop, clip_box, iou, visible_fraction
 from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
-from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality
+from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality, shows
 from cmdtrack_ros.models.confidence import EVIDENCE
 from cmdtrack_ros.track import Remark, TargetState, Track
 from cmdtrack_ros.tracking.colours import colours, shared
@@ -32,6 +32,9 @@ Images = dict[int, np.ndarray]
 """The streams that a frame has, RGB first."""
 # Weight from which a stream counts as seeing the target: smoke must not become a template.
 _MIN_WEIGHT_FOR_TEMPLATE = 0.25
+# Frames that a box is held for before any stream shows something there: ten seconds at 30 Hz. Where events will come,
+# none of them so far say that nothing has moved; of a covered lens they say nothing, and someone has to be told.
+_LONGEST_WAIT = 300
 _LOOKS = 3  # at a place found while LOST, before the search goes on
 _LARGEST_TARGET = 0.8  # of the image
 _SUSPECT = 0.4  # IoU of a look back; one right box in six hundred comes below it
@@ -109,8 +112,8 @@ class TrackerConfig:
             three quarters of a frame.
         follow: network's own score from which the box goes with it.
         follow_lost: the same while LOST: a place that is worth a look back.
-        late_template: score from which a stream that was absent at the start gets its template from the
-            current box.
+        late_template: score from which a stream that was absent at the start, or showed nothing of the target then,
+            gets its template from the current box, once it shows something there.
         state: thresholds of TRACKING, UNCERTAIN and LOST.
     """
 
@@ -192,12 +195,13 @@ class Tracker:
         self._size: tuple[int, int] | None = None  # height, width of the last images
         self._remarks: list[Remark] = []
         self.held = False
-        self._scan = self._age = self._looks = 0
+        self._scan = self._age = self._looks = self._waited = 0
         self._looking = False  # while LOST: the box is a place that was found and is looked at
         self._sure = self._box  # where it was TRACKING last
         self._evidence = Evidence()
-        self._origin: dict[int, np.ndarray] = {}  # search regions of the first frame
-        self._colours = np.zeros(0)  # of the first box
+        self._origin: dict[int, np.ndarray] = {}  # search region of the frame with the first template
+        self._first_box: dict[int, np.ndarray] = {}  # in that frame
+        self._colours: dict[int, np.ndarray] = {}  # of that box, where the stream was the frame's first one
         self.evidence = np.zeros(len(EVIDENCE))
 
     def configure(self, states: StateConfig) -> None:
@@ -236,7 +240,8 @@ class Tracker:
         twin = copy.copy(self)
         twin.encoder = copy.copy(encoder)
         twin._machine, twin._evidence = copy.copy(self._machine), copy.copy(self._evidence)
-        twin._first, twin._templates = dict(self._first), dict(self._templates)
+        for name in ("_first", "_templates", "_origin", "_first_box", "_colours"):
+            setattr(twin, name, dict(getattr(self, name)))
         return twin
 
     @property
@@ -276,26 +281,66 @@ class Tracker:
         self._forget()
         self._size = frame.size
         self._box = clip_box(box, width, height)
+        self._sure = self._box.copy()
+        shown = self._shown(frame)
         with clock.step("network"):
-            templates = self._encode(frame)
+            templates = self._encode(frame, shown)
         if not all(map(_sound, templates)):
             raise CmdtrackError(self._nonsense())
-        for template in templates:
-            self._first[template.stream] = self._templates[template.stream] = template
-        self._first_box = self._sure = self._box.copy()
-        crop = self._region(self._box)
-        self._origin = {stream: frame.cut(crop, stream) for stream in frame.images}
-        self._colours = self._colours_of(self._box, frame)
+        self._learn(templates, frame)
         self._machine.start(proposed)
+        if blank := [stream for stream in frame.images if stream not in shown]:
+            self._remark_blank(blank, shown)
+        if not shown:
+            self._machine.wait()
+            return self._track(self._waiting_score, {}, frame, clock)
         score = PROPOSAL_SCORE if proposed else 1.0
-        return self._track(score, dict.fromkeys(frame.images, 1 / len(frame.images)), frame, clock)
+        return self._track(score, dict.fromkeys(shown, 1 / len(shown)), frame, clock)
+
+    def _shown(self, frame: Frame) -> list[int]:
+        """The streams that show something of a target in the present box."""
+        height, width = frame.size
+        crop = self._template_crop()
+        around = clip_box(crop.to_image(np.array([0.0, 0, crop.size, crop.size])), width, height)
+        return [
+            stream
+            for stream in frame.images
+            if shows(
+                frame.part(self._box, stream),
+                frame.part(around, stream),
+                self.modality if stream == AUX else Modality.RGB,
+            )
+        ]
+
+    def _learn(self, templates: Sequence[Template], frame: Frame) -> None:
+        """Streams' first templates, of the present box: what is compared with from now on, and led back to."""
+        crop = self._region(self._box)
+        for template in templates:
+            stream = template.stream
+            self._first[stream] = self._templates[stream] = template
+            self._origin[stream], self._first_box[stream] = frame.cut(crop, stream), self._box
+            if stream == min(frame.images):
+                self._colours[stream] = self._colours_of(self._box, frame)
+
+    def _remark_blank(self, blank: Sequence[int], shown: Sequence[int]) -> None:
+        def named(streams: Sequence[int]) -> str:
+            return " and ".join("RGB" if stream == RGB else str(self.modality) for stream in streams)
+
+        goes_on = f"followed in {named(shown)}" if shown else f"the box is held for {_LONGEST_WAIT} frames at most"
+        text = f"{named(blank)}: nothing shows in the target's box. Until something does, {goes_on}"
+        self._remarks.append(Remark("target does not show", text))
+
+    @property
+    def _waiting_score(self) -> float:
+        """Nothing speaks for the box, or against it: the least that does not count towards a loss."""
+        return self._machine.config.score_doubtful
 
     def look_at(self, frame: Frame, box: np.ndarray) -> Track | None:
         """While LOST, search around a box that something else proposes, as around one that the scan found.
 
         What is there must have the first box's colours, and is taken up again by the rules of :meth:`update`: over
         some frames, with looks back. Arguments and errors as of :meth:`start`; to go on as before where nothing
-        comes of it, look with a :meth:`twin`.
+        comes of it, look with a :meth:`twin`. A target that no stream has shown so far starts there, as a proposal.
 
         Returns:
             None where it does not look like the target, or another place is being looked at.
@@ -306,6 +351,8 @@ class Tracker:
         box = np.asarray(box, np.float64)
         _check_box(box, width, height)
         self._follow_size(height, width)
+        if not self._first:
+            return self.start(frame, box, proposed=True)
         box = clip_box(box, width, height)
         if self._looking or not self._has_its_colours(box, frame):
             return None
@@ -350,6 +397,8 @@ class Tracker:
 
     def _answer(self, look: _Look, response: Response | None) -> Track:
         """The target after the frame; None where there was nothing to ask."""
+        if not self._first and self.state.in_sight:
+            return self._wait(look)
         if response is None or not self._understood(response):
             self._machine.update(0.0)
             return self._track(0.0, {}, look.frame, look.clock)
@@ -372,6 +421,23 @@ class Tracker:
             weights = dict(zip((t.stream for t in look.query.templates), response.weights[:, row, column].tolist()))
             self._renew_templates(look.frame, score, weights, fresh)
         return self._track(score, weights, look.frame, look.clock)
+
+    def _wait(self, look: _Look) -> Track:
+        """No stream has shown anything of the target so far: its box holds until one does, and is then learned from."""
+        self._machine.wait()
+        shown = [] if self.held else self._shown(look.frame)
+        if shown:
+            with look.clock.step("template"):
+                templates = self._encode(look.frame, shown)
+                if self._usable(templates):
+                    self._learn(templates, look.frame)
+        self._waited += 1
+        if not self._first and self._waited >= _LONGEST_WAIT:
+            self._machine.lose()
+            text = f"nothing has shown in the target's box for {_LONGEST_WAIT} frames: name it anew, where it shows"
+            self._remarks.append(Remark("target does not show", text))
+            return self._track(0.0, {}, look.frame, look.clock)
+        return self._track(self._waiting_score, {}, look.frame, look.clock)
 
     def _consider(self, found: bool, score: float) -> None:
         """A place found while LOST is looked at again, closer; where the score does not come, the box goes back.
@@ -406,17 +472,22 @@ class Tracker:
         return found if away < self._region(self._sure).side / 2 else (1 + found) / 2
 
     def _look_back(self, look: _Look) -> dict[int, Template]:
-        """Templates of the present box, by stream, after they were asked for the first box in the first frame."""
+        """Templates of the present box, by stream, after they were asked for the first box in the first frame.
+
+        Of a stream that came later that is another frame than of the others. All are asked at once; the box that
+        should be found is that of the stream with the most say.
+        """
         streams = [stream for stream in look.frame.images if stream in self._origin]
-        fresh = self._encode(look.frame, streams) if streams else []
+        fresh = self._encode(look.frame, streams)
         if not fresh or not self._usable(fresh):
             return {}
         response = self.engine.search([Query([self._origin[stream] for stream in streams], fresh)])[0]
         if not self._understood(response):
             return {}
         row, column = np.unravel_index(int(response.score.argmax()), response.score.shape)
-        found = _found_box(response, int(row), int(column), self._region(self._first_box))
-        self._evidence.agreement = float(iou(found, self._first_box))
+        first = self._first_box[streams[int(response.weights[:, row, column].argmax())]]
+        found = _found_box(response, int(row), int(column), self._region(first))
+        self._evidence.agreement = float(iou(found, first))
         return {template.stream: template for template in fresh}
 
     def _track(self, score: float, weights: dict[int, float], frame: Frame, clock: Stopwatch) -> Track:
@@ -456,20 +527,24 @@ class Tracker:
 
     def _has_its_colours(self, box: np.ndarray, frame: Frame) -> bool:
         """Whether the first stream shows in a box what the first box had; RGB against RGB, else nobody knows."""
-        if min(frame.images) != min(self._origin):
+        if (known := self._colours.get(min(frame.images))) is None:
             return True
-        return shared(self._colours_of(box, frame), self._colours) >= _SAME_COLOURS
+        return shared(self._colours_of(box, frame), known) >= _SAME_COLOURS
 
     def _nonsense(self) -> str:
         return f"the network ({self.engine.name}) answers NaN; damaged memory or graph? Start anew"
 
-    def _encode(self, frame: Frame, streams: Sequence[int] | None = None) -> list[Template]:
-        """Templates of the present box, None = of all streams."""
-        streams = list(frame.images) if streams is None else streams
-        config = self.engine.config
-        crop = Crop.around(self._box, config.template_factor, config.template_size)
-        box = crop.to_crop(self._box) / config.template_size
+    def _encode(self, frame: Frame, streams: Sequence[int]) -> list[Template]:
+        """Templates of the present box, of some streams."""
+        if not streams:
+            return []
+        crop = self._template_crop()
+        box = crop.to_crop(self._box) / crop.size
         return self.engine.encode([TemplateCrop(frame.cut(crop, stream), box, stream) for stream in streams])
+
+    def _template_crop(self) -> Crop:
+        """What a template has of the present box and its surroundings."""
+        return Crop.around(self._box, self.engine.config.template_factor, self.engine.config.template_size)
 
     def _understood(self, response: Response) -> bool:
         """Whether an answer consists of numbers; where not, that is to be told."""
@@ -492,15 +567,15 @@ class Tracker:
         if self.state != TargetState.TRACKING or self.held:
             return
         due = self.config.renewal > 0 and self._age % self.config.renewal_interval == 0
-        new = [s for s in frame.images if s not in self._first and score >= self.config.late_template]
+        late = [s for s in frame.images if s not in self._first and score >= self.config.late_template]
+        new = [s for s in self._shown(frame) if s in late] if late else []
         seen = [s for s in frame.images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
         missing = [stream for stream in new + seen if stream not in fresh]
-        made = self._encode(frame, missing) if missing else []
+        made = self._encode(frame, missing)
         if not self._usable(made):
             return
         fresh |= {template.stream: template for template in made}
-        for stream in new:
-            self._first[stream] = self._templates[stream] = fresh[stream]
+        self._learn([fresh[stream] for stream in new], frame)
         for stream in seen:
             self._templates[stream] = self._first[stream].blended(fresh[stream], self.config.renewal)
 
