@@ -137,8 +137,8 @@ def test_a_twin_learns_for_itself(for_events: Tracker) -> None:
     twin = for_events.twin(for_events.encoder)
     twin.update(None, events(STILL))
     assert twin.update(None, events(STILL + 1)).weight_aux == pytest.approx(1)
-    assert for_events.update(None, events(STILL + 1)).weight_aux == 0
     assert twin._origin and not for_events._origin
+    assert for_events.update(None, events(STILL + 1)).weight_aux == 0
 
 
 def test_the_pipeline_tells_of_it_once(for_events: Tracker) -> None:

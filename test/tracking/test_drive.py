@@ -119,4 +119,4 @@ def test_what_was_remarked_is_told_where_the_rest_is_not_asked_for(
 
 def test_first_image_without_a_reading_is_told(tracker: Tracker) -> None:
     track = Tracker(tracker.engine, "thermal").init(None, np.full((96, 128), np.nan, np.float32), Drawn().boxes[0])
-    assert [str(text) for _, text in track.remarks] == ["no pixel has a reading"]
+    assert "no pixel has a reading" in [text for _, text in track.remarks]
