@@ -1,10 +1,13 @@
-"""The exceptions this package raises on bad input. Every message names what was expected and what came."""
+"""The exceptions this package raises on bad input, and what it remarks where it goes on. Every message names what was
+expected and what came.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 
 class CmdtrackError(Exception):
@@ -25,6 +28,13 @@ class ImageError(CmdtrackError, ValueError):
 
 class WeightsError(CmdtrackError):
     """A weights file that is missing, damaged, or belongs to another model."""
+
+
+class Remark(NamedTuple):
+    """What is to be told about a frame: a cause of the node's diagnostics, and what exactly."""
+
+    cause: str
+    text: str
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from enum import Enum
 import cv2
 import numpy as np
 
-from cmdtrack_ros.errors import ConfigError, ImageError
-from cmdtrack_ros.track import Remark
+from cmdtrack_ros.errors import ConfigError, ImageError, Remark
 
 # Between the 1st and 99th percentile, as a multiple of the middle 80 %: from here on bad pixels are looked for.
 _WIDE = 4.0

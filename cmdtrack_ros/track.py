@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
+
+from cmdtrack_ros.errors import Remark
 
 PERCENTILES = (50, 95, 99)
 ROBOT_STEPS = ("arrival", "pairing", "waiting", "publication")
@@ -28,13 +29,6 @@ class TargetState(IntEnum):
     def in_sight(self) -> bool:
         """Whether the box is where the target is now, as far as can be told."""
         return self in (TargetState.TRACKING, TargetState.UNCERTAIN)
-
-
-class Remark(NamedTuple):
-    """What is to be told about a frame: a cause of the node's diagnostics, and what exactly."""
-
-    cause: str
-    text: str
 
 
 @dataclass(frozen=True)

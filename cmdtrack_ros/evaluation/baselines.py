@@ -16,10 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cmdtrack_ros.errors import ConfigError, DataError, ImageError, WeightsError
+from cmdtrack_ros.errors import ConfigError, DataError, ImageError, Remark, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
 from cmdtrack_ros.models.header import SHIPPED, sha256_of
-from cmdtrack_ros.track import Remark, Track
+from cmdtrack_ros.track import Track
 from cmdtrack_ros.tracking.drive import BoxTracker
 from cmdtrack_ros.tracking.stopwatch import Stopwatch
 

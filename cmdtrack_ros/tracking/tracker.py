@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from cmdtrack_ros.boxes import Crop, clip_box, iou, visible_fraction
-from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError
+from cmdtrack_ros.errors import CmdtrackError, ConfigError, ImageError, Remark
 from cmdtrack_ros.modalities import AuxEncoder, AuxEncoding, Modality, shows
 from cmdtrack_ros.models.confidence import EVIDENCE
-from cmdtrack_ros.track import Remark, TargetState, Track
+from cmdtrack_ros.track import TargetState, Track
 from cmdtrack_ros.tracking.colours import colours, shared
 from cmdtrack_ros.tracking.engines.choose import make_engine
 from cmdtrack_ros.tracking.engines.contract import Engine, Query, Response, Template, TemplateCrop, cells

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from cmdtrack_ros.boxes import Crop, clip_box, mean_colour
-from cmdtrack_ros.errors import ConfigError, ImageError, WeightsError
+from cmdtrack_ros.errors import ConfigError, ImageError, Remark, WeightsError
 from cmdtrack_ros.modalities import AuxEncoder, Modality
-from cmdtrack_ros.track import Remark, Track
+from cmdtrack_ros.track import Track
 from cmdtrack_ros.training.fixed_pairs import Answer, FixedPair, pictures_of
 
 # Imported when a network is opened: training without foreign trackers needs neither onnx nor ONNX Runtime.
