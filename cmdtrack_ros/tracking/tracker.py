@@ -6,7 +6,7 @@ import copy
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,7 @@ class Tracker:
         self._size = frame.size
         self._box = clip_box(box, width, height)
         self._sure = self._box.copy()
-        shown = self._shown(frame)
+        shown = self._shown(frame, frame.images)
         with clock.step("network"):
             templates = self._encode(frame, shown)
         if not all(map(_sound, templates)):
@@ -297,14 +297,14 @@ class Tracker:
         score = PROPOSAL_SCORE if proposed else 1.0
         return self._track(score, dict.fromkeys(shown, 1 / len(shown)), frame, clock)
 
-    def _shown(self, frame: Frame) -> list[int]:
-        """The streams that show something of a target in the present box."""
+    def _shown(self, frame: Frame, streams: Iterable[int]) -> list[int]:
+        """Those of the streams that show something of a target in the present box."""
         height, width = frame.size
         crop = self._template_crop()
         around = clip_box(crop.to_image(np.array([0.0, 0, crop.size, crop.size])), width, height)
         return [
             stream
-            for stream in frame.images
+            for stream in streams
             if shows(
                 frame.part(self._box, stream),
                 frame.part(around, stream),
@@ -425,7 +425,7 @@ class Tracker:
     def _wait(self, look: _Look) -> Track:
         """No stream has shown anything of the target so far: its box holds until one does, and is then learned from."""
         self._machine.wait()
-        shown = [] if self.held else self._shown(look.frame)
+        shown = [] if self.held else self._shown(look.frame, look.frame.images)
         if shown:
             with look.clock.step("template"):
                 templates = self._encode(look.frame, shown)
@@ -568,7 +568,7 @@ class Tracker:
             return
         due = self.config.renewal > 0 and self._age % self.config.renewal_interval == 0
         late = [s for s in frame.images if s not in self._first and score >= self.config.late_template]
-        new = [s for s in self._shown(frame) if s in late] if late else []
+        new = self._shown(frame, late) if late else []
         seen = [s for s in frame.images if s in self._first and due and weights[s] >= _MIN_WEIGHT_FOR_TEMPLATE]
         missing = [stream for stream in new + seen if stream not in fresh]
         made = self._encode(frame, missing)
